@@ -1,0 +1,1 @@
+"""Level 0: what every room may use. The standard library only."""

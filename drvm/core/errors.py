@@ -1,0 +1,190 @@
+"""The one tree of errors.
+
+::
+
+    DrvmError                     exit  1
+    ├── UsageError                      2   the request itself is wrong
+    │   ├── ConfigError                 2   the config file is wrong (all mistakes at once)
+    │   ├── UnknownVm                   2
+    │   └── UnknownPoint                2
+    ├── StoreError                      1
+    │   ├── ObjectMissing               1   the store answered: there is no such object
+    │   ├── ObjectExists                1   create-if-absent lost: somebody else created it
+    │   ├── StoreRefused                1   the store answered: no (permission, credentials, bucket)
+    │   ├── StoreUnreachable            1   no answer, or a passing fault (retryable)
+    │   └── OutcomeUnknown              1   a write was sent and its answer was lost
+    ├── RepositoryError                 1
+    │   ├── NoRepository               10
+    │   ├── Locked                     11   somebody else works on this VM
+    │   ├── WrongKey                   12
+    │   ├── UnsupportedFormat           1   written by a newer drvm
+    │   ├── DamageFound                 4   stored bytes are not what was written
+    │   └── PacksCondemned              1   packs of this attempt are being collected: try anew
+    ├── HostError                       1   libvirt or QEMU said no
+    │   ├── HostUnreachable             1   (retryable)
+    │   └── AgentError                  1   the guest's agent is absent, silent or refuses
+    ├── ProcessFailed                   1   a tool ended badly, or ran out of time
+    ├── CaptureError                    1   no consistent image of the guest could be had
+    │   └── CleanupFailed               1   the image was had, the guest is not yet back on its base
+    ├── RestoreError                    1
+    │   └── PreflightFailed             1   every problem of the plan, before the first byte
+    ├── DrillFailed                     4
+    └── Interrupted                   130
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DrvmError(Exception):
+    """Something drvm can explain.
+
+    ``message`` is lower case without a full stop; ``hint`` says what to do next;
+    ``retryable`` says whether the same call may succeed later without any change.
+    Neither ever contains a secret.
+    """
+
+    exit_code = 1
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(DrvmError):
+    """The request itself is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """The config file is wrong; ``problems`` lists every mistake, each with its line."""
+
+    def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
+
+
+class UnknownVm(UsageError):
+    """No such virtual machine on the host."""
+
+
+class UnknownPoint(UsageError):
+    """No such recovery point in the repository."""
+
+
+class StoreError(DrvmError):
+    """The object store could not do what was asked."""
+
+
+class ObjectMissing(StoreError):
+    """The store answered that the object does not exist."""
+
+
+class ObjectExists(StoreError):
+    """Create-if-absent lost: the object exists already."""
+
+
+class StoreRefused(StoreError):
+    """The store answered no: permission, credentials, missing bucket, full."""
+
+
+class StoreUnreachable(StoreError):
+    """No answer, or a fault that passes."""
+
+    retryable = True
+
+
+class OutcomeUnknown(StoreUnreachable):
+    """A write was sent and its answer was lost: it may or may not have happened."""
+
+
+class RepositoryError(DrvmError):
+    """The repository as a whole."""
+
+
+class NoRepository(RepositoryError):
+    exit_code = 10
+
+
+class Locked(RepositoryError):
+    exit_code = 11
+
+
+class WrongKey(RepositoryError):
+    exit_code = 12
+
+
+class UnsupportedFormat(RepositoryError):
+    """The repository was written by a newer drvm."""
+
+
+class DamageFound(RepositoryError):
+    """Stored bytes are not what was written."""
+
+    exit_code = 4
+
+
+class PacksCondemned(RepositoryError):
+    """Packs that this attempt relies on are absent or being collected.
+
+    ``packs`` names them. The attempt has been aborted in the repository; a new one must not
+    refer to them.
+    """
+
+    def __init__(self, message: str, *, packs: frozenset[str]) -> None:
+        super().__init__(message)
+        self.packs = packs
+
+
+class HostError(DrvmError):
+    """libvirt or QEMU said no."""
+
+
+class HostUnreachable(HostError):
+    retryable = True
+
+
+class AgentError(HostError):
+    """The guest's agent is absent, silent or refuses."""
+
+
+class ProcessFailed(DrvmError):
+    """A tool ended with an error, or was ended because its time was up."""
+
+
+class CaptureError(DrvmError):
+    """No consistent image of the guest could be had; the guest is as it was before."""
+
+
+class CleanupFailed(CaptureError):
+    """The image was had, but the guest is not yet back on its base image.
+
+    The journal is kept: the next start, or ``drvm doctor --fix``, finishes the work.
+    """
+
+
+class RestoreError(DrvmError):
+    """A restore could not be done; nothing that it made is left behind."""
+
+
+class PreflightFailed(RestoreError):
+    """The plan can't work; ``problems`` lists everything that stands in its way, with hints."""
+
+    def __init__(self, message: str, *, problems: Sequence[str], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
+
+
+class DrillFailed(DrvmError):
+    exit_code = 4
+
+
+class Interrupted(DrvmError):
+    exit_code = 130

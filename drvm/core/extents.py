@@ -1,0 +1,56 @@
+"""Extents: what a capture knows about a disk before a byte of it is read."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+class ExtentKind(enum.Enum):
+    """What a range of a disk is, at the instant of the capture."""
+
+    DATA = "data"
+    """Read it."""
+    ZERO = "zero"
+    """It reads as zeroes now, whatever it was before: discarded, zeroed, or never written."""
+    UNCHANGED = "unchanged"
+    """It is what it was in the parent point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """``length`` bytes from ``offset`` on. Both in bytes, ``length`` > 0."""
+
+    offset: int
+    length: int
+    kind: ExtentKind
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+def cover(extents: Iterable[Extent], size_bytes: int) -> Iterator[Extent]:
+    """Yield ``extents`` joined where kinds agree, having proven that they cover the disk.
+
+    The input must be ordered, without gaps and overlaps, from 0 to ``size_bytes``. Raises
+    ``ValueError`` at the first extent that breaks this: a gap would be a range of the guest's
+    disk that nobody looked at.
+    """
+    held: Extent | None = None
+    position = 0
+    for extent in extents:
+        if extent.offset != position or extent.length <= 0 or extent.end > size_bytes:
+            raise ValueError(f"extent {extent} does not follow {position} of {size_bytes} bytes")
+        position = extent.end
+        if held is not None and held.kind is extent.kind:
+            held = Extent(held.offset, held.length + extent.length, held.kind)
+            continue
+        if held is not None:
+            yield held
+        held = extent
+    if position != size_bytes:
+        raise ValueError(f"extents end at {position} of {size_bytes} bytes")
+    if held is not None:
+        yield held

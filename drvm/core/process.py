@@ -1,0 +1,178 @@
+"""The only door to other processes.
+
+Every call names its time limit and bounds what it keeps of the output. Children get a small
+environment: the PATH and a C locale, never drvm's own variables, which may hold secrets.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from drvm.core.errors import ProcessFailed
+
+MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a process that ended well wrote, each stream cut at the limit."""
+
+    stdout: bytes
+    stderr: bytes
+
+
+class Child(Protocol):
+    """A process that goes on while we do. ``stop`` may be called again."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def returncode(self) -> int | None:
+        """``None`` while it runs."""
+        ...
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """SIGTERM, then SIGKILL when the time is up; reaps it."""
+        ...
+
+
+class Processes(Protocol):
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+    ) -> Output:
+        """Run to the end. Raises ``ProcessFailed`` on any other exit than 0, on a missing
+        program, when the time is up (the process group is killed) and on too much output."""
+        ...
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        detach: bool = False,
+    ) -> Child:
+        """Start and return. Output goes to ``log`` or nowhere. A detached child has a session of
+        its own and outlives us."""
+        ...
+
+
+def small_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What children may know: the PATH, the C locale, and ``extra``."""
+    path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+    return {"PATH": path, "LC_ALL": "C", **(extra or {})}
+
+
+class SystemProcesses:
+    """The operating system's own."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+    ) -> Output:
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = _start(argv, small_environment(env), out, err, pipe_stdin=True)
+            try:
+                process.communicate(stdin, timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                raise ProcessFailed(f"{argv[0]} did not end within {timeout_s:g} s") from None
+            finally:
+                _end_group(process)
+            stdout = _read(out, max_output_bytes, argv[0])
+            stderr = _read(err, max_output_bytes, argv[0])
+        if process.returncode != 0:
+            tail = stderr[-_TAIL_BYTES:].decode(errors="replace").strip()
+            raise ProcessFailed(f"{argv[0]} failed ({process.returncode}): {tail}")
+        return Output(stdout, stderr)
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        detach: bool = False,
+    ) -> Child:
+        with (log or Path(os.devnull)).open("ab") as sink:
+            return SystemChild(
+                _start(argv, small_environment(env), sink, sink, new_session=detach)
+            )
+
+
+class SystemChild:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def returncode(self) -> int | None:
+        return self._process.poll()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+
+def _start(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    out: BinaryIO | object,
+    err: BinaryIO | object,
+    *,
+    pipe_stdin: bool = False,
+    new_session: bool = True,
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE if pipe_stdin else subprocess.DEVNULL,
+            stdout=cast(BinaryIO, out),
+            stderr=cast(BinaryIO, err),
+            env=dict(env),
+            start_new_session=new_session,
+        )
+    except FileNotFoundError:
+        raise ProcessFailed(
+            f"{argv[0]} is not installed", hint="drvm doctor lists the packages that are needed"
+        ) from None
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Whatever is left of the process's own group ends with it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _read(stream: BinaryIO, limit_bytes: int, program: str) -> bytes:
+    stream.seek(0)
+    data = stream.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise ProcessFailed(f"{program} wrote more than {limit_bytes} bytes")
+    return data

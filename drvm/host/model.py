@@ -1,0 +1,242 @@
+"""What drvm asks of a KVM host, in the host's own words. No libvirt type leaves this room."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class DomainState(enum.Enum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTOFF = "shutoff"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockJob:
+    """A block job of one disk. ``kind`` is libvirt's word in the ``<mirror>`` or the job info:
+    ``commit``, ``active-commit``, ``copy``, ``pull``, ``backup``, ``other``.
+
+    ``ready`` is the XML's ``<mirror ready='yes'>``: ``done_bytes == total_bytes`` is not enough
+    to pivot.
+    """
+
+    kind: str
+    done_bytes: int
+    total_bytes: int
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A storage pool. ``path`` is its target directory as the host sees it."""
+
+    name: str
+    kind: str
+    active: bool
+    path: str
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostCapabilities:
+    """What the host can run. ``machines``: machine types and their aliases for x86_64;
+    ``virt_types``: ``kvm``, ``qemu``; ``firmwares``: ``bios``, ``efi``."""
+
+    arch: str
+    machines: frozenset[str]
+    virt_types: frozenset[str]
+    firmwares: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestCommandResult:
+    """A command that ran to its end in the guest. Streams are cut at 64 KiB."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Domain(Protocol):
+    """A virtual machine of the host. Every call asks libvirt anew: nothing is remembered."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def uuid(self) -> str: ...
+
+    def state(self) -> DomainState: ...
+
+    def xml(self, *, inactive: bool = False, secure: bool = False) -> str:
+        """``secure`` includes passwords: store encrypted, never print."""
+        ...
+
+    # -- snapshots and block jobs -------------------------------------------------------------
+    def create_disk_snapshot(self, snapshot_xml: str, *, quiesce: bool) -> None:
+        """DISK_ONLY | ATOMIC | NO_METADATA | REUSE_EXT, and QUIESCE where asked for.
+
+        All disks or none. With ``quiesce`` freeze and thaw are inside this one call; raises
+        ``AgentError`` when the freeze failed (then there is no snapshot), ``HostError`` else.
+        """
+        ...
+
+    def snapshot_names(self) -> list[str]: ...
+
+    def checkpoint_names(self) -> list[str]: ...
+
+    def has_domain_job(self) -> bool:
+        """Whether a backup, migration or save job is under way (a second one would block)."""
+        ...
+
+    def commit_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
+        """Active commit of the disk's top layer into the image right below it, and no further
+        (SHALLOW: a base image with a backing file of its own must not be merged into that)."""
+        ...
+
+    def block_job(self, target: str) -> BlockJob | None: ...
+
+    def block_job_pivot(self, target: str) -> None: ...
+
+    def block_job_abort(self, target: str) -> None: ...
+
+    # -- the agent ----------------------------------------------------------------------------
+    def set_agent_timeout(self, timeout_s: int) -> None:
+        """Bounds every later agent call, the freeze inside a snapshot included."""
+        ...
+
+    def agent_ping(self, *, timeout_s: int = 5) -> None:
+        """Raises ``AgentError``."""
+        ...
+
+    def agent_command(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: int = 5
+    ) -> Any:
+        """One QMP-style agent command; what it returns is hostile input of bounded size."""
+        ...
+
+    def guest_run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 30.0
+    ) -> GuestCommandResult:
+        """``guest-exec`` and wait. Raises ``AgentError`` also when the time is up."""
+        ...
+
+    def filesystems_frozen(self) -> bool | None:
+        """``None`` where the agent does not say."""
+        ...
+
+    def thaw(self) -> None: ...
+
+    # -- life ---------------------------------------------------------------------------------
+    def start(self) -> None: ...
+
+    def shutdown(self) -> None:
+        """Ask the guest; does not wait."""
+        ...
+
+    def destroy(self) -> None:
+        """Pull the plug. No error if it is off already."""
+        ...
+
+    def undefine(self) -> None:
+        """Forget the definition and its NVRAM; disks stay. No error if it is gone already."""
+        ...
+
+    def screenshot(self) -> bytes:
+        """PNG of the first screen. Raises ``HostError`` where the guest has none."""
+        ...
+
+
+class Host(Protocol):
+    """A connection to one libvirtd. Reconnects by itself once per call after a lost one."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def hostname(self) -> str: ...
+
+    def domains(self) -> list[Domain]: ...
+
+    def domain(self, name_or_uuid: str) -> Domain:
+        """Raises ``UnknownVm``."""
+        ...
+
+    def find_domain(self, name_or_uuid: str) -> Domain | None: ...
+
+    def define(self, domain_xml: str) -> Domain: ...
+
+    def start_transient(self, domain_xml: str) -> Domain:
+        """Create and start a domain that libvirt destroys by itself when this connection ends,
+        also when we are killed (AUTODESTROY)."""
+        ...
+
+    def capabilities(self) -> HostCapabilities: ...
+
+    def pools(self) -> list[Pool]: ...
+
+    def pool(self, name: str) -> Pool:
+        """Raises ``HostError`` with the names there are as the hint."""
+        ...
+
+    def refresh_pool(self, name: str) -> None: ...
+
+    def network_names(self) -> list[str]:
+        """The active ones."""
+        ...
+
+    def create_network(self, network_xml: str) -> None:
+        """A transient network: gone when it is destroyed or libvirtd's host restarts."""
+        ...
+
+    def destroy_network(self, name: str) -> None:
+        """No error if it is gone already."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image file or block device, as ``qemu-img info`` says with its format given.
+
+    ``virtual_size_bytes`` is what the guest sees; ``allocated_bytes`` what the file takes.
+    ``options``: qcow2's own (``cluster_size``, ``extended_l2``, ``compat``, ``lazy_refcounts``).
+    """
+
+    path: Path
+    format: str
+    virtual_size_bytes: int
+    allocated_bytes: int
+    backing_file: str | None
+    backing_format: str | None
+    options: Mapping[str, str]
+
+
+class BlockReader(Protocol):
+    """Random reads of one frozen disk. Belongs to the thread that opened it."""
+
+    def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
+        """Exactly ``length`` bytes (the caller stays inside the disk)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BlockWriter(Protocol):
+    """Random writes to one disk that is being restored. Belongs to the thread that opened it.
+
+    The disk reads as zeroes wherever nothing was written.
+    """
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None: ...
+
+    def flush(self) -> None:
+        """Durable when it returns."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,106 @@
+"""The contract of every capture engine."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from drvm.core.extents import Extent
+from drvm.host.model import BlockReader
+
+Consistency = Literal["filesystem", "crash", "offline"]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRequest:
+    """One VM, one instant.
+
+    ``point_id`` names the files that the capture makes. ``exclude_disks`` are targets such as
+    ``vdb``; every other disk that can't be captured is an error. ``require_filesystem`` makes a
+    failed freeze an error instead of the label ``crash``.
+    """
+
+    vm: str
+    point_id: str
+    exclude_disks: frozenset[str] = frozenset()
+    require_filesystem: bool = False
+    freeze_timeout_s: int = 5
+    commit_bandwidth_mib_s: int = 0
+
+
+class FrozenDisk(Protocol):
+    """One disk at the instant of the capture; immutable until the capture ends."""
+
+    @property
+    def target(self) -> str:
+        """``vda``; for an image without a VM ``disk0``, ``disk1``, ..."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """What the guest sees. Not always a multiple of 4096."""
+        ...
+
+    @property
+    def format(self) -> str:
+        """Of the image it was read from: ``qcow2`` or ``raw``."""
+        ...
+
+    @property
+    def image_options(self) -> Mapping[str, str]:
+        """qcow2's own options, so that a restore can make an image alike."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """How its changes were found, for people: ``full-read``, or with a reason behind a
+        colon."""
+        ...
+
+    def extents(self) -> Iterator[Extent]:
+        """Ordered, without gaps, covering the whole disk."""
+        ...
+
+    def open(self) -> BlockReader:
+        """A reader for the calling thread; any number of them at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenMachine:
+    """What a capture yields: a machine at one instant.
+
+    ``definition_xml`` is the inactive XML with its secure parts as it was *before* the capture
+    (it names the base images, never an overlay), ``None`` for images without a VM. It may hold
+    passwords. ``frozen_s`` is how long the file systems were frozen at most, 0 where they were
+    not.
+    """
+
+    name: str
+    uuid: str
+    taken_at: dt.datetime
+    consistency: Consistency
+    engine: str
+    disks: tuple[FrozenDisk, ...]
+    definition_xml: str | None = None
+    nvram: bytes | None = None
+    guest: Mapping[str, str] = field(default_factory=dict)
+    frozen_s: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    name: str
+
+    def capture(self, request: CaptureRequest) -> AbstractContextManager[FrozenMachine]:
+        """Freeze one instant of the machine for as long as the context lasts.
+
+        Entering raises ``CaptureError`` (or ``HostError``) with the guest as it was before.
+        Leaving, for whatever reason, puts the guest back on its own images and removes what the
+        capture made; where that fails it raises ``CleanupFailed`` and the journal stays, so that
+        recovery can finish it.
+        """
+        ...
