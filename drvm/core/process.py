@@ -113,9 +113,7 @@ class SystemProcesses:
         detach: bool = False,
     ) -> Child:
         with (log or Path(os.devnull)).open("ab") as sink:
-            return SystemChild(
-                _start(argv, small_environment(env), sink, sink, new_session=detach)
-            )
+            return SystemChild(_start(argv, small_environment(env), sink, sink, new_session=detach))
 
 
 class SystemChild:

@@ -1,0 +1,71 @@
+"""Frames: up to 32 blocks (128 KiB), the unit of compression and of encryption.
+
+Also used for the blobs of metadata packs, which are frames of any length.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import zstandard
+
+from drvm.chunker.blocks import BLOCK_BYTES, Buffer
+
+FRAME_BLOCKS = 32
+FRAME_BYTES = FRAME_BLOCKS * BLOCK_BYTES
+
+RAW = 0
+"""Codec of a frame that is stored as it is. Every other codec is the zstd level it was
+compressed with, 1 to 22: readers need only know that it is zstd."""
+
+LEVELS = {"fast": 1, "default": 1, "high": 9}
+METADATA_LEVEL = 9
+
+_WORTH_IT = 0.97
+_contexts = threading.local()
+
+
+def encode(plain: Buffer, level: int) -> tuple[int, bytes]:
+    """Compress; returns (codec, payload). Stored raw where zstd saves less than 3 %."""
+    payload = _compressor(level).compress(plain)
+    if len(payload) > len(plain) * _WORTH_IT:
+        return RAW, bytes(plain)
+    return level, payload
+
+
+def decode(codec: int, payload: bytes, plain_bytes: int) -> bytes:
+    """The inverse. Raises ``ValueError`` unless exactly ``plain_bytes`` come out.
+
+    The output is bounded by ``plain_bytes`` whatever the payload claims.
+    """
+    if codec == RAW:
+        plain = payload
+    else:
+        try:
+            plain = _decompressor().decompress(
+                payload, max_output_size=plain_bytes, read_across_frames=False
+            )
+        except zstandard.ZstdError as error:
+            raise ValueError(f"frame does not decompress: {error}") from None
+    if len(plain) != plain_bytes:
+        raise ValueError(f"frame holds {len(plain)} bytes instead of {plain_bytes}")
+    return plain
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    """Contexts are costly to make and belong to one thread."""
+    cache: dict[int, zstandard.ZstdCompressor] | None = getattr(_contexts, "compressors", None)
+    if cache is None:
+        cache = _contexts.compressors = {}
+    if level not in cache:
+        cache[level] = zstandard.ZstdCompressor(
+            level=level, write_content_size=False, write_checksum=False
+        )
+    return cache[level]
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    decompressor: zstandard.ZstdDecompressor | None = getattr(_contexts, "decompressor", None)
+    if decompressor is None:
+        decompressor = _contexts.decompressor = zstandard.ZstdDecompressor()
+    return decompressor
