@@ -1,0 +1,1 @@
+"""A small real guest and local services, for tests and the demo. Not for production."""
