@@ -139,7 +139,7 @@ def unpack_packages(debs: Path, tree: Path, processes: Processes) -> None:
     for name in (_kernel_package(processes), *_PACKAGES):
         found = sorted(debs.glob(f"{name}_*.deb"))
         if not found:
-            download = "apt-get -q -o APT::Sandbox::User=root download".split()
+            download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download"]
             processes.run(["env", f"--chdir={debs}", *download, name], timeout_s=300)
             found = sorted(debs.glob(f"{name}_*.deb"))
         if not found:

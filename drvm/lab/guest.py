@@ -42,8 +42,8 @@ class GuestTemplate:
 def build_template(cache: Path, processes: Processes) -> GuestTemplate:
     """The template made by this version of the code, from ``cache`` where it was made before.
 
-    A crash leaves at most a directory named ``*.partial``, which the next build removes; builds
-    at the same time don't disturb each other. Needs apt, dpkg-deb, mke2fs and qemu-img.
+    A crash leaves at most a directory named ``*.partial``, which nobody reads; builds at the same
+    time don't disturb each other. Needs apt, dpkg-deb, mke2fs and qemu-img.
     """
     recipe = hashlib.sha256(Path(disk.__file__).read_bytes()).hexdigest()[:16]
     directory = cache / f"guest-{recipe}"
@@ -55,7 +55,7 @@ def build_template(cache: Path, processes: Processes) -> GuestTemplate:
     partial.mkdir()
     try:
         _build(partial, cache / "packages", processes)
-        with contextlib.suppress(FileExistsError, OSError):
+        with contextlib.suppress(OSError):  # a build at the same time was first
             partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -197,19 +197,8 @@ def _build(directory: Path, packages: Path, processes: Processes) -> None:
     disk.unpack_packages(packages, tree, processes)
     disk.make_root_disk(tree, scratch, raw, processes)
     disk.make_data_disk(directory / "data.raw", processes)
-    processes.run(
-        [
-            "qemu-img",
-            "convert",
-            "-f",
-            "raw",
-            "-O",
-            "qcow2",
-            str(raw),
-            str(directory / "root.qcow2"),
-        ],
-        timeout_s=120,
-    )
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2"]
+    processes.run([*convert, str(raw), str(directory / "root.qcow2")], timeout_s=120)
     raw.unlink()
     shutil.rmtree(tree)
     shutil.rmtree(scratch)
