@@ -1,0 +1,167 @@
+"""What a config file may say. ``config.example.yaml`` explains every key to people.
+
+Models stop at the command line and the wiring: rooms below take plain values. A key's unit is in
+the attribute's name, and in the value that people write (``rpo: 24h`` is ``rpo_s``).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from drvm.config.fields import (
+    AbsolutePath,
+    DurationText,
+    Endpoint,
+    Name,
+    Pattern,
+    RateMibPerSecond,
+    RepositoryUrl,
+    Text,
+    WholeSeconds,
+)
+
+Compression = Literal["fast", "default", "high"]
+
+
+class Section(BaseModel):
+    """Every mapping of the file: no key but the known ones, nothing converted silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class RepositoryConfig(Section):
+    url: RepositoryUrl
+    endpoint: Endpoint | None = None
+    region: Text | None = None
+    password_file: AbsolutePath | None = None
+    password_command: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.password_file is not None and self.password_command is not None:
+            raise ValueError("password_file and password_command exclude each other")
+        if not self.url.startswith("s3:") and (self.endpoint or self.region):
+            raise ValueError("endpoint and region belong to s3:// repositories only")
+        return self
+
+
+class HostConfig(Section):
+    uri: Text
+
+
+class AgentCheck(Section):
+    """The guest agent answers."""
+
+
+class CommandCheck(Section):
+    """A command in the guest ends as expected."""
+
+    run: Annotated[tuple[Text, ...], Field(min_length=1)]
+    expect_exit: Annotated[int, Field(ge=0, le=255)] = 0
+    expect_output: Pattern | None = None
+    timeout_s: DurationText = Field(default=30.0, alias="timeout")
+
+
+class CheckConfig(Section):
+    """One check: a mapping of one key, which is its kind. A new kind is a model and a line."""
+
+    agent: AgentCheck | None = None
+    command: CommandCheck | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [kind for kind in type(self).model_fields if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            known = ", ".join(type(self).model_fields)
+            raise ValueError(f"a check is exactly one of: {known} (write agent: {{}})")
+        return self
+
+
+class DrillConfig(Section):
+    schedule: Text | None = None
+    host: Text | None = None
+    directory: AbsolutePath | None = None
+    rto_s: DurationText | None = Field(default=None, alias="rto")
+    boot_timeout_s: DurationText = Field(default=300.0, alias="boot_timeout")
+    checks: tuple[CheckConfig, ...] = (CheckConfig(agent=AgentCheck()),)
+
+    @field_validator("schedule")
+    @classmethod
+    def _fires(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value if value is None else _checked(value, "schedule", info)
+
+
+class PolicyConfig(Section):
+    name: Name
+    vms: Annotated[tuple[Text, ...], Field(min_length=1)]
+    schedule: Text | None = None
+    time_zone: Text = "UTC"
+    consistency: Literal["best-effort", "filesystem"] = "best-effort"
+    freeze_timeout_s: WholeSeconds = Field(default=5, alias="freeze_timeout", le=10)
+    commit_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="commit_bandwidth")
+    exclude_disks: dict[str, tuple[Text, ...]] = Field(default_factory=dict)
+    rpo_s: DurationText | None = Field(default=None, alias="rpo")
+    drill: DrillConfig | None = None
+
+    @field_validator("schedule")
+    @classmethod
+    def _fires(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value if value is None else _checked(value, "schedule", info)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _exists(cls, value: str, info: ValidationInfo) -> str:
+        return _checked(value, "time_zone", info)
+
+    def covers(self, vm: str) -> bool:
+        return any(fnmatch.fnmatchcase(vm, pattern) for pattern in self.vms)
+
+    def excluded_disks(self, vm: str) -> frozenset[str]:
+        """The targets that are left out of this VM's points on purpose."""
+        return frozenset(
+            target
+            for pattern, targets in self.exclude_disks.items()
+            if fnmatch.fnmatchcase(vm, pattern)
+            for target in targets
+        )
+
+
+class DaemonConfig(Section):
+    max_parallel: Annotated[int, Field(ge=1, le=64)] = 2
+
+
+class Config(Section):
+    repository: RepositoryConfig | None = None
+    hosts: Annotated[tuple[HostConfig, ...], Field(min_length=1)] = (
+        HostConfig(uri="qemu:///system"),
+    )
+    state_dir: AbsolutePath = Field(default="/var/lib/drvm", validate_default=True)
+    cache_dir: AbsolutePath = Field(default="/var/cache/drvm", validate_default=True)
+    overlay_dir: AbsolutePath | None = None
+    compression: Compression = "default"
+    policies: tuple[PolicyConfig, ...] = ()
+    daemon: DaemonConfig = DaemonConfig()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        for section, names in (
+            ("policies", [policy.name for policy in self.policies]),
+            ("hosts", [host.uri for host in self.hosts]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{section}: given twice: {', '.join(twice)}")
+        return self
+
+
+def _checked(value: str, kind: str, info: ValidationInfo) -> str:
+    """By the rules that ``load.parse_config`` was given; rooms on one level don't import each
+    other, so cron's come in as an argument."""
+    rules = info.context or {}
+    problem = rules[kind](value) if kind in rules else None
+    if problem is not None:
+        raise ValueError(problem)
+    return value

@@ -1,0 +1,64 @@
+"""The passphrase, from where the settings say. It is never logged, shown or put into errors."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from drvm.config.settings import PasswordCommand, PasswordFile
+from drvm.core.errors import UsageError
+from drvm.core.process import Processes
+
+MAX_PASSWORD_BYTES = 4096
+COMMAND_TIMEOUT_S = 60.0
+
+_PASSED_ON = ("HOME", "USER", "LOGNAME", "GNUPGHOME", "GPG_TTY", "SSH_AUTH_SOCK", "VAULT_ADDR",
+              "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS",
+              "PASSWORD_STORE_DIR")  # fmt: skip
+"""What password managers need to find their store; nothing of drvm's or of AWS's."""
+
+
+def read_password(
+    source: PasswordFile | PasswordCommand, processes: Processes, environ: Mapping[str, str]
+) -> bytes:
+    """Without its line end, never empty. Raises ``UsageError`` or ``ProcessFailed``."""
+    if isinstance(source, PasswordFile):
+        return check_password(_read_file(source.path), f"the password file {source.path}")
+    output = processes.run(
+        source.argv,
+        timeout_s=COMMAND_TIMEOUT_S,
+        env={name: environ[name] for name in _PASSED_ON if name in environ},
+        max_output_bytes=MAX_PASSWORD_BYTES + 2,
+    )
+    return check_password(output.stdout, f"the password command {source.argv[0]}")
+
+
+def check_password(data: bytes, source: str) -> bytes:
+    """Take one line end off, refuse what can't be meant. ``source`` is for messages."""
+    if data.endswith(b"\n"):
+        data = data[:-1].removesuffix(b"\r")
+    if not data:
+        raise UsageError(f"{source} gave an empty passphrase")
+    if len(data) > MAX_PASSWORD_BYTES:
+        raise UsageError(f"{source} gave more than {MAX_PASSWORD_BYTES} bytes")
+    return data
+
+
+def _read_file(path: Path) -> bytes:
+    """A file, or a pipe such as the shell's ``<(...)``. Files must be closed to other users."""
+    try:
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o007:
+                raise UsageError(
+                    f"every user of this machine can read the password file {path}",
+                    hint=f"chmod 600 {path}",
+                )
+            return stream.read(MAX_PASSWORD_BYTES + 3)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UsageError(
+            f"can't read the password file {path}: {(reason or 'not a path').lower()}"
+        ) from None

@@ -1,0 +1,167 @@
+"""What is to be done with: command line over environment over config over defaults.
+
+Each variable replaces one thing and leaves the rest of the config as it is. The config may be
+absent altogether: on the worst day ``DRVM_REPOSITORY`` and ``DRVM_PASSWORD_FILE`` are enough.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from drvm.config.fields import repository_url_problem
+from drvm.config.model import Compression, Config, DaemonConfig, PolicyConfig
+from drvm.core.errors import NoRepository, UsageError
+
+DEFAULT_HOST_URI = "qemu:///system"
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordFile:
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordCommand:
+    argv: tuple[str, ...]
+
+
+PasswordSource = PasswordFile | PasswordCommand | None
+"""``None``: ask, where there is somebody to ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    """``endpoint`` is ``None`` for AWS itself and for directories."""
+
+    url: str
+    endpoint: str | None
+    region: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line said; ``None``: nothing."""
+
+    repository_url: str | None = None
+    password_file: Path | None = None
+    host_uri: str | None = None
+
+
+NO_OVERRIDES = Overrides()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    repository: RepositorySettings | None
+    password: PasswordSource
+    host_uris: tuple[str, ...]
+    state_dir: Path
+    cache_dir: Path
+    overlay_dir: Path | None
+    compression: Compression
+    policies: tuple[PolicyConfig, ...]
+    daemon: DaemonConfig
+
+    def needed_repository(self) -> RepositorySettings:
+        """Raises ``NoRepository`` where none is named anywhere."""
+        if self.repository is None:
+            raise NoRepository(
+                "no repository is named",
+                hint="set repository.url in the config, or DRVM_REPOSITORY; drvm init creates one",
+            )
+        return self.repository
+
+    def policy_of(self, vm: str) -> PolicyConfig | None:
+        """The first policy that names the VM."""
+        return next((policy for policy in self.policies if policy.covers(vm)), None)
+
+    def policy_named(self, name: str) -> PolicyConfig:
+        """Raises ``UsageError``."""
+        for policy in self.policies:
+            if policy.name == name:
+                return policy
+        names = ", ".join(policy.name for policy in self.policies)
+        raise UsageError(
+            f"there is no policy {name!r}",
+            hint=f"there are: {names}" if names else "there are none",
+        )
+
+
+def resolve(
+    config: Config | None, environ: Mapping[str, str], overrides: Overrides = NO_OVERRIDES
+) -> Settings:
+    """Raises ``UsageError`` for variables that can't be meant. An empty variable is none."""
+    config = config or Config()
+    host_uri = overrides.host_uri or environ.get("LIBVIRT_DEFAULT_URI")
+    cache_dir = environ.get("DRVM_CACHE_DIR")
+    return Settings(
+        repository=_repository(config, environ, overrides),
+        password=_password(config, environ, overrides),
+        host_uris=(host_uri,) if host_uri else tuple(host.uri for host in config.hosts),
+        state_dir=config.state_dir,
+        cache_dir=_absolute(cache_dir, "DRVM_CACHE_DIR") if cache_dir else config.cache_dir,
+        overlay_dir=config.overlay_dir,
+        compression=config.compression,
+        policies=config.policies,
+        daemon=config.daemon,
+    )
+
+
+def _repository(
+    config: Config, environ: Mapping[str, str], overrides: Overrides
+) -> RepositorySettings | None:
+    """The endpoint falls back to the variables that the AWS tools know."""
+    section = config.repository
+    url = overrides.repository_url or environ.get("DRVM_REPOSITORY") or (section and section.url)
+    if not url:
+        return None
+    problem = repository_url_problem(url)
+    if problem is not None:
+        raise UsageError(f"the repository URL {problem}")
+    if not url.startswith("s3:"):
+        return RepositorySettings(url, None, None)
+    return RepositorySettings(
+        url=url,
+        endpoint=(section and section.endpoint)
+        or environ.get("AWS_ENDPOINT_URL_S3")
+        or environ.get("AWS_ENDPOINT_URL")
+        or None,
+        region=(section and section.region)
+        or environ.get("AWS_REGION")
+        or environ.get("AWS_DEFAULT_REGION")
+        or None,
+    )
+
+
+def _password(config: Config, environ: Mapping[str, str], overrides: Overrides) -> PasswordSource:
+    if overrides.password_file is not None:
+        return PasswordFile(overrides.password_file)
+    file, command = environ.get("DRVM_PASSWORD_FILE"), environ.get("DRVM_PASSWORD_COMMAND")
+    if file and command:
+        raise UsageError("DRVM_PASSWORD_FILE and DRVM_PASSWORD_COMMAND exclude each other")
+    if file:
+        return PasswordFile(Path(file))
+    if command:
+        try:
+            argv = tuple(shlex.split(command))
+        except ValueError:
+            argv = ()
+        if not argv:
+            raise UsageError("DRVM_PASSWORD_COMMAND is no command", hint="check its quotes")
+        return PasswordCommand(argv)
+    if config.repository is None:
+        return None
+    if config.repository.password_file is not None:
+        return PasswordFile(config.repository.password_file)
+    if config.repository.password_command is not None:
+        return PasswordCommand(config.repository.password_command)
+    return None
+
+
+def _absolute(text: str, name: str) -> Path:
+    if not text.startswith("/"):
+        raise UsageError(f"{name} is no absolute path")
+    return Path(text)

@@ -1,0 +1,146 @@
+"""What a drill found, as it is kept in the repository, and what a report is made of."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from drvm.core.errors import DamageFound, UnsupportedFormat
+
+FORMAT = 0
+MAX_ENCODED_BYTES = 16 * 1024 * 1024
+MAX_DETAIL_CHARS = 4000
+
+PHASES = ("plan", "data", "define", "boot", "checks")
+"""The phases of a drill in their order; later kinds of drill may have others."""
+
+Seconds = Annotated[float, Meta(ge=0)]
+Short = Annotated[str, Meta(max_length=300)]
+Long = Annotated[str, Meta(max_length=2 * MAX_DETAIL_CHARS)]
+Moment = Annotated[dt.datetime, Meta(tz=True)]
+RpoWord = Literal["met", "missed", "never", "no-target", "unknown"]
+
+
+class CheckResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``detail``: what the guest answered or what went wrong, for people."""
+
+    name: Short
+    passed: bool
+    seconds: Seconds
+    detail: Long = ""
+
+
+class DrillResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One drill of one VM. Moments are aware.
+
+    ``rto_seconds``: from the first byte asked for to all checks passed, ``None`` if they never
+    did. ``rpo_seconds``: how old the point was when the drill began. ``failure``: why the drill
+    failed where no check did (a restore that broke off, a guest that never booted).
+    ``not_proven``: what this drill says nothing about, in words for an auditor.
+    """
+
+    id: Short
+    vm: Short
+    vm_uuid: Short
+    point: Short
+    point_created: Moment
+    consistency: Short
+    started: Moment
+    finished: Moment
+    passed: bool
+    rto_seconds: Seconds | None
+    rto_target_seconds: Seconds | None
+    rpo_seconds: Seconds
+    rpo_target_seconds: Seconds | None
+    phases: Annotated[dict[Short, Seconds], Meta(max_length=20)]
+    checks: Annotated[tuple[CheckResult, ...], Meta(max_length=500)]
+    not_proven: Annotated[tuple[Long, ...], Meta(max_length=50)]
+    host: Short
+    drvm_version: Short
+    data_bytes: Annotated[int, Meta(ge=0)]
+    proven: Annotated[tuple[Long, ...], Meta(max_length=50)] = ()
+    warnings: Annotated[tuple[Long, ...], Meta(max_length=100)] = ()
+    failure: Long = ""
+    screenshot_png: Annotated[bytes, Meta(max_length=8 * 1024 * 1024)] | None = None
+    format: int = FORMAT
+
+    @property
+    def rto_met(self) -> bool | None:
+        """``None`` where there is no target."""
+        if self.rto_target_seconds is None:
+            return None
+        return self.rto_seconds is not None and self.rto_seconds <= self.rto_target_seconds
+
+    @property
+    def rpo_met(self) -> bool | None:
+        if self.rpo_target_seconds is None:
+            return None
+        return self.rpo_seconds <= self.rpo_target_seconds
+
+
+class VmRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM in the fleet at a glance. ``rpo_age_seconds``: what would be lost now."""
+
+    vm: str
+    vm_uuid: str
+    host: str
+    policy: str | None
+    last_point: str | None
+    last_point_created: dt.datetime | None
+    consistency: str | None
+    rpo_state: RpoWord
+    rpo_age_seconds: float | None
+    rpo_target_seconds: float | None
+
+
+class ReportInput(msgspec.Struct, frozen=True, kw_only=True):
+    """``repository``: its URL, which never holds a secret. Drills in any order."""
+
+    generated: dt.datetime
+    repository: str
+    vms: tuple[VmRow, ...]
+    drills: tuple[DrillResult, ...]
+    drvm_version: str = ""
+
+    def drills_of(self, vm_uuid: str) -> tuple[DrillResult, ...]:
+        """The latest first."""
+        return tuple(drill for drill in self.latest_first() if drill.vm_uuid == vm_uuid)
+
+    def latest_first(self) -> tuple[DrillResult, ...]:
+        return tuple(sorted(self.drills, key=lambda drill: (drill.started, drill.id), reverse=True))
+
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_decoder = msgspec.json.Decoder(DrillResult)
+
+
+class _Envelope(msgspec.Struct):
+    format: int
+
+
+def encode_drill(drill: DrillResult) -> bytes:
+    """The form that is stored: JSON with every field. Raises ``ValueError`` for what could not
+    be read back."""
+    data = _encoder.encode(drill)
+    try:
+        readable = decode_drill(data)
+    except DamageFound as error:
+        raise ValueError(str(error)) from None
+    if readable != drill:
+        raise ValueError("the drill's result does not survive being written")
+    return data
+
+
+def decode_drill(data: bytes) -> DrillResult:
+    """Raises ``UnsupportedFormat`` for a later format, ``DamageFound`` for all else."""
+    if len(data) > MAX_ENCODED_BYTES:
+        raise DamageFound("a drill result is larger than any drill writes")
+    try:
+        if msgspec.json.decode(data, type=_Envelope).format > FORMAT:
+            raise UnsupportedFormat("a drill result was written by a newer drvm")
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamageFound(f"a drill result can't be read: {str(error)[:300]}") from None
