@@ -77,6 +77,11 @@ class Domain(Protocol):
         """``secure`` includes passwords: store encrypted, never print."""
         ...
 
+    def has_managed_save(self) -> bool:
+        """Whether its memory was saved to disk when it was last running: the next start goes on
+        there, and needs the disks as they are."""
+        ...
+
     # -- snapshots and block jobs -------------------------------------------------------------
     def create_disk_snapshot(self, snapshot_xml: str, *, quiesce: bool) -> None:
         """DISK_ONLY | ATOMIC | NO_METADATA | REUSE_EXT, and QUIESCE where asked for.
@@ -87,6 +92,10 @@ class Domain(Protocol):
         ...
 
     def snapshot_names(self) -> list[str]: ...
+
+    def external_snapshot_names(self) -> list[str]:
+        """Those of ``snapshot_names`` that keep disks or memory in files of their own."""
+        ...
 
     def checkpoint_names(self) -> list[str]: ...
 
@@ -99,7 +108,10 @@ class Domain(Protocol):
         (SHALLOW: a base image with a backing file of its own must not be merged into that)."""
         ...
 
-    def block_job(self, target: str) -> BlockJob | None: ...
+    def block_job(self, target: str) -> BlockJob | None:
+        """Waits until no call that changes the machine is under way in libvirtd, also none of a
+        client that is dead (30 s at most, then ``HostError``)."""
+        ...
 
     def block_job_pivot(self, target: str) -> None: ...
 
@@ -107,7 +119,8 @@ class Domain(Protocol):
 
     # -- the agent ----------------------------------------------------------------------------
     def set_agent_timeout(self, timeout_s: int) -> None:
-        """Bounds every later agent call, the freeze inside a snapshot included."""
+        """Bounds every later agent call, the freeze inside a snapshot included; libvirt's own
+        default is -2, for ever."""
         ...
 
     def agent_ping(self, *, timeout_s: int = 5) -> None:

@@ -1,0 +1,174 @@
+"""The door to qemu-img: looking at images, and making them. A format is always given, never
+probed: what a guest wrote at the start of a raw disk must not decide how it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from drvm.core.errors import HostError, ProcessFailed
+from drvm.core.files import sync_directory
+from drvm.core.process import Processes
+from drvm.host.model import ImageInfo
+
+FORMATS = frozenset({"raw", "qcow2"})
+
+# a small cluster for scattered writes, and subclusters so that none is copied up for 4 KiB
+_OVERLAY_OPTIONS = "extended_l2=on,cluster_size=128k"
+_CREATE_OPTIONS = ("cluster_size", "compat", "extended_l2", "lazy_refcounts", "refcount_bits")
+_OPTION_VALUE = re.compile(r"[a-z0-9.]{1,16}", re.ASCII)
+_MAX_CHAIN = 32
+_QUICK_S = 60.0
+_LONG_S = 24 * 3600.0
+_MAX_INFO_BYTES = 1024 * 1024
+
+
+class ImageTool:
+    """Images of the host that drvm runs on. Paths are absolute: then they begin with ``/`` and
+    can be taken neither for options nor for protocols such as ``nbd:`` or ``json:``."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def info(self, path: Path, image_format: str) -> ImageInfo:
+        """Takes no lock, so a running machine may have the image open. Raises ``HostError`` for
+        what drvm can't read: encrypted images, and such with a data file beside them."""
+        argv = ["qemu-img", "info", "-U", "--output=json", "-f", image_format, _plain(path)]
+        output = self._run(argv, _QUICK_S)
+        try:
+            return _parse_info(json.loads(output), path, image_format)
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            raise HostError(f"qemu-img said nothing useful about {path}") from None
+
+    def chain(self, path: Path, image_format: str) -> tuple[ImageInfo, ...]:
+        """The image and everything below it, top first."""
+        found = [self.info(path, image_format)]
+        while (below := found[-1].backing_file) is not None:
+            below_format = found[-1].backing_format
+            if below_format not in FORMATS or ":" in below.split("/")[0]:
+                raise HostError(
+                    f"{found[-1].path} names its backing file without a format that drvm reads",
+                    hint="qemu-img rebase -u -b BACKING -F FORMAT writes it into the image",
+                )
+            if len(found) == _MAX_CHAIN:
+                raise HostError(f"{path} has more than {_MAX_CHAIN} layers")
+            found.append(self.info(found[-1].path.parent / below, below_format))
+        return tuple(found)
+
+    def in_use(self, path: Path, image_format: str) -> bool:
+        """Whether some QEMU has the image open for writing (by QEMU's own image locks)."""
+        argv = ["qemu-img", "info", "--output=json", "-f", image_format, _plain(path)]
+        try:
+            self._processes.run(argv, timeout_s=_QUICK_S, max_output_bytes=_MAX_INFO_BYTES)
+        except ProcessFailed as problem:
+            if "lock" in problem.message:
+                return True
+            raise HostError(problem.message) from None
+        return False
+
+    def create_overlay(self, overlay: Path, base: Path, base_format: str, size_bytes: int) -> None:
+        """An empty qcow2 over ``base``, owned as that one is, durable. Raises ``HostError`` where
+        ``overlay`` exists; a failure leaves nothing."""
+        owner = base.stat()
+        argv = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-o", _OVERLAY_OPTIONS]
+        argv += ["-b", _plain(base), "-F", base_format, _plain(overlay), str(size_bytes)]
+        with _new_file(overlay) as descriptor:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            self._run(argv, _QUICK_S)
+            os.fsync(descriptor)
+        sync_directory(overlay.parent)
+
+    def create_image(
+        self, path: Path, image_format: str, size_bytes: int, options: Mapping[str, str]
+    ) -> None:
+        """A new, empty image without a backing file, reading as zeroes. Of ``options`` those that
+        describe a qcow2 are used. Raises ``HostError`` where ``path`` exists; a failure leaves
+        nothing."""
+        with _new_file(path) as descriptor:
+            if image_format == "raw":
+                os.ftruncate(descriptor, size_bytes)
+                return
+            argv = ["qemu-img", "create", "-q", "-f", image_format]
+            for name in _CREATE_OPTIONS:
+                value = options.get(name)
+                if value is not None:
+                    if _OPTION_VALUE.fullmatch(value) is None:
+                        raise HostError(f"{value[:40]!r} is no value for {name}")
+                    argv += ["-o", f"{name}={value}"]
+            self._run([*argv, _plain(path), str(size_bytes)], _QUICK_S)
+
+    def commit_offline(self, overlay: Path, base: Path) -> None:
+        """Write what ``overlay`` holds into ``base``, its own backing file, and no further. The
+        overlay stays. May be done again after a crash. Raises ``HostError``, also where a QEMU
+        has one of them open."""
+        argv = ["qemu-img", "commit", "-q", "-f", "qcow2", "-b", _plain(base), _plain(overlay)]
+        self._run(argv, _LONG_S)
+
+    def check(self, path: Path, image_format: str) -> None:
+        """Raises ``HostError`` with qemu-img's own words where the image is not sound."""
+        self._run(["qemu-img", "check", "-q", "-f", image_format, _plain(path)], _LONG_S)
+
+    def _run(self, argv: list[str], timeout_s: float) -> bytes:
+        try:
+            output = self._processes.run(
+                argv, timeout_s=timeout_s, max_output_bytes=_MAX_INFO_BYTES
+            )
+        except ProcessFailed as problem:
+            raise HostError(problem.message, hint=problem.hint) from None
+        return output.stdout
+
+
+def is_block_device(path: Path) -> bool:
+    return stat.S_ISBLK(path.stat().st_mode)
+
+
+def _plain(path: Path) -> str:
+    if not path.is_absolute():
+        raise ValueError(f"{path} is not absolute")
+    return str(path)
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[int]:
+    """A file that did not exist before, and does not exist after a failure."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError as problem:
+        raise HostError(f"{path} can't be made: {problem.strerror}") from None
+    try:
+        yield descriptor
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _parse_info(document: Any, path: Path, image_format: str) -> ImageInfo:
+    details = document.get("format-specific", {}).get("data", {})
+    if document.get("encrypted") or "data-file" in details:
+        raise HostError(f"{path} is encrypted or keeps its data in another file")
+    options: dict[str, str] = {}
+    if image_format == "qcow2":
+        options["cluster_size"] = str(int(document["cluster-size"]))
+        options["compat"] = str(details["compat"])
+        for name in ("extended-l2", "lazy-refcounts"):
+            options[name.replace("-", "_")] = "on" if details.get(name) else "off"
+    backing = document.get("backing-filename")
+    backing_format = document.get("backing-filename-format")
+    return ImageInfo(
+        path=path,
+        format=image_format,
+        virtual_size_bytes=int(document["virtual-size"]),
+        allocated_bytes=int(document.get("actual-size", 0)),
+        backing_file=None if backing is None else str(backing),
+        backing_format=None if backing_format is None else str(backing_format),
+        options=options,
+    )

@@ -1,0 +1,123 @@
+"""The connection to one libvirtd: reopened when it was lost, its errors in drvm's own words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import libvirt
+
+from drvm.core.errors import AgentError, HostError, HostUnreachable, UnknownVm
+
+T = TypeVar("T")
+
+_AGENT_CODES = frozenset(
+    {libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED}
+    | {
+        code
+        for name in ("VIR_ERR_AGENT_COMMAND_TIMEOUT", "VIR_ERR_AGENT_COMMAND_FAILED")
+        if (code := getattr(libvirt, name, None)) is not None
+    }
+)
+_LOST_CODES = frozenset(
+    {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_RPC}
+)
+_DENIED_CODES = frozenset(
+    {libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE}
+)
+_UNREACHABLE_HINT = "is libvirtd running, and may this user use it? try: virsh -c {uri} version"
+_MAX_MESSAGE_CHARS = 500
+
+
+class Connection:
+    """One libvirtd, opened at the first call. May be used from any thread."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._lock = threading.Lock()
+        self._libvirt: Any = None
+
+    def call(self, work: Callable[[Any], T], *, repeatable: bool) -> T:
+        """``work`` on an open ``virConnect``.
+
+        A connection that was lost before the call is opened anew. One that is lost during the
+        call is opened anew too, and the work is done a second time if it is ``repeatable``;
+        else, as nobody knows whether it was done, ``HostUnreachable`` is raised.
+        """
+        try:
+            return work(self._open())
+        except libvirt.libvirtError as problem:
+            if not self._is_lost(problem) or not repeatable:
+                raise self._translated(problem) from None
+        try:
+            return work(self._open())
+        except libvirt.libvirtError as problem:
+            raise self._translated(problem) from None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._libvirt is not None:
+                _close_quietly(self._libvirt)
+                self._libvirt = None
+
+    def _open(self) -> Any:
+        with self._lock:
+            if self._libvirt is not None and not _is_alive(self._libvirt):
+                _close_quietly(self._libvirt)
+                self._libvirt = None
+            if self._libvirt is None:
+                try:
+                    self._libvirt = libvirt.open(self.uri)
+                except libvirt.libvirtError as problem:
+                    raise self._unreachable(problem) from None
+            return self._libvirt
+
+    def _is_lost(self, problem: Any) -> bool:
+        with self._lock:
+            return self._libvirt is not None and (
+                problem.get_error_code() in _LOST_CODES or not _is_alive(self._libvirt)
+            )
+
+    def _unreachable(self, problem: Any) -> HostUnreachable:
+        return HostUnreachable(
+            f"no connection to libvirt at {self.uri}: {_text(problem)}",
+            hint=_UNREACHABLE_HINT.format(uri=self.uri),
+        )
+
+    def _translated(self, problem: Any) -> HostError | UnknownVm:
+        code = problem.get_error_code()
+        if code == libvirt.VIR_ERR_NO_DOMAIN:
+            return UnknownVm(_text(problem), hint="virsh list --all shows the machines there are")
+        if code in _DENIED_CODES or self._is_lost(problem):
+            return self._unreachable(problem)
+        if code in _AGENT_CODES or "agent" in _text(problem).lower():
+            return AgentError(_text(problem))
+        return HostError(_text(problem))
+
+
+def _text(problem: Any) -> str:
+    """libvirt's own words on one line, bounded: they may quote what a guest said."""
+    words = " ".join((problem.get_error_message() or "unknown libvirt error").split())
+    return words[:_MAX_MESSAGE_CHARS]
+
+
+def _is_alive(connection: Any) -> bool:
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:
+        return False
+
+
+def _close_quietly(connection: Any) -> None:
+    try:
+        connection.close()
+    except libvirt.libvirtError:
+        return  # a connection that is lost has nothing left to close
+
+
+def _keep_silent(_context: object, _error: object) -> None:
+    """libvirt prints every error to stderr unless somebody else takes it."""
+
+
+libvirt.registerErrorHandler(_keep_silent, None)

@@ -1,0 +1,123 @@
+"""A KVM host through libvirt. This room is the only one that imports libvirt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libvirt
+
+from drvm.core.errors import HostError, UnknownVm
+from drvm.core.ids import is_uuid
+from drvm.host import libvirt_xml
+from drvm.host.libvirt_connection import Connection
+from drvm.host.libvirt_domain import LibvirtDomain
+from drvm.host.model import Domain, HostCapabilities, Pool
+
+_MAX_DOMAINS = 10_000
+
+
+class LibvirtHost:
+    """Implements ``Host``. Opened at the first call; may be used from any thread."""
+
+    def __init__(self, uri: str) -> None:
+        self._connection = Connection(uri)
+
+    @property
+    def uri(self) -> str:
+        return self._connection.uri
+
+    def hostname(self) -> str:
+        return str(self._connection.call(lambda c: c.getHostname(), repeatable=True))
+
+    # -- domains ------------------------------------------------------------------------------
+    def domains(self) -> list[Domain]:
+        found = self._connection.call(lambda c: c.listAllDomains(), repeatable=True)
+        if len(found) > _MAX_DOMAINS:
+            raise HostError(f"{len(found)} domains on one host are not believed")
+        return sorted((self._wrap(d) for d in found), key=lambda d: d.name)
+
+    def domain(self, name_or_uuid: str) -> Domain:
+        def look_up(connection: Any) -> Any:
+            if is_uuid(name_or_uuid.lower()):
+                try:
+                    return connection.lookupByUUIDString(name_or_uuid)
+                except libvirt.libvirtError as problem:
+                    if problem.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                        raise
+            return connection.lookupByName(name_or_uuid)
+
+        return self._wrap(self._connection.call(look_up, repeatable=True))
+
+    def find_domain(self, name_or_uuid: str) -> Domain | None:
+        try:
+            return self.domain(name_or_uuid)
+        except UnknownVm:
+            return None
+
+    def define(self, domain_xml: str) -> Domain:
+        return self._wrap(self._connection.call(lambda c: c.defineXML(domain_xml), repeatable=True))
+
+    def start_transient(self, domain_xml: str) -> Domain:
+        flags = libvirt.VIR_DOMAIN_START_AUTODESTROY
+        return self._wrap(
+            self._connection.call(lambda c: c.createXML(domain_xml, flags), repeatable=False)
+        )
+
+    def _wrap(self, domain: Any) -> LibvirtDomain:
+        return LibvirtDomain(self._connection, domain.name(), domain.UUIDString())
+
+    # -- what it can do, and where it keeps things --------------------------------------------
+    def capabilities(self) -> HostCapabilities:
+        def ask(connection: Any) -> tuple[str, str]:
+            return (
+                connection.getCapabilities(),
+                connection.getDomainCapabilities(None, "x86_64", None, None),
+            )
+
+        return libvirt_xml.capabilities(*self._connection.call(ask, repeatable=True))
+
+    def pools(self) -> list[Pool]:
+        found = self._connection.call(
+            lambda c: [_pool(p) for p in c.listAllStoragePools()], repeatable=True
+        )
+        return sorted(found, key=lambda pool: pool.name)
+
+    def pool(self, name: str) -> Pool:
+        pools = {pool.name: pool for pool in self.pools()}
+        if name not in pools:
+            there = ", ".join(pools) or "none at all"
+            raise HostError(f"there is no storage pool {name}", hint=f"the host has: {there}")
+        return pools[name]
+
+    def refresh_pool(self, name: str) -> None:
+        self._connection.call(lambda c: c.storagePoolLookupByName(name).refresh(), repeatable=True)
+
+    # -- networks -----------------------------------------------------------------------------
+    def network_names(self) -> list[str]:
+        return sorted(self._connection.call(lambda c: c.listNetworks(), repeatable=True))
+
+    def create_network(self, network_xml: str) -> None:
+        self._connection.call(lambda c: c.networkCreateXML(network_xml), repeatable=False)
+
+    def destroy_network(self, name: str) -> None:
+        def destroy(connection: Any) -> None:
+            try:
+                connection.networkLookupByName(name).destroy()
+            except libvirt.libvirtError as problem:
+                if problem.get_error_code() not in (
+                    libvirt.VIR_ERR_NO_NETWORK,
+                    libvirt.VIR_ERR_OPERATION_INVALID,
+                ):
+                    raise
+
+        self._connection.call(destroy, repeatable=True)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _pool(pool: Any) -> Pool:
+    kind, path = libvirt_xml.pool_kind_and_path(pool.XMLDesc(0))
+    active = bool(pool.isActive())
+    available = int(pool.info()[3]) if active else 0
+    return Pool(pool.name(), kind, active, path, available)

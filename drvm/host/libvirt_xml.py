@@ -1,0 +1,68 @@
+"""Reading what libvirt says of a host: pure functions over XML that is checked as it is read."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import ElementTree
+from defusedxml.common import DefusedXmlException
+
+from drvm.core.errors import HostError
+from drvm.host.model import HostCapabilities
+
+MAX_XML_CHARS = 4 * 1024 * 1024
+
+
+def parse(text: str, root: str) -> Element:
+    """The document element, which must be a ``root``; else ``HostError``."""
+    if len(text) > MAX_XML_CHARS:
+        raise HostError(f"<{root}> of {len(text)} characters is not believed")
+    try:
+        element: Element = ElementTree.fromstring(text)
+    except (ParseError, DefusedXmlException, ValueError) as problem:
+        raise HostError(f"<{root}> can't be read: {problem}") from None
+    if element.tag != root:
+        raise HostError(f"<{root}> expected, <{element.tag[:40]}> found")
+    return element
+
+
+def capabilities(host_xml: str, domain_xml: str) -> HostCapabilities:
+    """From ``virConnectGetCapabilities`` and ``virConnectGetDomainCapabilities`` for x86_64."""
+    host = parse(host_xml, "capabilities")
+    machines: set[str] = set()
+    virt_types: set[str] = set()
+    for arch in host.iterfind("./guest/arch[@name='x86_64']"):
+        machines.update(m.text for m in arch.iter("machine") if m.text)
+        machines.update(
+            m.attrib["canonical"] for m in arch.iter("machine") if "canonical" in m.attrib
+        )
+        virt_types.update(d.attrib["type"] for d in arch.iterfind("domain") if "type" in d.attrib)
+    firmwares = {
+        value.text
+        for value in parse(domain_xml, "domainCapabilities").iterfind(
+            "./os/enum[@name='firmware']/value"
+        )
+        if value.text
+    }
+    return HostCapabilities(
+        arch=host.findtext("./host/cpu/arch") or "unknown",
+        machines=frozenset(machines),
+        virt_types=frozenset(virt_types),
+        firmwares=frozenset(firmwares | {"bios"}),
+    )
+
+
+def pool_kind_and_path(pool_xml: str) -> tuple[str, str]:
+    """A pool's type and its target directory (empty where it has none)."""
+    pool = parse(pool_xml, "pool")
+    return pool.attrib.get("type", "unknown"), pool.findtext("./target/path") or ""
+
+
+def mirror(domain_xml: str, target: str) -> tuple[str, bool] | None:
+    """The ``<mirror>`` of one disk of a live domain: its job and whether it is ready to pivot."""
+    for disk in parse(domain_xml, "domain").iterfind("./devices/disk"):
+        name = disk.find("target")
+        found = disk.find("mirror")
+        if name is not None and name.attrib.get("dev") == target and found is not None:
+            return found.attrib.get("job", "copy"), found.attrib.get("ready") == "yes"
+    return None

@@ -1,0 +1,204 @@
+"""The door to libnbd and qemu-nbd: one image served on a private socket, read and written."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import nbd
+
+from drvm.core.clock import Clock, SystemClock
+from drvm.core.errors import HostError
+from drvm.core.extents import Extent, ExtentKind
+from drvm.core.process import Child, Processes
+from drvm.core.units import GIB, MIB
+from drvm.host.images import FORMATS, is_block_device
+
+T = TypeVar("T")
+
+# measured: blocking requests of 1 MiB, one connection per thread, are fastest
+_READ_BYTES = MIB
+_WRITE_BYTES = 4 * MIB
+_STATUS_BYTES = GIB
+_START_S = 15.0
+_POLL_S = 0.02
+_MAX_CLIENTS = 32
+_ALLOCATION = "base:allocation"
+_STATE_ZERO = 2
+
+
+class NbdExport:
+    """``qemu-nbd`` on one image, for as long as the context lasts.
+
+    It takes none of QEMU's image locks: a lock would keep a machine that is off from starting,
+    and one that is left behind would keep its overlay from being committed. Whoever reads must
+    know by other means that nobody writes. The server ends with its last client, and the export
+    holds one connection, so the server ends with us even if we are killed.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        path: Path,
+        image_format: str,
+        *,
+        writable: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        if image_format not in FORMATS or not path.is_absolute():
+            raise ValueError(f"{path} as {image_format} can't be served")
+        self._processes = processes
+        self._path = path
+        self._format = image_format
+        self._writable = writable
+        self._clock = clock or SystemClock()
+        self._cleanup = contextlib.ExitStack()
+        self.socket = Path()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as cleanup:
+            directory = Path(tempfile.mkdtemp(prefix="drvm-nbd-"))
+            cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
+            self.socket = directory / "socket"
+            log = directory / "log"
+            child = self._processes.spawn(self._argv(), log=log)
+            cleanup.callback(child.stop)
+            keeper = self._first_connection(child, log)
+            cleanup.callback(_shut_down, keeper)
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    def _argv(self) -> list[str]:
+        driver = "host_device" if is_block_device(self._path) else "file"
+        options = {
+            "driver": self._format,
+            "file.driver": driver,
+            "file.filename": str(self._path).replace(",", ",,"),
+            "file.locking": "off",
+        }
+        image = ",".join(f"{name}={value}" for name, value in options.items())
+        argv = ["qemu-nbd", "--image-opts", image, "--socket", str(self.socket)]
+        argv += ["--shared", str(_MAX_CLIENTS)]
+        return argv + ([] if self._writable else ["--read-only"])
+
+    def _first_connection(self, child: Child, log: Path) -> Any:
+        deadline_s = self._clock.monotonic_s() + _START_S
+        while True:
+            if child.returncode() is not None:
+                words = log.read_bytes()[-500:].decode(errors="replace").strip()
+                raise HostError(f"qemu-nbd does not serve {self._path}: {words}")
+            if self.socket.exists():
+                with contextlib.suppress(HostError):
+                    return _connect(self.socket)
+            if self._clock.monotonic_s() >= deadline_s:
+                raise HostError(f"qemu-nbd does not answer for {self._path}")
+            self._clock.sleep(_POLL_S)
+
+
+class NbdReader:
+    """Implements ``BlockReader`` with a connection of its own."""
+
+    def __init__(self, socket: Path) -> None:
+        self._handle = _connect(socket)
+
+    def read(self, offset: int, length: int) -> bytearray:
+        if length <= _READ_BYTES:
+            return self._pread(offset, length)
+        data = bytearray(length)
+        for start in range(0, length, _READ_BYTES):
+            size = min(_READ_BYTES, length - start)
+            data[start : start + size] = self._pread(offset + start, size)
+        return data
+
+    def close(self) -> None:
+        _shut_down(self._handle)
+
+    def _pread(self, offset: int, length: int) -> bytearray:
+        data: bytearray = _checked(lambda: self._handle.pread(length, offset))
+        return data
+
+
+class NbdWriter:
+    """Implements ``BlockWriter`` with a connection of its own."""
+
+    def __init__(self, socket: Path) -> None:
+        self._handle = _connect(socket)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _WRITE_BYTES):
+            piece = bytearray(view[start : start + _WRITE_BYTES])
+            _checked(functools.partial(self._handle.pwrite, piece, offset + start))
+
+    def flush(self) -> None:
+        _checked(self._handle.flush)
+
+    def close(self) -> None:
+        _shut_down(self._handle)
+
+
+def nbd_extents(socket: Path) -> Iterator[Extent]:
+    """By ``base:allocation``: what the server promises to be zeroes is ZERO, all else DATA."""
+    handle = _connect(socket)
+    try:
+        size_bytes: int = _checked(handle.get_size)
+        if not _checked(lambda: handle.can_meta_context(_ALLOCATION)):
+            raise HostError("the NBD server does not tell which ranges hold data")
+        position = 0
+        while position < size_bytes:
+            for length, kind in _status(
+                handle, position, min(_STATUS_BYTES, size_bytes - position)
+            ):
+                yield Extent(position, length, kind)
+                position += length
+    finally:
+        _shut_down(handle)
+
+
+def _status(handle: Any, offset: int, length: int) -> list[tuple[int, ExtentKind]]:
+    """At least one range, at most ``length`` bytes together."""
+    entries: list[int] = []
+
+    def keep(context: str, start: int, found: list[int], _error: object) -> int:
+        if context == _ALLOCATION and start == offset:
+            entries.extend(found)
+        return 0
+
+    _checked(lambda: handle.block_status(length, offset, keep))
+    ranges: list[tuple[int, ExtentKind]] = []
+    for size, state in zip(entries[0::2], entries[1::2], strict=True):
+        taken = min(size, length)
+        if taken <= 0:
+            break
+        ranges.append((taken, ExtentKind.ZERO if state & _STATE_ZERO else ExtentKind.DATA))
+        length -= taken
+    if not ranges:
+        raise HostError(f"the NBD server says nothing about the range at {offset}")
+    return ranges
+
+
+def _connect(socket: Path) -> Any:
+    handle = nbd.NBD()
+    _checked(lambda: handle.add_meta_context(_ALLOCATION))
+    _checked(lambda: handle.connect_unix(str(socket)))
+    return handle
+
+
+def _shut_down(handle: Any) -> None:
+    with contextlib.suppress(nbd.Error):
+        handle.shutdown()
+
+
+def _checked(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except nbd.Error as problem:
+        raise HostError(f"NBD: {problem.string}") from None

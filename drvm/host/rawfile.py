@@ -1,0 +1,114 @@
+"""Raw images and block devices, read and written as what they are: files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from drvm.core.errors import HostError
+from drvm.core.extents import Extent, ExtentKind
+from drvm.host.images import is_block_device
+
+_SECTOR_BYTES = 512
+
+
+class RawFileReader:
+    """Implements ``BlockReader``. ``size_bytes`` is what the guest sees: a file that ends inside
+    a sector is read as if zeroes filled it up, as QEMU does."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path = path
+        self._size_bytes = size_bytes
+        self._descriptor = _open(path, os.O_RDONLY)
+
+    def read(self, offset: int, length: int) -> bytes | bytearray:
+        data: bytes | bytearray = self._pread(length, offset)
+        if len(data) == length:
+            return data
+        data = bytearray(data)
+        while len(data) < length:
+            more = self._pread(length - len(data), offset + len(data))
+            if not more:
+                if offset + len(data) <= self._size_bytes - _SECTOR_BYTES:
+                    raise HostError(f"{self._path} ends before its {self._size_bytes} bytes")
+                more = bytes(length - len(data))
+            data += more
+        return data
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _pread(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, length, offset)
+        except OSError as problem:
+            raise HostError(f"{self._path} can't be read at {offset}: {problem.strerror}") from None
+
+
+def raw_extents(path: Path, size_bytes: int) -> Iterator[Extent]:
+    """Holes are ZERO, all else is DATA; a block device is DATA throughout."""
+    if is_block_device(path):
+        yield Extent(0, size_bytes, ExtentKind.DATA)
+        return
+    descriptor = _open(path, os.O_RDONLY)
+    try:
+        position = 0
+        while position < size_bytes:
+            data_start = min(_seek(descriptor, position, os.SEEK_DATA, size_bytes), size_bytes)
+            if data_start > position:
+                yield Extent(position, data_start - position, ExtentKind.ZERO)
+            position = data_start
+            if position < size_bytes:
+                data_end = min(_seek(descriptor, position, os.SEEK_HOLE, size_bytes), size_bytes)
+                yield Extent(position, data_end - position, ExtentKind.DATA)
+                position = data_end
+    finally:
+        os.close(descriptor)
+
+
+class RawFileWriter:
+    """Implements ``BlockWriter`` on an image or device that exists, inside ``size_bytes``."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path = path
+        self._size_bytes = size_bytes
+        self._descriptor = _open(path, os.O_WRONLY | os.O_NOFOLLOW)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        if offset < 0 or offset + len(view) > self._size_bytes:
+            raise ValueError(f"{len(view)} bytes at {offset} of {self._size_bytes}")
+        while view:
+            try:
+                written = os.pwrite(self._descriptor, view, offset)
+            except OSError as problem:
+                raise HostError(
+                    f"{self._path} can't be written at {offset}: {problem.strerror}"
+                ) from None
+            view = view[written:]
+            offset += written
+
+    def flush(self) -> None:
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as problem:
+        raise HostError(f"{path} can't be opened: {problem.strerror}") from None
+
+
+def _seek(descriptor: int, position: int, whence: int, size_bytes: int) -> int:
+    """Where the next data or hole begins; the end of the disk where there is none."""
+    try:
+        return os.lseek(descriptor, position, whence)
+    except OSError as problem:
+        if problem.errno == errno.ENXIO:
+            return size_bytes
+        raise HostError(f"seeking in an image failed: {problem.strerror}") from None

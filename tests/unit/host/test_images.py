@@ -1,0 +1,119 @@
+"""qemu-img is the real one here: what matters is what it does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from drvm.core.errors import HostError
+from drvm.core.process import SystemProcesses
+from drvm.core.units import KIB, MIB
+from drvm.host.images import ImageTool
+
+
+@pytest.fixture
+def images() -> ImageTool:
+    return ImageTool(SystemProcesses())
+
+
+def test_an_overlay_names_its_base_and_reads_no_byte_of_it(
+    images: ImageTool, tmp_path: Path
+) -> None:
+    base, overlay = tmp_path / "base,with=odd:name.img", tmp_path / "overlay"
+    base.write_bytes(bytes(MIB))
+    images.create_overlay(overlay, base, "raw", MIB)
+    info = images.info(overlay, "qcow2")
+    assert (info.backing_file, info.backing_format) == (str(base), "raw")
+    assert info.virtual_size_bytes == MIB
+    assert info.options["extended_l2"] == "on"
+    assert info.options["cluster_size"] == str(128 * KIB)
+
+
+def test_an_overlay_belongs_to_the_owner_of_its_base(images: ImageTool, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    base, overlay = tmp_path / "base", tmp_path / "overlay"
+    base.write_bytes(bytes(MIB))
+    os.chown(base, 12345, 54321)
+    images.create_overlay(overlay, base, "raw", MIB)
+    assert (overlay.stat().st_uid, overlay.stat().st_gid) == (12345, 54321)
+
+
+def test_no_existing_file_becomes_an_overlay(images: ImageTool, tmp_path: Path) -> None:
+    base, overlay = tmp_path / "base", tmp_path / "overlay"
+    base.write_bytes(bytes(MIB))
+    overlay.write_text("somebody's")
+    with pytest.raises(HostError):
+        images.create_overlay(overlay, base, "raw", MIB)
+    assert overlay.read_text() == "somebody's"
+
+
+def test_no_link_is_followed_when_an_image_is_made(images: ImageTool, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HostError):
+        images.create_image(tmp_path / "link", "raw", MIB, {})
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_failed_overlay_leaves_no_file(images: ImageTool, tmp_path: Path) -> None:
+    base, overlay = tmp_path / "base", tmp_path / "overlay"
+    base.write_bytes(bytes(MIB))
+    with pytest.raises(HostError):
+        images.create_overlay(overlay, base, "no-such-format", MIB)
+    assert not overlay.exists()
+
+
+def test_a_qcow2_is_made_with_the_options_it_had(images: ImageTool, tmp_path: Path) -> None:
+    options = {"cluster_size": "65536", "extended_l2": "on", "compat": "1.1", "unknown": "x"}
+    images.create_image(tmp_path / "new", "qcow2", 3 * MIB + 512, options)
+    info = images.info(tmp_path / "new", "qcow2")
+    assert info.virtual_size_bytes == 3 * MIB + 512
+    assert info.backing_file is None
+    assert info.options["cluster_size"] == "65536"
+    assert info.options["extended_l2"] == "on"
+    images.check(tmp_path / "new", "qcow2")
+
+
+def test_an_option_that_smuggles_another_is_refused(images: ImageTool, tmp_path: Path) -> None:
+    with pytest.raises(HostError):
+        images.create_image(
+            tmp_path / "new", "qcow2", MIB, {"cluster_size": "65536,backing_file=/etc/passwd"}
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_relative_path_never_reaches_qemu_img(images: ImageTool) -> None:
+    with pytest.raises(ValueError, match="absolute"):
+        images.info(Path("nbd:localhost:10809"), "raw")
+
+
+def test_an_offline_commit_writes_into_the_next_layer_only(
+    images: ImageTool, tmp_path: Path
+) -> None:
+    template, base, overlay = (tmp_path / n for n in ("template", "base", "overlay"))
+    template.write_bytes(b"t" * MIB)
+    processes = SystemProcesses()
+    images.create_overlay(base, template, "raw", MIB)
+    images.create_overlay(overlay, base, "qcow2", MIB)
+    processes.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 4k", str(overlay)], timeout_s=20)
+    images.commit_offline(overlay, base)
+    assert template.read_bytes() == b"t" * MIB
+    processes.run(["qemu-io", "-f", "qcow2", "-c", "read -P 7 0 4k", str(base)], timeout_s=20)
+    assert [layer.path for layer in images.chain(overlay, "qcow2")] == [overlay, base, template]
+
+
+def test_a_backing_file_of_unknown_format_is_not_probed(images: ImageTool, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (tmp_path / "base").write_bytes(bytes(MIB))
+    images.create_overlay(top, tmp_path / "base", "raw", MIB)
+    SystemProcesses().run(
+        ["qemu-img", "amend", "-f", "qcow2", "-o", "compat=1.1", str(top)], timeout_s=20
+    )
+    header = bytearray(top.read_bytes())
+    at = header.find(b"\xe2\x79\x2a\xca")  # the header extension that names the backing format
+    header[at : at + 4] = b"\x01\x02\x03\x04"
+    top.write_bytes(header)
+    with pytest.raises(HostError, match="without a format"):
+        images.chain(top, "qcow2")

@@ -1,0 +1,171 @@
+"""Readers of raw files and of NBD exports keep one contract: the disk's bytes, and extents that
+cover it and promise zeroes only where zeroes are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from drvm.core.errors import HostError
+from drvm.core.extents import Extent, ExtentKind, cover
+from drvm.core.process import SystemProcesses
+from drvm.core.units import KIB, MIB
+from drvm.host.images import ImageTool
+from drvm.host.model import BlockReader
+from drvm.host.nbd import NbdExport, NbdReader, NbdWriter, nbd_extents
+from drvm.host.rawfile import RawFileReader, RawFileWriter, raw_extents
+
+SIZE = 5 * MIB + 512
+
+
+@dataclass
+class Source:
+    content: bytes
+    open: Callable[[], BlockReader]
+    extents: Callable[[], Iterator[Extent]]
+
+
+def _content() -> bytes:
+    content = bytearray(SIZE)
+    content[0 : 64 * KIB] = random.Random(1).randbytes(64 * KIB)
+    content[2 * MIB : 4 * MIB] = random.Random(2).randbytes(2 * MIB)
+    content[SIZE - 512 :] = b"e" * 512
+    return bytes(content)
+
+
+def _sparse(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(len(content))
+        for start in range(0, len(content), 4096):
+            block = content[start : start + 4096]
+            if any(block):
+                stream.seek(start)
+                stream.write(block)
+
+
+@pytest.fixture(scope="module", params=["file", "nbd-raw", "nbd-qcow2"])
+def source(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Source]:
+    raw = tmp_path_factory.mktemp("source") / "disk,one.img"
+    _sparse(raw, _content())
+    processes = SystemProcesses()
+    if request.param == "file":
+        yield Source(_content(), lambda: RawFileReader(raw, SIZE), lambda: raw_extents(raw, SIZE))
+        return
+    image, image_format = raw, "raw"
+    if request.param == "nbd-qcow2":
+        image, image_format = raw.with_suffix(".qcow2"), "qcow2"
+        argv = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(image)]
+        processes.run(argv, timeout_s=30)
+    with NbdExport(processes, image, image_format) as export:
+        yield Source(
+            _content(),
+            lambda: NbdReader(export.socket),
+            lambda: nbd_extents(export.socket),
+        )
+
+
+def test_a_reader_gives_the_bytes_of_the_disk(source: Source) -> None:
+    with contextlib.closing(source.open()) as reader:
+        assert bytes(reader.read(0, SIZE)) == source.content
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(data=st.data())
+def test_any_range_reads_as_the_disk_does(source: Source, data: st.DataObject) -> None:
+    offset = data.draw(st.integers(0, SIZE - 1))
+    length = data.draw(st.integers(1, SIZE - offset))
+    with contextlib.closing(source.open()) as reader:
+        assert bytes(reader.read(offset, length)) == source.content[offset : offset + length]
+
+
+def test_extents_cover_the_disk_and_promise_zeroes_only_where_they_are(source: Source) -> None:
+    extents = list(cover(source.extents(), SIZE))
+    zeroes = [e for e in extents if e.kind is ExtentKind.ZERO]
+    assert sum(e.length for e in zeroes) >= 2 * MIB
+    assert all(not any(source.content[e.offset : e.end]) for e in zeroes)
+
+
+def test_a_file_that_ends_inside_a_sector_is_filled_up_with_zeroes(tmp_path: Path) -> None:
+    path = tmp_path / "odd"
+    path.write_bytes(b"x" * 1000)
+    with contextlib.closing(RawFileReader(path, 1024)) as reader:
+        assert reader.read(512, 512) == b"x" * 488 + bytes(24)
+
+
+def test_a_file_that_was_cut_is_not_read_as_zeroes(tmp_path: Path) -> None:
+    path = tmp_path / "cut"
+    path.write_bytes(b"x" * 4096)
+    with contextlib.closing(RawFileReader(path, 8192)) as reader, pytest.raises(HostError):
+        reader.read(0, 8192)
+
+
+def test_an_nbd_writer_writes_what_a_reader_reads(tmp_path: Path) -> None:
+    processes = SystemProcesses()
+    image = tmp_path / "new.qcow2"
+    ImageTool(processes).create_image(image, "qcow2", SIZE, {})
+    content = _content()
+    with NbdExport(processes, image, "qcow2", writable=True) as export:
+        with contextlib.closing(NbdWriter(export.socket)) as writer:
+            writer.write(0, content[:MIB])
+            writer.write(2 * MIB, memoryview(content)[2 * MIB :])
+            writer.flush()
+        with contextlib.closing(NbdReader(export.socket)) as reader:
+            assert bytes(reader.read(0, SIZE)) == content
+    ImageTool(processes).check(image, "qcow2")
+
+
+def test_a_raw_writer_stays_inside_its_disk(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    ImageTool(SystemProcesses()).create_image(path, "raw", MIB, {})
+    with contextlib.closing(RawFileWriter(path, MIB)) as writer:
+        writer.write(MIB - 3, b"end")
+        with pytest.raises(ValueError, match="of 1048576"):
+            writer.write(MIB - 2, b"end")
+        writer.flush()
+    assert path.stat().st_size == MIB
+    assert path.read_bytes().endswith(b"end")
+
+
+def test_an_export_ends_with_its_context_and_leaves_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(MIB))
+    with NbdExport(SystemProcesses(), tmp_path / "disk", "raw") as export:
+        assert export.socket.exists()
+    assert not export.socket.parent.exists()
+
+
+def test_an_image_that_is_no_image_is_refused_with_the_servers_words(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"x" * MIB)
+    with (
+        pytest.raises(HostError, match="qcow2"),
+        NbdExport(SystemProcesses(), tmp_path / "disk", "qcow2"),
+    ):
+        pass
+
+
+def test_the_server_ends_when_the_exporting_process_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(MIB))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with NbdExport(SystemProcesses(), tmp_path / "disk", "raw") as export:
+            os.write(writing, str(export.socket).encode())
+            os.kill(os.getpid(), 9)
+    os.close(writing)
+    os.waitpid(child, 0)
+    socket = Path(os.read(reading, 4096).decode())
+    os.close(reading)
+    argv = ["timeout", "5", "sh", "-c", 'while pgrep -f "$0" >/dev/null; do sleep 0.05; done']
+    SystemProcesses().run([*argv, f"[q]emu-nbd.*{socket}"], timeout_s=10)
+    for leftover in socket.parent.iterdir():
+        leftover.unlink()
+    socket.parent.rmdir()
