@@ -1,5 +1,6 @@
 """Frames come back as they went in; nothing a payload claims makes them larger."""
 
+import contextlib
 import os
 
 import pytest
@@ -33,7 +34,5 @@ def test_a_payload_that_grows_beyond_what_is_expected_is_refused():
 
 @given(st.binary(max_size=200), st.integers(0, 22))
 def test_arbitrary_payloads_are_refused_or_have_the_expected_length(payload, codec):
-    try:
+    with contextlib.suppress(ValueError):
         assert len(decode(codec, payload, 100)) == 100
-    except ValueError:
-        pass

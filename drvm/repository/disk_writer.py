@@ -1,0 +1,237 @@
+"""Writing one disk of a point: ranges in order, leaf by leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from drvm.chunker.blocks import (
+    BLOCK_BYTES,
+    LEAF_BLOCKS,
+    BlockHasher,
+    Buffer,
+    Ids,
+    block_count,
+    zero_ids,
+)
+from drvm.chunker.runs import PACK_NAME_BYTES, ZERO, Leaf, decode_leaf, encode_leaf
+from drvm.repository.diskmap import DiskMap, DiskMapWriter
+from drvm.repository.index import Index
+from drvm.repository.nodes import DIGEST_BYTES, Child
+from drvm.repository.writer import SESSION, BlockStore, Tally
+
+_I64 = npt.NDArray[np.int64]
+_SESSION_NAME = b"\xff" * PACK_NAME_BYTES
+_PENDING_MAX_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A leaf that waits for packs of the session to be finished, encoded to save memory."""
+
+    index: int
+    blocks: int
+    digest: bytes
+    encoded: bytes
+    last_ordinal: int
+
+
+class DiskWriter:
+    """Takes a disk from its first byte to its last: ``data``, ``zero`` and ``unchanged`` each
+    continue where the one before ended. Offsets are multiples of 4096; so are lengths, but for
+    the disk's end.
+
+    ``parent`` is the disk's map in the parent point, and ``banned`` are packs that must not be
+    relied on.
+    """
+
+    def __init__(
+        self,
+        size_bytes: int,
+        store: BlockStore,
+        hasher: BlockHasher,
+        index: Index,
+        map_writer: DiskMapWriter,
+        parent: DiskMap | None,
+        banned: frozenset[bytes],
+    ) -> None:
+        self._size_bytes = size_bytes
+        self._blocks = block_count(size_bytes)
+        self._store = store
+        self._hasher = hasher
+        self._index = index
+        self._map = map_writer
+        self._parent = parent
+        self._banned = banned
+        self._position = 0  # in blocks
+        self._ids, self._pack, self._ordinal = _empty_leaf(min(LEAF_BLOCKS, self._blocks))
+        self._pending: list[_Pending] = []
+        self._pending_bytes = 0
+        self.tally = Tally()
+        store.begin(self.tally)
+
+    @property
+    def position_bytes(self) -> int:
+        return min(self._position * BLOCK_BYTES, self._size_bytes)
+
+    def data(self, data: Buffer) -> None:
+        """The next bytes of the disk. The last block of the disk is padded with zeroes."""
+        view = memoryview(data).cast("B")
+        short = -len(view) % BLOCK_BYTES
+        if short:
+            if self.position_bytes + len(view) != self._size_bytes:
+                raise ValueError("only the end of a disk may be less than a block")
+            view = memoryview(bytes(view) + bytes(short))
+        for first, count in self._in_leaf(len(view) // BLOCK_BYTES):
+            part = view[: count * BLOCK_BYTES]
+            view = view[count * BLOCK_BYTES :]
+            ids, pack, ordinal = self._store.store(part)
+            self._fill(first, ids, pack, ordinal)
+
+    def zero(self, length_bytes: int) -> None:
+        """The next ``length_bytes`` read as zeroes."""
+        for first, count in self._in_leaf(block_count(length_bytes)):
+            self._fill(first, *_empty_leaf(count))
+
+    def unchanged(self, length_bytes: int) -> bool:
+        """The next ``length_bytes``, inside one leaf, are as in the parent.
+
+        Returns False, having done nothing, where the parent's blocks can't be relied on or
+        their ids are not at hand: then the range must be read and given to ``data``.
+        """
+        count = block_count(length_bytes)
+        leaf_index, first = divmod(self._position, LEAF_BLOCKS)
+        if first + count > LEAF_BLOCKS:
+            raise ValueError("an unchanged range must lie inside one leaf")
+        if self._parent is None or self._parent.size_bytes < self.position_bytes + length_bytes:
+            return False
+        child = self._parent.leaf_child(leaf_index)
+        if child is None:
+            self.zero(length_bytes)
+            return True
+        if not self._reliable(child):
+            return False
+        if count == len(self._pack) == self._parent.leaf_blocks(leaf_index):
+            self._map.keep(leaf_index)
+            self._next_leaf(count)
+            return True
+        found = self._parent_blocks(leaf_index, first, count)
+        if found is None:
+            return False
+        for _ in self._in_leaf(count):
+            self._fill(first, *found)
+        return True
+
+    def finish(self) -> None:
+        """The whole disk was given."""
+        if self._position != self._blocks:
+            raise ValueError(f"the disk ends at block {self._blocks}, not {self._position}")
+
+    def settle(self) -> None:
+        """Write the leaves whose packs are finished into the disk map."""
+        frontier = self._store.frontier()
+        waiting: list[_Pending] = []
+        for pending in self._pending:
+            if pending.last_ordinal < frontier:
+                self._put(pending)
+                self._pending_bytes -= len(pending.encoded)
+            else:
+                waiting.append(pending)
+        self._pending = waiting
+
+    # -- inside -------------------------------------------------------------------------------
+    def _in_leaf(self, count: int) -> Iterator[tuple[int, int]]:
+        """(first block in its leaf, number) of each part of the next ``count`` blocks."""
+        if self._position + count > self._blocks:
+            raise ValueError("a range leaves the disk")
+        while count:
+            first = self._position % LEAF_BLOCKS
+            step = min(count, len(self._pack) - first)
+            yield first, step
+            self._position += step
+            count -= step
+            if first + step == len(self._pack):
+                self._complete_leaf((self._position - 1) // LEAF_BLOCKS)
+
+    def _fill(self, first: int, ids: Ids, pack: _I64, ordinal: _I64) -> None:
+        end = first + len(pack)
+        self._ids[first:end], self._pack[first:end], self._ordinal[first:end] = ids, pack, ordinal
+
+    def _next_leaf(self, step: int = 0) -> None:
+        self._position += step
+        left = self._blocks - self._position
+        self._ids, self._pack, self._ordinal = _empty_leaf(min(LEAF_BLOCKS, left))
+
+    def _complete_leaf(self, index: int) -> None:
+        ids, pack, ordinal = self._ids, self._pack, self._ordinal
+        self._next_leaf()
+        if not (pack != ZERO).any():
+            return
+        digest = self._hasher.leaf_digest(ids)[:DIGEST_BYTES]
+        child = self._parent.leaf_child(index) if self._parent is not None else None
+        if child is not None and child.digest == digest and self._reliable(child):
+            self._map.keep(index)
+            return
+        used = np.unique(pack[pack != ZERO]).tolist()
+        names = tuple(
+            _SESSION_NAME if number == SESSION else self._index.pack_name(number) for number in used
+        )
+        places = np.full(len(pack), ZERO, dtype=np.int64)
+        for place, number in enumerate(used):
+            places[pack == number] = place
+        last = int(ordinal[pack == SESSION].max(initial=-1))
+        encoded = encode_leaf(Leaf(names, places, ordinal))
+        self._pending.append(_Pending(index, len(pack), digest, encoded, last))
+        self._pending_bytes += len(encoded)
+        if self._pending_bytes > _PENDING_MAX_BYTES:
+            self._store.finish_pack()
+        self.settle()
+
+    def _put(self, pending: _Pending) -> None:
+        leaf = decode_leaf(pending.encoded, pending.blocks)
+        if _SESSION_NAME in leaf.packs:
+            leaf = self._resolved(leaf, leaf.packs.index(_SESSION_NAME))
+        encoded = encode_leaf(leaf)
+        used = frozenset(leaf.packs[place] for place in np.unique(leaf.pack[leaf.pack != ZERO]))
+        self._map.put(pending.index, encoded, pending.digest, used)
+
+    def _resolved(self, leaf: Leaf, session: int) -> Leaf:
+        session_packs = self._store.data_packs()
+        ours = leaf.pack == session
+        place, ordinal = self._store.resolve(leaf.ordinal[ours])
+        pack, ordinals = leaf.pack.copy(), leaf.ordinal.copy()
+        pack[ours] = place + len(leaf.packs)
+        ordinals[ours] = ordinal
+        return Leaf((*leaf.packs, *session_packs), pack, ordinals)
+
+    def _reliable(self, child: Child) -> bool:
+        own = getattr(child.ref, "pack", None)
+        return own not in self._banned and not child.packs & self._banned
+
+    def _parent_blocks(self, index: int, first: int, count: int) -> tuple[Ids, _I64, _I64] | None:
+        """(ids, pack numbers, ordinals) of blocks in the parent, if the index knows them all."""
+        leaf = self._parent.leaf(index) if self._parent is not None else None
+        if leaf is None or len(leaf.pack) < first + count:
+            return None
+        ids, pack, ordinal = _empty_leaf(count)
+        places = leaf.pack[first : first + count]
+        ordinal[:] = leaf.ordinal[first : first + count]
+        for place in np.unique(places[places != ZERO]).tolist():
+            here = places == place
+            number = self._index.pack_number(leaf.packs[place])
+            stored = self._index.stored_ids(number, ordinal[here])
+            if stored is None:
+                return None
+            ids[here], pack[here] = stored, number
+        return ids, pack, ordinal
+
+
+def _empty_leaf(blocks: int) -> tuple[Ids, _I64, _I64]:
+    return (
+        zero_ids(blocks),
+        np.full(blocks, ZERO, dtype=np.int64),
+        np.zeros(blocks, dtype=np.int64),
+    )

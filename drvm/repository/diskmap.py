@@ -1,0 +1,173 @@
+"""Disk maps: which block of a disk is stored where, as a tree of immutable nodes.
+
+Leaves cover 64 MiB; inner nodes have up to 128 children. Subtrees that did not change are
+shared with the parent point by reference, so an incremental of a 10 TiB disk writes only what
+it touched; and yet every map names the whole disk.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from drvm.chunker.blocks import LEAF_BLOCKS, block_count, leaf_count
+from drvm.chunker.runs import Leaf, decode_leaf
+from drvm.core.errors import DamageFound
+from drvm.repository.blobs import BlobWriter, NewBlob
+from drvm.repository.layout import FANOUT
+from drvm.repository.nodes import Child, Node, decode_node, encode_node
+from drvm.repository.packs import BlobRef, Fetch
+
+_NODES_KEPT = 256
+
+
+def levels(leaves: int) -> int:
+    """The height of the tree over so many leaves; at least 1, so that pack sets always exist."""
+    height, reach = 1, FANOUT
+    while reach < leaves:
+        height, reach = height + 1, reach * FANOUT
+    return height
+
+
+def width(leaves: int, level: int) -> int:
+    """How many nodes a level has; level 0 are the leaves."""
+    reach: int = FANOUT**level
+    return -(-leaves // reach)
+
+
+class DiskMap:
+    """Reads a disk map. Not safe for several threads at once.
+
+    Nodes are fetched as they are needed and a few are kept. Raises ``DamageFound`` for whatever
+    a writer can't have written.
+    """
+
+    def __init__(self, fetch: Fetch, root: BlobRef | None, size_bytes: int) -> None:
+        self._fetch = fetch
+        self._root = root
+        self.size_bytes = size_bytes
+        self.leaves = leaf_count(size_bytes)
+        self._nodes: OrderedDict[BlobRef, Node] = OrderedDict()
+
+    def child(self, level: int, index: int) -> Child | None:
+        """What refers to node ``index`` of ``level``; ``None`` where everything is zero."""
+        top = levels(self.leaves)
+        if level >= top:
+            at_root = level == top and index == 0 and self._root is not None
+            return Child(self._root) if at_root and self._root is not None else None
+        above = self.child(level + 1, index // FANOUT)
+        if above is None:
+            return None
+        return self._node(above, level + 1, index // FANOUT).children.get(index % FANOUT)
+
+    def same_node(self, node: Node, index: int) -> Child | None:
+        """The reference to the node at this place, if it says the same as ``node``."""
+        child = self.child(node.level, index)
+        if child is None or self._node(child, node.level, index) != node:
+            return None
+        return child
+
+    def leaf_child(self, index: int) -> Child | None:
+        return self.child(0, index) if 0 <= index < self.leaves else None
+
+    def leaf(self, index: int) -> Leaf | None:
+        """The addresses of a leaf's blocks; ``None`` where all are zero."""
+        child = self.leaf_child(index)
+        if child is None:
+            return None
+        assert isinstance(child.ref, BlobRef)
+        try:
+            leaf = decode_leaf(self._fetch(child.ref), self.leaf_blocks(index))
+        except ValueError as error:
+            raise DamageFound(f"a disk map is damaged: {error}") from None
+        if not child.packs.issuperset(leaf.packs):
+            raise DamageFound("a disk map is damaged: a leaf needs packs that no node names")
+        return leaf
+
+    def leaf_blocks(self, index: int) -> int:
+        return min(LEAF_BLOCKS, block_count(self.size_bytes) - index * LEAF_BLOCKS)
+
+    def packs(self) -> set[bytes]:
+        """Every pack the map needs: of the blocks, and of its own nodes and leaves."""
+        found: set[bytes] = set()
+        root = self.child(levels(self.leaves), 0)
+        if root is not None:
+            self._collect(root, levels(self.leaves), 0, found)
+        return found
+
+    def _collect(self, child: Child, level: int, index: int, found: set[bytes]) -> None:
+        """Leaves are not read: their packs stand in the nodes above them."""
+        assert isinstance(child.ref, BlobRef)
+        found.add(child.ref.pack)
+        found |= child.packs
+        if level > 0:
+            for place, below in self._node(child, level, index).children.items():
+                self._collect(below, level - 1, index * FANOUT + place, found)
+
+    def _node(self, child: Child, level: int, index: int) -> Node:
+        ref = child.ref
+        assert isinstance(ref, BlobRef)
+        if ref in self._nodes:
+            self._nodes.move_to_end(ref)
+            return self._nodes[ref]
+        count = min(FANOUT, width(self.leaves, level - 1) - index * FANOUT)
+        try:
+            node = decode_node(self._fetch(ref), ref.pack, level, count)
+        except ValueError as error:
+            raise DamageFound(f"a disk map is damaged: {error}") from None
+        self._nodes[ref] = node
+        while len(self._nodes) > _NODES_KEPT:
+            self._nodes.popitem(last=False)
+        return node
+
+
+class DiskMapWriter:
+    """Builds the map of one disk from its leaves, in any order, sharing with the parent's."""
+
+    def __init__(self, blobs: BlobWriter, size_bytes: int, parent: DiskMap | None) -> None:
+        self._blobs = blobs
+        self._leaves = leaf_count(size_bytes)
+        self._parent = parent
+        self._put: dict[int, Child] = {}
+        self._kept: set[int] = set()
+
+    def keep(self, index: int) -> None:
+        """The leaf is as in the parent, which must have one of the same number of blocks."""
+        self._kept.add(index)
+
+    def put(self, index: int, leaf: bytes, digest: bytes, packs: frozenset[bytes]) -> None:
+        """``leaf`` is encoded and needs ``packs``. Leaves never mentioned are all zeroes."""
+        self._put[index] = Child(self._blobs.add(leaf), digest, packs)
+
+    def finish(self) -> BlobRef | NewBlob | None:
+        """The root; ``None`` for a disk of zeroes."""
+        below: dict[int, Child] = dict(self._put)
+        for index in self._kept:
+            assert self._parent is not None
+            child = self._parent.leaf_child(index)
+            if child is not None:
+                below[index] = child
+        for level in range(1, levels(self._leaves) + 1):
+            below = self._level(level, below)
+        return below[0].ref if below else None
+
+    def _level(self, level: int, below: dict[int, Child]) -> dict[int, Child]:
+        by_node: dict[int, dict[int, Child]] = {}
+        for index, child in below.items():
+            by_node.setdefault(index // FANOUT, {})[index % FANOUT] = child
+        count = width(self._leaves, level - 1)
+        nodes: dict[int, Child] = {}
+        for index, children in sorted(by_node.items()):
+            node = Node(level, min(FANOUT, count - index * FANOUT), children)
+            nodes[index] = self._shared(node, index) or Child(self._add(node))
+        return nodes
+
+    def _shared(self, node: Node, index: int) -> Child | None:
+        """The parent's node, if it says the same."""
+        if self._parent is None or any(
+            isinstance(child.ref, NewBlob) for child in node.children.values()
+        ):
+            return None
+        return self._parent.same_node(node, index)
+
+    def _add(self, node: Node) -> NewBlob:
+        return self._blobs.add_node(lambda name_of: encode_node(node, name_of))

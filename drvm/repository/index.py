@@ -1,0 +1,116 @@
+"""The index: which block is stored where.
+
+This one is exact and lives in memory: every id of every data pack, 24 bytes each, sorted. It is
+rebuilt from the packs' own id tables, which are cached locally. The interface is that of the
+sparse index that will take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from drvm.chunker.blocks import Ids, zero_ids
+
+_I64 = npt.NDArray[np.int64]
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """``pack``: int64, a number that ``Index.pack_name`` resolves, or ``UNKNOWN``;
+    ``ordinal``: int64, valid where ``pack`` is."""
+
+    pack: _I64
+    ordinal: _I64
+
+
+class Index(Protocol):
+    def lookup(self, ids: Ids) -> Addresses:
+        """An address for each id of a batch that is stored. Zero blocks are unknown."""
+        ...
+
+    def pack_name(self, number: int) -> bytes: ...
+
+    def pack_number(self, name: bytes) -> int:
+        """The number of a pack, known to the index or not."""
+        ...
+
+    def stored_ids(self, number: int, ordinals: _I64) -> Ids | None:
+        """The ids at these ordinals of a pack; ``None`` unless the index knows them all."""
+        ...
+
+    def add(self, name: bytes, ids: Ids, ordinals: _I64) -> None: ...
+
+    def forget(self, names: Iterable[bytes]) -> None:
+        """No look-up finds these packs again."""
+        ...
+
+
+class ExactIndex:
+    """Not safe for several threads at once."""
+
+    def __init__(self) -> None:
+        self._names: list[bytes] = []
+        self._numbers: dict[bytes, int] = {}
+        self._tables: dict[int, tuple[Ids, _I64]] = {}
+        self._sorted: tuple[Ids, _I64, _I64] | None = None
+
+    def known(self) -> set[bytes]:
+        return {self._names[number] for number in self._tables}
+
+    def pack_name(self, number: int) -> bytes:
+        return self._names[number]
+
+    def pack_number(self, name: bytes) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self._names)
+            self._names.append(name)
+        return self._numbers[name]
+
+    def add(self, name: bytes, ids: Ids, ordinals: _I64) -> None:
+        self._tables[self.pack_number(name)] = (ids, ordinals)
+        self._sorted = None
+
+    def forget(self, names: Iterable[bytes]) -> None:
+        for name in names:
+            self._tables.pop(self.pack_number(name), None)
+        self._sorted = None
+
+    def stored_ids(self, number: int, ordinals: _I64) -> Ids | None:
+        ids, there = self._tables.get(number, (zero_ids(0), np.zeros(0, dtype=np.int64)))
+        at = np.searchsorted(there, ordinals)
+        if not len(there) or not np.array_equal(there[np.minimum(at, len(there) - 1)], ordinals):
+            return None
+        return ids[at]
+
+    def lookup(self, ids: Ids) -> Addresses:
+        table, packs, ordinals = self._sorted or self._sort()
+        pack = np.full(len(ids), UNKNOWN, dtype=np.int64)
+        ordinal = np.zeros(len(ids), dtype=np.int64)
+        if len(table) and len(ids):
+            at = np.minimum(np.searchsorted(table[:, 0], ids[:, 0]), len(table) - 1)
+            found = (table[at] == ids).all(axis=1) & ids.any(axis=1)
+            pack[found] = packs[at[found]]
+            ordinal[found] = ordinals[at[found]]
+        return Addresses(pack, ordinal)
+
+    def _sort(self) -> tuple[Ids, _I64, _I64]:
+        """By the first word of the ids. Two blocks that share it but not the second word are
+        one in 2^64: the later one is not found, and so is stored once more."""
+        numbers = sorted(self._tables)
+        ids = np.concatenate([self._tables[n][0] for n in numbers] or [zero_ids(0)])
+        ordinals = np.concatenate(
+            [self._tables[n][1] for n in numbers] or [np.zeros(0, dtype=np.int64)]
+        )
+        packs = np.repeat(
+            np.array(numbers, dtype=np.int64), [len(self._tables[n][1]) for n in numbers]
+        )
+        order = np.argsort(ids[:, 0], kind="stable")
+        self._sorted = (ids[order], packs[order], ordinals[order])
+        return self._sorted

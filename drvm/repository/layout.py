@@ -1,0 +1,102 @@
+"""The names of the repository's objects and the constants of its format.
+
+Names are never derived from what is stored. docs/FORMAT.md, "Objects".
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS
+from drvm.chunker.frames import FRAME_BLOCKS
+from drvm.core.errors import DamageFound, UnsupportedFormat
+
+FORMAT_VERSION = 0
+CONFIG = "drvm.json"
+KEYS = "keys/"
+PACKS = "packs/"
+POINTS = "points/"
+FINALS = "final/"
+CONDEMNED = "condemned/"
+DRILLS = "drills/"
+
+PACK_MAX_BYTES = 32 * 1024 * 1024
+PACK_MAX_BLOCKS = 65536
+FANOUT = 128
+
+_PACK = re.compile(r"packs/([0-9a-f]{64})", re.ASCII)
+_POINT = re.compile(r"points/([0-9a-f-]{36})/([0-9a-f]{16})\.([0-9a-f]{16})", re.ASCII)
+
+
+class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``drvm.json``: plain text, so that a reader can tell what it needs before it has a key.
+
+    ``features``: names that a reader must know for every operation; unknown ones are refused.
+    """
+
+    format_version: int
+    repository_id: str
+    features: tuple[str, ...]
+    block_bytes: int = BLOCK_BYTES
+    frame_blocks: int = FRAME_BLOCKS
+    leaf_blocks: int = LEAF_BLOCKS
+    fanout: int = FANOUT
+
+    def encode(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def decode_config(data: bytes) -> RepositoryConfig:
+    """Raises ``UnsupportedFormat`` for whatever a newer drvm wrote, ``DamageFound`` for noise."""
+    try:
+        version = msgspec.json.decode(data, type=_AnyVersion).format_version
+        if version != FORMAT_VERSION:
+            raise UnsupportedFormat(
+                f"the repository has format version {version}; this drvm knows {FORMAT_VERSION}",
+                hint="use the version of drvm that wrote it, or a newer one",
+            )
+        config = msgspec.json.decode(data, type=RepositoryConfig)
+    except msgspec.MsgspecError as error:
+        raise DamageFound(f"{CONFIG} is damaged: {error}") from None
+    if config.features:
+        raise UnsupportedFormat(f"the repository needs the features {', '.join(config.features)}")
+    own = RepositoryConfig(config.format_version, config.repository_id, ())
+    if config != own:
+        raise UnsupportedFormat("the repository has other constants than this version of drvm")
+    if re.fullmatch(r"[0-9a-f]{32}", config.repository_id) is None:
+        raise DamageFound(f"{CONFIG} is damaged: {config.repository_id!r} is not a repository id")
+    return config
+
+
+class _AnyVersion(msgspec.Struct):
+    format_version: int
+
+
+def pack_object(name: bytes) -> str:
+    return PACKS + name.hex()
+
+
+def pack_name(object_name: str) -> bytes | None:
+    """The 32 bytes of a pack's name; ``None`` for what is not the name of a pack."""
+    match = _PACK.fullmatch(object_name)
+    return bytes.fromhex(match[1]) if match else None
+
+
+def point_object(vm_uuid: str, point_id: str, generation: str) -> str:
+    return f"{POINTS}{vm_uuid}/{point_id}.{generation}"
+
+
+def parse_point(object_name: str) -> tuple[str, str, str] | None:
+    """(VM's UUID, id, generation); ``None`` for what is not the name of a point."""
+    match = _POINT.fullmatch(object_name)
+    return (match[1], match[2], match[3]) if match else None
+
+
+def final_object(point_id: str, generation: str) -> str:
+    return f"{FINALS}{point_id}.{generation}"
+
+
+def drill_object(vm_uuid: str, drill_id: str) -> str:
+    return f"{DRILLS}{vm_uuid}/{drill_id}"

@@ -1,0 +1,113 @@
+"""What a point says of itself: the manifest, created once and never rewritten."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from drvm.core.errors import DamageFound, UnsupportedFormat
+from drvm.core.ids import is_disk_target, is_point_id, is_uuid
+from drvm.repository.layout import FORMAT_VERSION
+from drvm.repository.packs import BlobRef
+
+MAX_DISK_BYTES = 1 << 52
+
+
+class StoredBlob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A reference to a blob: the pack's name in hex, and the blob's number in it."""
+
+    pack: str
+    number: int
+
+    @staticmethod
+    def of(ref: BlobRef) -> StoredBlob:
+        return StoredBlob(ref.pack.hex(), ref.number)
+
+    def ref(self) -> BlobRef:
+        return BlobRef(bytes.fromhex(self.pack), self.number)
+
+
+class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``root`` is the root of the disk map, absent for a disk of zeroes.
+
+    ``read_bytes``: what was read from the source; ``new_bytes``: what of it was not yet stored;
+    ``stored_bytes``: what that took in data packs after compression and sealing.
+    """
+
+    target: str
+    size_bytes: int
+    format: str
+    method: str
+    read_bytes: int
+    new_bytes: int
+    stored_bytes: int
+    image_options: dict[str, str] = {}
+    root: StoredBlob | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``created`` is the instant that the point shows, RFC 3339 in UTC; ``finished`` when the
+    last byte was stored. ``stored_bytes``: all packs that this point added, metadata and padding
+    included. ``host`` and ``drvm_version`` are who wrote it."""
+
+    format_version: int = FORMAT_VERSION
+    id: str
+    vm: str
+    vm_uuid: str
+    created: str
+    finished: str
+    consistency: Literal["filesystem", "crash", "offline"]
+    engine: str
+    host: str
+    drvm_version: str
+    parent: str | None = None
+    frozen_seconds: float = 0.0
+    stored_bytes: int = 0
+    disks: tuple[Disk, ...] = ()
+    definition: StoredBlob | None = None
+    nvram: StoredBlob | None = None
+    guest: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+def digest(sealed_manifest: bytes) -> str:
+    """What a final says of the manifest: SHA-256 of the object as it is stored."""
+    return hashlib.sha256(sealed_manifest).hexdigest()
+
+
+def decode_manifest(data: bytes, name: str) -> Manifest:
+    """Raises ``DamageFound`` or ``UnsupportedFormat``. Even a key holder may write lies: names
+    become part of paths, sizes of allocations, so they are checked here, once."""
+    try:
+        version = msgspec.json.decode(data, type=_AnyVersion).format_version
+        if version != FORMAT_VERSION:
+            raise UnsupportedFormat(f"{name} has format version {version}")
+        manifest = msgspec.json.decode(data, type=Manifest)
+        _check(manifest)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DamageFound(f"{name} is not a valid manifest: {error}") from None
+    return manifest
+
+
+class _AnyVersion(msgspec.Struct):
+    format_version: int
+
+
+def _check(manifest: Manifest) -> None:
+    if not is_point_id(manifest.id) or not is_uuid(manifest.vm_uuid):
+        raise ValueError("ids are malformed")
+    targets = [disk.target for disk in manifest.disks]
+    if len(set(targets)) != len(targets) or not all(map(is_disk_target, targets)):
+        raise ValueError("disk targets are malformed")
+    for disk in manifest.disks:
+        if not 0 <= disk.size_bytes <= MAX_DISK_BYTES or disk.format not in ("raw", "qcow2"):
+            raise ValueError(f"disk {disk.target} is malformed")
+    blobs = [disk.root for disk in manifest.disks] + [manifest.definition, manifest.nvram]
+    for blob in blobs:
+        if blob is not None and (len(blob.ref().pack) != 32 or blob.number < 0):
+            raise ValueError("a reference is malformed")

@@ -1,0 +1,211 @@
+"""Packs: frames, then two sealed tables, then a plain footer.
+
+::
+
+    frame 0 | frame 1 | ... | padding | sealed ids | sealed frame table | footer (128 bytes)
+
+The pack's name is the SHA-256 of its footer, and the footer holds the SHA-256 of everything
+before it: a name binds the content, anyone can check a pack without a key, and the fresh salt
+makes every name unique, so none is ever used again. docs/FORMAT.md, "Packs".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from drvm.chunker import frames
+from drvm.chunker.blocks import BLOCK_BYTES, ID_BYTES, Buffer, Ids, ids_from_bytes
+from drvm.chunker.frames import FRAME_BLOCKS, FRAME_BYTES
+from drvm.core.errors import DamageFound, UnsupportedFormat
+from drvm.repository.crypto import SALT_BYTES, TAG_BYTES, ObjectCipher, Sealer
+from drvm.repository.layout import FORMAT_VERSION, PACK_MAX_BLOCKS, PACK_MAX_BYTES
+
+Kind = Literal["data", "meta"]
+
+MAX_BLOB_BYTES = 32 * 1024 * 1024
+TAIL_GUESS_BYTES = 64 * 1024
+"""Reading this much of a pack's end gets its footer and, nearly always, its frame table."""
+
+_MAGIC = b"drvmpack"
+_KINDS: dict[Kind, int] = {"data": 1, "meta": 2}
+_FOOTER = struct.Struct("<8sHBx4x32sQII32s32s")
+FOOTER_BYTES = _FOOTER.size
+_FRAMES, _IDS, _TABLE = 0, 1, 2  # nonce domains
+_MAX_FRAMES = PACK_MAX_BLOCKS
+_TABLES_RESERVE_BYTES = 2 * 1024 * 1024  # 1 MiB of ids, the frame table, the padding
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPack:
+    """A finished pack: immutable, ready to be stored under its name."""
+
+    name: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTable:
+    """Where the frames lie. All arrays int64 with an entry per frame; offsets in bytes."""
+
+    offset: npt.NDArray[np.int64]
+    stored_bytes: npt.NDArray[np.int64]
+    plain_bytes: npt.NDArray[np.int64]
+    codec: npt.NDArray[np.int64]
+
+
+class PackBuilder:
+    """Collects frames until the pack is full. One thread at a time."""
+
+    def __init__(self, sealer: Sealer, kind: Kind) -> None:
+        self.kind: Kind = kind
+        self._salt = secrets.token_bytes(SALT_BYTES)
+        self._cipher = sealer.cipher(b"pack-" + kind.encode(), self._salt)
+        self._frames: list[bytes] = []
+        self._table: list[tuple[int, int, int]] = []
+        self._ids: list[bytes] = []
+        self._blocks = 0
+        self.stored_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def has_room(self, payload_bytes: int, blocks: int = 0) -> bool:
+        size = self.stored_bytes + payload_bytes + TAG_BYTES
+        return not self._frames or (
+            size <= PACK_MAX_BYTES - _TABLES_RESERVE_BYTES
+            and self._blocks + blocks <= PACK_MAX_BLOCKS
+            and len(self._frames) < _MAX_FRAMES
+        )
+
+    def add(self, codec: int, payload: bytes, plain_bytes: int, ids: bytes = b"") -> int:
+        """Seal a frame; returns its number. ``ids``: 16 bytes a block, data packs only.
+
+        What was sealed is opened and compared before it counts: a bit that flips in memory
+        here would otherwise be found on the day of the restore.
+        """
+        number = len(self._frames)
+        sealed = self._cipher.seal(_FRAMES, number, payload)
+        if self._cipher.open(_FRAMES, number, sealed) != payload:
+            raise DamageFound("a frame changed in memory while it was sealed")
+        self._frames.append(sealed)
+        self._table.append((len(sealed), plain_bytes, codec))
+        self._ids.append(ids)
+        self._blocks += len(ids) // ID_BYTES
+        self.stored_bytes += len(sealed)
+        return number
+
+    def finish(self) -> SealedPack:
+        body = b"".join(self._frames)
+        body += bytes(_padding(len(body)))
+        ids = self._cipher.seal(_IDS, 0, b"".join(self._ids))
+        columns = np.array(self._table, dtype="<u4").reshape(-1, 3).T
+        plain = struct.pack("<I", len(self._table)) + columns.tobytes()
+        table = self._cipher.seal(_TABLE, 0, zstandard.compress(plain, 9))
+        footer = _FOOTER.pack(
+            _MAGIC,
+            FORMAT_VERSION,
+            _KINDS[self.kind],
+            self._salt,
+            len(body),
+            len(ids),
+            len(table),
+            hashlib.sha256(body).digest(),
+            hashlib.sha256(ids + table).digest(),
+        )
+        return SealedPack(hashlib.sha256(footer).digest(), body + ids + table + footer)
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    kind: Kind
+    salt: bytes
+    body_bytes: int
+    ids_bytes: int
+    table_bytes: int
+    body_sha256: bytes
+    tables_sha256: bytes
+
+    @property
+    def pack_bytes(self) -> int:
+        return self.body_bytes + self.ids_bytes + self.table_bytes + FOOTER_BYTES
+
+
+def parse_footer(name: bytes, tail: bytes) -> Footer:
+    """The footer at the end of ``tail``. Raises ``DamageFound`` unless it is the pack's own."""
+    footer = tail[-FOOTER_BYTES:]
+    if hashlib.sha256(footer).digest() != name or len(footer) != FOOTER_BYTES:
+        raise DamageFound(f"pack {name.hex()} is damaged or was replaced by another")
+    magic, version, kind, salt, body, ids, table, body_sha, tables_sha = _FOOTER.unpack(footer)
+    if magic != _MAGIC or version != FORMAT_VERSION:
+        raise UnsupportedFormat(f"pack {name.hex()} has format version {version}")
+    kinds: dict[int, Kind] = {number: text for text, number in _KINDS.items()}
+    if kind not in kinds or max(body, ids, table) > 2 * MAX_BLOB_BYTES:
+        raise DamageFound(f"pack {name.hex()} has an impossible footer")
+    return Footer(kinds[kind], salt, body, ids, table, body_sha, tables_sha)
+
+
+class OpenPack:
+    """A pack whose footer and frame table were read and authenticated. Immutable."""
+
+    def __init__(self, sealer: Sealer, name: bytes, footer: Footer, sealed_table: bytes) -> None:
+        self.name = name
+        self.footer = footer
+        self._cipher: ObjectCipher = sealer.cipher(b"pack-" + footer.kind.encode(), footer.salt)
+        self._what = f"pack {name.hex()}"
+        opened = self._cipher.open(_TABLE, 0, sealed_table, what=self._what)
+        self.frames = _decode_table(opened, footer, self._what)
+
+    def open_frame(self, number: int, sealed: Buffer) -> bytes:
+        """The plain bytes of a frame. Raises ``DamageFound``."""
+        what = f"{self._what}, frame {number}"
+        payload = self._cipher.open(_FRAMES, number, sealed, what=what)
+        try:
+            return frames.decode(
+                int(self.frames.codec[number]), payload, int(self.frames.plain_bytes[number])
+            )
+        except ValueError as error:
+            raise DamageFound(f"{what} is damaged: {error}") from None
+
+    def ids(self, sealed_ids: bytes) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """(ids, ordinals) of all blocks of a data pack."""
+        ids = ids_from_bytes(self._cipher.open(_IDS, 0, sealed_ids, what=self._what))
+        counts = self.frames.plain_bytes // BLOCK_BYTES
+        if self.footer.kind != "data" or int(counts.sum()) != len(ids):
+            raise DamageFound(f"{self._what} has another number of ids than blocks")
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        slot = np.arange(len(ids)) - first
+        return ids, np.repeat(np.arange(len(counts)) * FRAME_BLOCKS, counts) + slot
+
+
+def _decode_table(packed: bytes, footer: Footer, what: str) -> FrameTable:
+    limit = 4 + 12 * _MAX_FRAMES
+    try:
+        plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=limit)
+    except zstandard.ZstdError as error:
+        raise DamageFound(f"{what} has a damaged frame table: {error}") from None
+    (count,) = struct.unpack_from("<I", plain) if len(plain) >= 4 else (-1,)
+    if count > _MAX_FRAMES or len(plain) != 4 + 12 * count:
+        raise DamageFound(f"{what} has a damaged frame table")
+    stored, plain_bytes, codec = (
+        np.frombuffer(plain, dtype="<u4", offset=4).reshape(3, count).astype(np.int64)
+    )
+    largest = FRAME_BYTES if footer.kind == "data" else MAX_BLOB_BYTES
+    whole = footer.kind == "meta" or not (plain_bytes % BLOCK_BYTES).any()
+    fits = int(stored.sum()) <= footer.body_bytes and int(plain_bytes.max(initial=0)) <= largest
+    if not whole or not fits or int(codec.max(initial=0)) > 22:
+        raise DamageFound(f"{what} has an impossible frame table")
+    return FrameTable(np.cumsum(stored) - stored, stored, plain_bytes, codec)
+
+
+def _padding(size: int) -> int:
+    """Zero bytes that blur how well the last frames compressed: up to 1/64 of the pack."""
+    unit = max(4096, 1 << max(0, size.bit_length() - 7))
+    return -size % unit

@@ -1,0 +1,228 @@
+"""Reading packs from a store: footers and tables once, frames and blobs by range."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from drvm.chunker.blocks import Ids
+from drvm.core.errors import DamageFound, ObjectMissing
+from drvm.core.files import write_durably
+from drvm.repository.crypto import Sealer
+from drvm.repository.layout import pack_object
+from drvm.repository.pack import (
+    FOOTER_BYTES,
+    TAIL_GUESS_BYTES,
+    Footer,
+    OpenPack,
+    parse_footer,
+)
+from drvm.store.base import Store
+
+_OPEN_PACKS = 2048
+_BLOB_WINDOWS = 8
+_BLOB_WINDOW_BYTES = 1024 * 1024
+MAX_RANGE_BYTES = 4 * 1024 * 1024
+MAX_GAP_BYTES = 64 * 1024
+"""Frames closer than this are fetched in one request: a request costs more than the bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """A blob in a metadata pack."""
+
+    pack: bytes
+    number: int
+
+
+class PackReader:
+    """Frames, blobs and id tables by pack name. Safe for any number of threads.
+
+    Every byte that comes out was authenticated. ``cache_dir`` keeps the sealed tables of packs;
+    it is believed no more than the store is.
+    """
+
+    def __init__(self, store: Store, sealer: Sealer, cache_dir: Path | None = None) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._cache_dir = cache_dir
+        self._lock = threading.Lock()
+        self._open: OrderedDict[bytes, OpenPack] = OrderedDict()
+        self._windows: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
+
+    def open(self, name: bytes) -> OpenPack:
+        """Raises ``DamageFound`` where the pack is missing or not itself."""
+        with self._lock:
+            if name in self._open:
+                self._open.move_to_end(name)
+                return self._open[name]
+        tail = self._tail(name, TAIL_GUESS_BYTES)
+        footer = parse_footer(name, tail)
+        if footer.table_bytes + FOOTER_BYTES > len(tail):
+            tail = self._tail(name, footer.table_bytes + FOOTER_BYTES)
+        table = tail[len(tail) - FOOTER_BYTES - footer.table_bytes : -FOOTER_BYTES]
+        return self._remember(name, OpenPack(self._sealer, name, footer, table))
+
+    def blob(self, ref: BlobRef) -> bytes:
+        """A blob of a metadata pack. Neighbours are read along with it and kept for a while."""
+        pack = self.open(ref.pack)
+        table = pack.frames
+        if pack.footer.kind != "meta" or not 0 <= ref.number < len(table.offset):
+            raise DamageFound(f"pack {ref.pack.hex()} has no blob {ref.number}")
+        start, length = int(table.offset[ref.number]), int(table.stored_bytes[ref.number])
+        return pack.open_frame(ref.number, self._window(pack, start, length))
+
+    def ranges(self, name: bytes, numbers: npt.NDArray[np.int64]) -> list[list[int]]:
+        """The frames asked for, each once, in pack order, grouped into ranges that one request
+        fetches. Raises ``DamageFound`` where the pack has no such frame."""
+        pack = self.open(name)
+        wanted = np.unique(numbers)
+        if pack.footer.kind != "data" or (len(wanted) and wanted[-1] >= len(pack.frames.offset)):
+            raise DamageFound(f"pack {name.hex()} lacks frames that a disk map names")
+        return list(_coalesce(pack, wanted))
+
+    def frames(self, name: bytes, numbers: list[int]) -> list[tuple[int, bytes]]:
+        """(number, plain bytes) of the frames of one range, by one request."""
+        pack = self.open(name)
+        table = pack.frames
+        start = int(table.offset[numbers[0]])
+        end = int(table.offset[numbers[-1]] + table.stored_bytes[numbers[-1]])
+        data = memoryview(self._read(name, start, end - start))
+        plain: list[tuple[int, bytes]] = []
+        for number in numbers:
+            at = int(table.offset[number]) - start
+            sealed = data[at : at + int(table.stored_bytes[number])]
+            plain.append((number, pack.open_frame(number, sealed)))
+        return plain
+
+    def ids(self, name: bytes) -> tuple[Ids, npt.NDArray[np.int64]] | None:
+        """(ids, ordinals) of a data pack, ``None`` for a metadata pack.
+
+        Raises ``DamageFound`` unless the tables are what the footer names.
+        """
+        tables = self._cached_tables(name) or self._fetch_tables(name)
+        footer = parse_footer(name, tables)
+        if footer.kind != "data":
+            return None
+        sealed_ids = tables[: footer.ids_bytes]
+        table = tables[footer.ids_bytes : -FOOTER_BYTES]
+        return OpenPack(self._sealer, name, footer, table).ids(sealed_ids)
+
+    def verify(self, name: bytes) -> None:
+        """Read the whole pack and compare it with its name; needs no key. ``DamageFound``."""
+        data = self._whole(name)
+        footer = parse_footer(name, data)
+        body = data[: footer.body_bytes]
+        tables = data[footer.body_bytes : -FOOTER_BYTES]
+        if (
+            len(data) != footer.pack_bytes
+            or hashlib.sha256(body).digest() != footer.body_sha256
+            or hashlib.sha256(tables).digest() != footer.tables_sha256
+        ):
+            raise DamageFound(f"pack {name.hex()} is damaged")
+
+    # -- reading ------------------------------------------------------------------------------
+    def _remember(self, name: bytes, pack: OpenPack) -> OpenPack:
+        with self._lock:
+            self._open[name] = pack
+            while len(self._open) > _OPEN_PACKS:
+                self._open.popitem(last=False)
+        return pack
+
+    def _window(self, pack: OpenPack, start: int, length: int) -> bytes:
+        slot = start // _BLOB_WINDOW_BYTES
+        base = slot * _BLOB_WINDOW_BYTES
+        if start + length > base + _BLOB_WINDOW_BYTES:
+            return self._read(pack.name, start, length)
+        with self._lock:
+            window = self._windows.get((pack.name, slot))
+        if window is None:
+            size = min(_BLOB_WINDOW_BYTES, pack.footer.body_bytes - base)
+            window = self._read(pack.name, base, size)
+            with self._lock:
+                self._windows[pack.name, slot] = window
+                while len(self._windows) > _BLOB_WINDOWS:
+                    self._windows.popitem(last=False)
+        return window[start - base : start - base + length]
+
+    def _read(self, name: bytes, offset: int, length: int) -> bytes:
+        with _named(name):
+            return self._store.get(pack_object(name), offset=offset, length=length)
+
+    def _tail(self, name: bytes, length: int) -> bytes:
+        with _named(name):
+            return self._store.get_tail(pack_object(name), length)
+
+    def _whole(self, name: bytes) -> bytes:
+        with _named(name):
+            return self._store.get(pack_object(name))
+
+    # -- the cache of tables ------------------------------------------------------------------
+    def _fetch_tables(self, name: bytes) -> bytes:
+        footer = self.open(name).footer
+        tables = self._tail(name, footer.ids_bytes + footer.table_bytes + FOOTER_BYTES)
+        _check_tables(name, footer, tables)
+        if self._cache_dir is not None:
+            path = self._cache_dir / name.hex()
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(path, tables if footer.kind == "data" else tables[-FOOTER_BYTES:])
+        return tables
+
+    def _cached_tables(self, name: bytes) -> bytes | None:
+        if self._cache_dir is None:
+            return None
+        try:
+            tables = (self._cache_dir / name.hex()).read_bytes()
+            footer = parse_footer(name, tables)
+            if footer.kind == "data":
+                _check_tables(name, footer, tables)
+        except (OSError, DamageFound):
+            return None
+        return tables
+
+
+@contextlib.contextmanager
+def _named(name: bytes) -> Iterator[None]:
+    """A pack that is missing is damage to whatever names it."""
+    try:
+        yield
+    except ObjectMissing as error:
+        raise DamageFound(f"pack {name.hex()} is missing from the repository") from error
+
+
+def _check_tables(name: bytes, footer: Footer, tables: bytes) -> None:
+    size = footer.ids_bytes + footer.table_bytes + FOOTER_BYTES
+    if (
+        len(tables) != size
+        or hashlib.sha256(tables[:-FOOTER_BYTES]).digest() != footer.tables_sha256
+    ):
+        raise DamageFound(f"pack {name.hex()} has damaged tables")
+
+
+def _coalesce(pack: OpenPack, wanted: npt.NDArray[np.int64]) -> Iterator[list[int]]:
+    """Groups of neighbouring frames, each at most one range of ``MAX_RANGE_BYTES``."""
+    group: list[int] = []
+    start = end = 0
+    for number in wanted.tolist():
+        offset = int(pack.frames.offset[number])
+        stop = offset + int(pack.frames.stored_bytes[number])
+        if group and (offset - end > MAX_GAP_BYTES or stop - start > MAX_RANGE_BYTES):
+            yield group
+            group = []
+        if not group:
+            start = offset
+        group.append(number)
+        end = stop
+    if group:
+        yield group
+
+
+Fetch = Callable[[BlobRef], bytes]

@@ -1,0 +1,189 @@
+"""Points: the protocol that makes them, and the list of the good ones.
+
+A point is good when its manifest and an ``ok`` final that names the manifest's digest are both
+there. The order of a writer's steps, which a collector relies on:
+
+1. packs are uploaded;
+2. the manifest is created (never rewritten: every attempt has a generation of its own);
+3. ``condemned/`` is listed completely, *then* ``packs/``: every pack that the point needs must
+   be present and not condemned. From its manifest on, a collector counts these packs as needed,
+   so whatever is found alive here stays alive;
+4. the final is created, once. If step 3 found packs missing or condemned it says ``aborted``,
+   and the writer starts anew with another generation.
+
+A crash before 4 leaves a pending point: not listed, and harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from drvm.core.errors import (
+    DamageFound,
+    ObjectExists,
+    ObjectMissing,
+    OutcomeUnknown,
+    PacksCondemned,
+    RepositoryError,
+)
+from drvm.core.ids import new_generation
+from drvm.core.progress import Trace, no_trace
+from drvm.repository.crypto import Sealer
+from drvm.repository.layout import (
+    CONDEMNED,
+    FINALS,
+    PACKS,
+    POINTS,
+    final_object,
+    pack_name,
+    parse_point,
+    point_object,
+)
+from drvm.repository.manifest import Manifest, decode_manifest, digest
+from drvm.store.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A good point: its manifest, and the generation that holds it."""
+
+    manifest: Manifest
+    generation: str
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """``points``: the good ones, oldest first. ``problems``: what should be readable and is
+    not, a line each; points that were never finished are no problem."""
+
+    points: tuple[Point, ...]
+    problems: tuple[str, ...]
+
+
+class Final(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    status: str
+    manifest_sha256: str
+
+
+def commit(
+    store: Store,
+    sealer: Sealer,
+    manifest: Manifest,
+    need: frozenset[bytes],
+    trace: Trace = no_trace,
+) -> Point:
+    """Make a point of ``manifest``, whose packs are all uploaded. ``need`` names all of them.
+
+    Raises ``PacksCondemned``, having aborted the generation, where a pack is absent or
+    condemned; ``RepositoryError`` where somebody else decided this generation.
+    """
+    generation = new_generation()
+    name = point_object(manifest.vm_uuid, manifest.id, generation)
+    sealed = sealer.seal_object(b"point", name, manifest.encode())
+    create_once(store, name, sealed)
+    trace("manifest-created")
+    condemned = {info.name.removeprefix(CONDEMNED) for info in store.list(CONDEMNED)}
+    present = {pack_name(info.name) for info in store.list(PACKS)}
+    bad = {pack for pack in need if pack not in present or pack.hex() in condemned}
+    trace("packs-checked")
+    if bad:
+        _decide(store, sealer, manifest.id, generation, "aborted", sealed)
+        raise PacksCondemned(
+            f"{len(bad)} packs of point {manifest.id} are absent or being collected",
+            packs=frozenset(bad),
+        )
+    _decide(store, sealer, manifest.id, generation, "ok", sealed)
+    trace("final-created")
+    return Point(manifest, generation)
+
+
+def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Listing:
+    """Read all manifests that have a final, of one VM or of all."""
+    finals = {info.name.removeprefix(FINALS) for info in store.list(FINALS)}
+    prefix = f"{POINTS}{vm_uuid}/" if vm_uuid is not None else POINTS
+    good: dict[str, Point] = {}
+    problems: list[str] = []
+    for info in store.list(prefix):
+        parsed = parse_point(info.name)
+        if parsed is None or f"{parsed[1]}.{parsed[2]}" not in finals:
+            continue
+        try:
+            point = read_point(store, sealer, *parsed)
+        except ObjectMissing:
+            continue  # deleted since the listing
+        except RepositoryError as error:
+            problems.append(str(error))
+            continue
+        if point is not None:
+            good.setdefault(point.id, point)
+    ordered = sorted(good.values(), key=lambda point: (point.manifest.created, point.id))
+    return Listing(tuple(ordered), tuple(problems))
+
+
+def read_point(
+    store: Store, sealer: Sealer, vm_uuid: str, point_id: str, generation: str
+) -> Point | None:
+    """The point, if its final says so; ``None`` for one that was aborted.
+
+    Raises ``ObjectMissing`` and ``DamageFound``.
+    """
+    name = point_object(vm_uuid, point_id, generation)
+    final = _read_final(store, sealer, point_id, generation)
+    if final.status != "ok":
+        return None
+    sealed = store.get(name)
+    if digest(sealed) != final.manifest_sha256:
+        raise DamageFound(f"{name} is not what its final names")
+    manifest = decode_manifest(sealer.open_object(b"point", name, sealed), name)
+    if (manifest.vm_uuid, manifest.id) != (vm_uuid, point_id):
+        raise DamageFound(f"{name} is the manifest of another point")
+    return Point(manifest, generation)
+
+
+def create_once(store: Store, name: str, data: bytes) -> None:
+    """Create an object that holds fresh randomness, such as anything sealed.
+
+    A lost answer is settled by reading back: the bytes tell whose they are. Raises
+    ``ObjectExists`` where they are somebody else's.
+    """
+    try:
+        store.put_if_absent(name, data)
+    except (ObjectExists, OutcomeUnknown):
+        try:
+            stored = store.get(name)
+        except ObjectMissing:
+            raise OutcomeUnknown(f"it is not known whether {name} was created") from None
+        if stored != data:
+            raise ObjectExists(f"{name} was created by somebody else") from None
+
+
+def _decide(
+    store: Store, sealer: Sealer, point_id: str, generation: str, status: str, manifest: bytes
+) -> None:
+    name = final_object(point_id, generation)
+    final = Final(status, hashlib.sha256(manifest).hexdigest())
+    try:
+        create_once(store, name, sealer.seal_object(b"final", name, msgspec.json.encode(final)))
+    except ObjectExists:
+        if status == "aborted":
+            return  # whoever decided, it can only have been the same
+        raise RepositoryError(
+            f"point {point_id} was given up by a collector while it was being written",
+            hint="the backup took longer than the collector's grace: run it again",
+        ) from None
+
+
+def _read_final(store: Store, sealer: Sealer, point_id: str, generation: str) -> Final:
+    name = final_object(point_id, generation)
+    plain = sealer.open_object(b"final", name, store.get(name))
+    try:
+        return msgspec.json.decode(plain, type=Final)
+    except msgspec.MsgspecError as error:
+        raise DamageFound(f"{name} is damaged: {error}") from None

@@ -1,0 +1,177 @@
+"""The repository as its users see it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from drvm.chunker.blocks import BlockHasher, Ids
+from drvm.core.errors import (
+    DamageFound,
+    NoRepository,
+    ObjectExists,
+    ObjectMissing,
+    RepositoryError,
+    UsageError,
+)
+from drvm.core.progress import Trace, no_trace
+from drvm.repository import points as protocol
+from drvm.repository.crypto import MasterKeys, Sealer
+from drvm.repository.diskmap import DiskMap
+from drvm.repository.index import ExactIndex
+from drvm.repository.keys import make_slot, open_slots
+from drvm.repository.layout import (
+    CONDEMNED,
+    CONFIG,
+    DRILLS,
+    FORMAT_VERSION,
+    KEYS,
+    PACKS,
+    RepositoryConfig,
+    decode_config,
+    drill_object,
+    pack_name,
+)
+from drvm.repository.manifest import Disk, Manifest, StoredBlob
+from drvm.repository.packs import PackReader
+from drvm.repository.points import Listing, Point
+from drvm.repository.session import Session
+from drvm.store.base import Store
+
+_TABLE_FETCHERS = 8
+
+
+class Repository:
+    """An opened repository. One backup at a time; any number of readers.
+
+    ``cache_dir`` holds nothing that can't be had again from the store.
+    """
+
+    def __init__(
+        self, store: Store, config: RepositoryConfig, keys: MasterKeys, cache_dir: Path | None
+    ) -> None:
+        self.store = store
+        self.id = config.repository_id
+        self._sealer = Sealer(keys, config.repository_id)
+        self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
+        cache = cache_dir / config.repository_id / "tables" if cache_dir is not None else None
+        self.packs = PackReader(store, self._sealer, cache)
+        self._index = ExactIndex()
+
+    @staticmethod
+    def create(store: Store, passphrase: bytes, cache_dir: Path | None = None) -> Repository:
+        """Make a new repository. Raises ``RepositoryError`` where there is one already.
+
+        The key slot is written first: a crash leaves a slot that belongs to no repository, and
+        ``create`` can be called again.
+        """
+        if not passphrase:
+            raise UsageError("the passphrase is empty")
+        with contextlib.suppress(ObjectMissing):
+            store.head(CONFIG)
+            raise _exists(store)
+        config = RepositoryConfig(FORMAT_VERSION, secrets.token_hex(16), ())
+        keys = MasterKeys.generate()
+        slot = f"{KEYS}{secrets.token_hex(8)}"
+        protocol.create_once(store, slot, make_slot(passphrase, keys, config))
+        try:
+            protocol.create_once(store, CONFIG, config.encode())
+        except ObjectExists:
+            store.delete(slot)
+            raise _exists(store) from None
+        return Repository(store, config, keys, cache_dir)
+
+    @staticmethod
+    def open(store: Store, passphrase: bytes, cache_dir: Path | None = None) -> Repository:
+        """Raises ``NoRepository``, ``WrongKey``, ``UnsupportedFormat``, ``DamageFound``."""
+        try:
+            config = decode_config(store.get(CONFIG))
+        except ObjectMissing:
+            raise NoRepository(
+                f"there is no repository at {store.location}",
+                hint="drvm init creates one; check repository.url in the config",
+            ) from None
+        slots = [(info.name, store.get(info.name)) for info in store.list(KEYS)]
+        return Repository(store, config, open_slots(passphrase, slots, config), cache_dir)
+
+    # -- points -------------------------------------------------------------------------------
+    def points(self, vm_uuid: str | None = None) -> Listing:
+        return protocol.list_points(self.store, self._sealer, vm_uuid)
+
+    def session(self, *, level: int, banned: frozenset[bytes] = frozenset()) -> Session:
+        """Begin to write; the index is brought up to date with the store first."""
+        self._refresh_index(banned)
+        return Session(
+            self.store, self._sealer, self.hasher, self._index, level=level, banned=banned
+        )
+
+    def commit(self, manifest: Manifest, trace: Trace = no_trace) -> Point:
+        """Make the point. What it needs is read back from its own disk maps."""
+        return protocol.commit(self.store, self._sealer, manifest, self.need(manifest), trace)
+
+    def need(self, manifest: Manifest) -> frozenset[bytes]:
+        """Every pack that the point needs, shared subtrees included."""
+        need: set[bytes] = set()
+        for blob in (manifest.definition, manifest.nvram):
+            if blob is not None:
+                need.add(blob.ref().pack)
+        for disk in manifest.disks:
+            need |= self.disk_map(disk).packs()
+        return frozenset(need)
+
+    def disk_map(self, disk: Disk) -> DiskMap:
+        root = disk.root.ref() if disk.root is not None else None
+        return DiskMap(self.packs.blob, root, disk.size_bytes)
+
+    def blob(self, blob: StoredBlob) -> bytes:
+        return self.packs.blob(blob.ref())
+
+    # -- drills -------------------------------------------------------------------------------
+    def put_drill(self, vm_uuid: str, drill_id: str, record: bytes) -> None:
+        name = drill_object(vm_uuid, drill_id)
+        protocol.create_once(self.store, name, self._sealer.seal_object(b"drill", name, record))
+
+    def drills(self) -> list[bytes]:
+        """All records; one that is damaged or goes away meanwhile is left out."""
+        records = []
+        for info in self.store.list(DRILLS):
+            with contextlib.suppress(ObjectMissing, DamageFound):
+                sealed = self.store.get(info.name)
+                records.append(self._sealer.open_object(b"drill", info.name, sealed))
+        return records
+
+    # -- inside -------------------------------------------------------------------------------
+    def _refresh_index(self, banned: frozenset[bytes]) -> None:
+        """Packs that are condemned, banned or whose tables are damaged serve no deduplication."""
+        condemned = {info.name.removeprefix(CONDEMNED) for info in self.store.list(CONDEMNED)}
+        present = {pack_name(info.name) for info in self.store.list(PACKS)} - {None}
+        usable = {
+            name
+            for name in present
+            if name is not None and name not in banned and name.hex() not in condemned
+        }
+        known = self._index.known()
+        self._index.forget(known - usable)
+        with ThreadPoolExecutor(_TABLE_FETCHERS, thread_name_prefix="tables") as pool:
+            wanted = sorted(usable - known)
+            for name, table in zip(wanted, pool.map(self._table, wanted), strict=True):
+                if table is not None:
+                    self._index.add(name, *table)
+
+    def _table(self, name: bytes) -> tuple[Ids, npt.NDArray[np.int64]] | None:
+        try:
+            return self.packs.ids(name)
+        except DamageFound:
+            return None
+
+
+def _exists(store: Store) -> RepositoryError:
+    return RepositoryError(
+        f"there is a repository at {store.location} already",
+        hint="use it as it is, or choose another place",
+    )

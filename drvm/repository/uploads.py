@@ -1,0 +1,66 @@
+"""Uploading finished packs while the next ones fill: bounded in number, first error wins."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from drvm.core.errors import DamageFound, ObjectMissing, OutcomeUnknown
+from drvm.repository.layout import pack_object
+from drvm.repository.pack import SealedPack
+from drvm.store.base import Store
+
+
+class Uploads:
+    """At most ``in_flight`` packs wait in memory; ``put`` blocks beyond that, and so the source
+    is read no faster than the store takes it. Leaving the context waits for what is under way.
+    """
+
+    def __init__(self, store: Store, *, threads: int = 2, in_flight: int = 3) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="upload")
+        self._room = threading.Semaphore(in_flight)
+        self._pending: list[Future[None]] = []
+        self.stored_bytes = 0
+
+    def put(self, pack: SealedPack) -> None:
+        """Raises what an earlier upload raised."""
+        self._room.acquire()
+        self._reap()
+        self.stored_bytes += len(pack.data)
+        future = self._pool.submit(self._upload, pack)
+        future.add_done_callback(lambda _: self._room.release())
+        self._pending.append(future)
+
+    def finish(self) -> None:
+        """Everything is durably stored when this returns."""
+        pending, self._pending = self._pending, []
+        for future in pending:
+            future.result()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _reap(self) -> None:
+        done = [future for future in self._pending if future.done()]
+        self._pending = [future for future in self._pending if not future.done()]
+        for future in done:
+            try:
+                future.result()
+            except BaseException:
+                self._room.release()
+                raise
+
+    def _upload(self, pack: SealedPack) -> None:
+        name = pack_object(pack.name)
+        try:
+            self._store.put(name, pack.data)
+        except OutcomeUnknown as unknown:
+            # never sent again under the same name: a duplicate that arrives late could bring
+            # back a pack that was collected meanwhile
+            try:
+                arrived = self._store.get(name)
+            except ObjectMissing:
+                raise unknown from None
+            if arrived != pack.data:
+                raise DamageFound(f"{name} did not arrive as it was sent") from None
