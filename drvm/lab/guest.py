@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -37,6 +38,11 @@ class GuestTemplate:
 
     root_qcow2: Path
     data_raw: Path
+
+
+def default_cache() -> Path:
+    """Where packages, templates and the probe's answer are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drvm-lab"
 
 
 def build_template(cache: Path, processes: Processes) -> GuestTemplate:

@@ -1,0 +1,102 @@
+"""What every test may ask for: processes, a real S3 server, libvirt, real guests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from drvm.core.clock import SystemClock
+from drvm.core.process import Processes, SystemProcesses
+from drvm.lab import guest as lab
+from drvm.lab import services
+from tests.guests import MakeGuest, guests
+
+# No test may depend on how busy the machine is.
+hypothesis.settings.register_profile("drvm", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("drvm")
+
+_left_out = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests marked 'long'")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
+    config.stash[_left_out] = len(long)
+    if long:
+        config.hook.pytest_deselected(items=long)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    count = config.stash.get(_left_out, 0)
+    if count:
+        terminalreporter.write_line(f"{count} long tests left out; --long runs them too")
+
+
+@pytest.fixture(scope="session")
+def processes() -> Processes:
+    return SystemProcesses()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(
+    processes: Processes, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[services.S3Server]:
+    """A real S3 server, one for the session: use a prefix of your own."""
+    directory = tmp_path_factory.mktemp("seaweedfs")
+    with services.seaweedfs(directory, processes, SystemClock()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def libvirt_uri(processes: Processes) -> Iterator[str]:
+    """The URI of a libvirtd that answers."""
+    if os.geteuid() != 0:
+        pytest.skip("guests need root: libvirtd's images belong to it")
+    missing = [t for t in ("virsh", "libvirtd", "qemu-system-x86_64") if not shutil.which(t)]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    with services.libvirtd(processes, SystemClock()) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def guest_template(processes: Processes) -> lab.GuestTemplate:
+    return lab.build_template(lab.default_cache(), processes)
+
+
+@pytest.fixture(scope="session")
+def virt_type(
+    libvirt_uri: str, guest_template: lab.GuestTemplate, processes: Processes
+) -> lab.VirtType:
+    """``kvm`` where guests boot with it, else ``qemu``."""
+    return lab.probe_virt_type(guest_template, lab.default_cache(), processes, SystemClock())
+
+
+@pytest.fixture
+def make_guest(
+    guest_template: lab.GuestTemplate, virt_type: lab.VirtType, processes: Processes
+) -> Iterator[MakeGuest]:
+    """Guests that end with the test."""
+    with guests(guest_template, virt_type, processes) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_module_guest(
+    guest_template: lab.GuestTemplate, virt_type: lab.VirtType, processes: Processes
+) -> Iterator[MakeGuest]:
+    """Guests that end with the module: booting is what takes the time."""
+    with guests(guest_template, virt_type, processes) as make:
+        yield make

@@ -1,0 +1,155 @@
+"""Real guests for tests, driven by virsh: independent of the code under test."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from drvm.core.clock import SystemClock
+from drvm.core.errors import ProcessFailed
+from drvm.core.process import Processes
+from drvm.lab import guest as lab
+from drvm.lab.disk import READY_LINE
+
+BOOT_LIMIT_S = 180.0
+"""Emulated, on a busy machine of two cores; usually 7 s."""
+
+_numbers = itertools.count(1)
+_clock = SystemClock()
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A defined domain. ``disks``: target -> image (vda qcow2, vdb raw)."""
+
+    name: str
+    directory: Path
+    disks: dict[str, Path]
+    processes: Processes
+
+    @property
+    def serial_log(self) -> str:
+        """What the guest has written to its serial console so far, over all its boots."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.directory / "serial.log").read_text(errors="replace")
+        return ""
+
+    def virsh(self, command: str, *arguments: str, timeout_s: float = 60.0) -> str:
+        """``virsh COMMAND NAME ARGUMENTS``. Raises ``ProcessFailed``."""
+        argv = ["virsh", "-q", "-c", lab.URI, command, self.name, *arguments]
+        return self.processes.run(argv, timeout_s=timeout_s).stdout.decode()
+
+    def agent(self, command: str, **arguments: Any) -> Any:
+        request = json.dumps({"execute": command, "arguments": arguments})
+        return json.loads(self.virsh("qemu-agent-command", request, "--timeout", "10"))["return"]
+
+    def run(self, command: str, *, timeout_s: float = 60.0) -> str:
+        """Run a shell command in the guest; any exit code but 0 is an ``AssertionError``."""
+        arguments = {"path": "/bin/sh", "arg": ["-c", command], "capture-output": True}
+        pid = self.agent("guest-exec", **arguments)["pid"]
+        deadline = _clock.monotonic_s() + timeout_s
+        while not (status := self.agent("guest-exec-status", pid=pid))["exited"]:
+            assert _clock.monotonic_s() < deadline, f"{command!r} ran for over {timeout_s} s"
+            _clock.sleep(0.05)
+        out, error = (
+            base64.b64decode(status.get(key, "")).decode(errors="replace")
+            for key in ("out-data", "err-data")
+        )
+        assert status.get("exitcode") == 0, f"{command!r} failed in {self.name}: {status} {error}"
+        return out
+
+    def start(self) -> None:
+        """Start and wait for the agent."""
+        self.virsh("start")
+        self.wait_for_agent()
+
+    def shutdown(self, timeout_s: float = 60.0) -> None:
+        """Ask the guest to power off and wait until it has."""
+        self.virsh("shutdown", "--mode", "agent")
+        deadline = _clock.monotonic_s() + timeout_s
+        while self.virsh("domstate").strip() != "shut off":
+            assert _clock.monotonic_s() < deadline, f"{self.name} did not shut down"
+            _clock.sleep(0.1)
+
+    def wait_for_agent(self, limit_s: float = BOOT_LIMIT_S) -> None:
+        deadline = _clock.monotonic_s() + limit_s
+        while True:
+            try:
+                self.agent("guest-ping")
+                return
+            except ProcessFailed as error:
+                tail = self.serial_log[-1500:]
+                assert _clock.monotonic_s() < deadline, f"{self.name}: {error}\n{tail}"
+            _clock.sleep(0.1)
+
+    def remove(self) -> None:
+        """Gone whatever state it is in; the disks stay."""
+        with contextlib.suppress(ProcessFailed):
+            self.virsh("destroy")
+        with contextlib.suppress(ProcessFailed):
+            self.virsh("undefine", "--nvram", "--snapshots-metadata", "--checkpoints-metadata")
+
+
+class MakeGuest(Protocol):
+    def __call__(
+        self,
+        suffix: str,
+        *,
+        network: str | None = None,
+        memory_mib: int = 256,
+        edit: Callable[[str], str] = ...,
+        agent: bool = True,
+    ) -> Guest:
+        """Define and start a guest and wait until its agent answers; without ``agent`` until its
+        console says that it is up. ``edit`` may change the XML before it is defined."""
+        ...
+
+
+def unique_name(suffix: str) -> str:
+    """For domains, networks and pools of tests: no two runs share one."""
+    return f"drvm-test-{os.getpid()}-{next(_numbers)}-{suffix}"
+
+
+@contextlib.contextmanager
+def guests(
+    template: lab.GuestTemplate, virt_type: lab.VirtType, processes: Processes
+) -> Iterator[MakeGuest]:
+    """A maker of guests, which are all removed at the end with their directories."""
+    with contextlib.ExitStack() as cleanup:
+
+        def make(
+            suffix: str,
+            *,
+            network: str | None = None,
+            memory_mib: int = 256,
+            edit: Callable[[str], str] = lambda xml: xml,
+            agent: bool = True,
+        ) -> Guest:
+            name = unique_name(suffix)
+            directory = cleanup.enter_context(lab.workspace(name))
+            disks = lab.create_disks(template, directory, processes)
+            guest = Guest(name, directory, disks, processes)
+            xml = lab.domain_xml(
+                name, directory, virt_type=virt_type, network=network, memory_mib=memory_mib
+            )
+            definition = directory / "domain.xml"
+            definition.write_text(edit(xml))
+            argv = ["virsh", "-q", "-c", lab.URI, "define", str(definition)]
+            processes.run(argv, timeout_s=60)
+            cleanup.callback(guest.remove)
+            guest.virsh("start")
+            if agent:
+                guest.wait_for_agent()
+            else:
+                log = directory / "serial.log"
+                assert lab.wait_for_text(log, READY_LINE, BOOT_LIMIT_S, _clock), guest.serial_log
+            return guest
+
+        yield make
