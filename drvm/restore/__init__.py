@@ -1,0 +1,1 @@
+"""Restore: plan first, then write the disks, and define the machine last."""

@@ -1,0 +1,244 @@
+"""Everything that stands in the way of a restore, before its first byte is written."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from drvm.core.text import printable
+from drvm.core.units import format_bytes
+from drvm.host.model import HostCapabilities, Pool
+from drvm.restore.definition import Definition
+from drvm.restore.nics import NetworkUse
+from drvm.restore.source import parse
+
+FILE_POOLS = frozenset({"dir", "fs", "netfs"})
+"""Pools whose volumes are files: where an image can be made in the format we choose."""
+_SHOWN_NAMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingDomain:
+    """A VM of the target host. MACs are lower case."""
+
+    name: str
+    uuid: str
+    macs: frozenset[str]
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """The target as it is now. ``bridges`` is ``None`` where nobody can look (a remote host);
+    ``volumes``: names of the files that stand in the pool already."""
+
+    uri: str
+    domains: tuple[ExistingDomain, ...]
+    networks: frozenset[str]
+    pools: Mapping[str, Pool]
+    capabilities: HostCapabilities
+    bridges: frozenset[str] | None = None
+    volumes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a restore needs of its target.
+
+    ``need_bytes``: what its images may take in the end (raw ones count in full).
+    ``replace``: it takes the place of the VM with its UUID. ``pool``: ``None`` where the images
+    go elsewhere. ``transient_network``: a network that the drill makes itself.
+    """
+
+    name: str
+    uuid: str
+    macs: frozenset[str]
+    replace: bool
+    arch: str
+    machine: str
+    virt_type: str
+    firmware: str
+    networks: tuple[NetworkUse, ...] = ()
+    pool: str | None = None
+    need_bytes: int = 0
+    volumes: frozenset[str] = field(default_factory=frozenset)
+    transient_network: str | None = None
+
+
+def needs(
+    definition: Definition,
+    *,
+    replace: bool,
+    pool: str | None,
+    need_bytes: int,
+    volumes: Iterable[str] = (),
+    transient_network: str | None = None,
+) -> Needs:
+    """What ``definition``, rebuilt by us, asks of the target."""
+    domain = parse(definition.xml)
+    kind = domain.find("os/type")
+    kind = ET.Element("type") if kind is None else kind
+    system = domain.find("os")
+    return Needs(
+        name=domain.findtext("name", ""),
+        uuid=domain.findtext("uuid", ""),
+        macs=frozenset(mac.get("address", "") for mac in domain.iterfind("devices/interface/mac")),
+        replace=replace,
+        arch=kind.get("arch", ""),
+        machine=kind.get("machine", ""),
+        virt_type=domain.get("type", ""),
+        firmware="bios" if system is None else system.get("firmware", "bios"),
+        networks=definition.networks,
+        pool=pool,
+        need_bytes=need_bytes,
+        volumes=frozenset(volumes),
+        transient_network=transient_network,
+    )
+
+
+def problems(facts: TargetFacts, need: Needs) -> tuple[str, ...]:
+    """All of them at once, a line each, with the switch that resolves it. Empty: go ahead."""
+    return tuple(
+        printable(line, 600)
+        for check in (_identity, _macs, _networks, _pool, _machine)
+        for line in check(facts, need)
+    )
+
+
+def _identity(facts: TargetFacts, need: Needs) -> Iterator[str]:
+    named = [domain for domain in facts.domains if domain.name == need.name]
+    owner = [domain for domain in facts.domains if domain.uuid == need.uuid]
+    if not need.replace:
+        if named:
+            yield (
+                f"a VM named {need.name!r} exists on {facts.uri}: use --name NAME for a copy "
+                "beside it, or --replace to take its place"
+            )
+        for domain in owner:
+            if domain not in named:
+                yield (
+                    f"the VM {domain.name!r} on {facts.uri} has the UUID {need.uuid}: use --clone "
+                    "for a new identity"
+                )
+        return
+    for domain in named:
+        if domain.uuid != need.uuid:
+            yield (
+                f"the VM named {need.name!r} on {facts.uri} is another one (its UUID is "
+                f"{domain.uuid}): use --clone --name NAME"
+            )
+    for domain in owner:
+        if domain.name != need.name:
+            yield (
+                f"the VM to replace is called {domain.name!r} on {facts.uri} now: use "
+                f"--name {domain.name}, or --clone for a new identity"
+            )
+        if domain.running:
+            yield (
+                f"the VM {domain.name!r} is running on {facts.uri}: shut it down before "
+                "--replace, or use --clone for a copy beside it"
+            )
+
+
+def _macs(facts: TargetFacts, need: Needs) -> Iterator[str]:
+    if need.transient_network is not None:
+        return  # an isolated network of its own: nobody else is on the wire
+    for domain in facts.domains:
+        clash = sorted(domain.macs & need.macs)
+        if clash and not (need.replace and domain.uuid == need.uuid):
+            yield (
+                f"the VM {domain.name!r} on {facts.uri} has the MAC address "
+                f"{', '.join(clash[:_SHOWN_NAMES])}: use --clone for new ones"
+            )
+
+
+def _networks(facts: TargetFacts, need: Needs) -> Iterator[str]:
+    for use in need.networks:
+        if use.kind == "network":
+            there: frozenset[str] | None = facts.networks
+        else:
+            there = facts.bridges
+        if use.name == need.transient_network or there is None or use.name in there:
+            continue
+        state = "is not active" if use.kind == "network" else "does not exist"
+        yield (
+            f"{use.kind} {use.name!r} {state} on {facts.uri}: use --map-network "
+            f"{use.origin}=NAME ({_choices(facts)})"
+        )
+
+
+def _choices(facts: TargetFacts) -> str:
+    names = sorted(facts.networks) + [f"bridge:{name}" for name in sorted(facts.bridges or ())]
+    return _listed(names)
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "there are none"
+    more = f", and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return f"there are: {', '.join(names[:_SHOWN_NAMES])}{more}"
+
+
+def _pool(facts: TargetFacts, need: Needs) -> Iterator[str]:
+    if need.pool is None:
+        return
+    pool = facts.pools.get(need.pool)
+    usable = sorted(
+        name for name, other in facts.pools.items() if other.active and other.kind in FILE_POOLS
+    )
+    if pool is None:
+        yield (
+            f"pool {need.pool!r} does not exist on {facts.uri}: use --pool NAME ({_listed(usable)})"
+        )
+        return
+    if pool.kind not in FILE_POOLS:
+        yield (
+            f"pool {pool.name!r} is of the kind {pool.kind}, which holds no image files: use "
+            f"--pool NAME ({_listed(usable)})"
+        )
+        return
+    if not pool.active:
+        yield (
+            f"pool {pool.name!r} is not active on {facts.uri}: start it, or use --pool NAME "
+            f"({_listed(usable)})"
+        )
+        return
+    if pool.available_bytes < need.need_bytes:
+        yield (
+            f"pool {pool.name!r} has {format_bytes(pool.available_bytes)} left and the restore "
+            f"may take {format_bytes(need.need_bytes)}: use --pool NAME ({_listed(usable)}), or "
+            "--disk to restore some disks only"
+        )
+    for volume in sorted(need.volumes & facts.volumes):
+        yield (
+            f"a file {volume!r} stands in pool {pool.name!r} already: use --name NAME, another "
+            "--pool, or remove the file"
+        )
+
+
+def _machine(facts: TargetFacts, need: Needs) -> Iterator[str]:
+    there = facts.capabilities
+    if need.arch and need.arch != there.arch:
+        yield (
+            f"{facts.uri} is a {there.arch} host and the VM is for {need.arch}: use --to URI "
+            "with another host"
+        )
+        return
+    if need.virt_type not in there.virt_types:
+        yield (
+            f"{facts.uri} has no {need.virt_type}: use --virt-type "
+            f"{' or '.join(sorted(there.virt_types)) or 'TYPE'}"
+        )
+    if need.machine and there.machines and need.machine not in there.machines:
+        family = need.machine.rpartition("-")[0]
+        alike = sorted(name for name in there.machines if family and name.startswith(family))
+        yield (
+            f"machine type {need.machine!r} does not exist on {facts.uri}: use --machine NAME "
+            f"({_listed(alike[::-1] or sorted(there.machines))})"
+        )
+    if need.firmware != "bios" and need.firmware not in there.firmwares:
+        yield (
+            f"{facts.uri} has no UEFI firmware: install OVMF there (Debian: apt install ovmf), or "
+            "use --to URI with another host"
+        )
