@@ -54,3 +54,25 @@ def cover(extents: Iterable[Extent], size_bytes: int) -> Iterator[Extent]:
         raise ValueError(f"extents end at {position} of {size_bytes} bytes")
     if held is not None:
         yield held
+
+
+def align(extents: Iterable[Extent], size_bytes: int, unit_bytes: int) -> Iterator[Extent]:
+    """Yield the same disk in whole units (but for its end); what is doubtful becomes DATA.
+
+    A unit is ZERO or UNCHANGED only if one such extent covers it whole. The input is as
+    ``cover`` takes it, and is checked in the same way.
+    """
+    done = 0
+    for extent in cover(extents, size_bytes):
+        if extent.kind is ExtentKind.DATA:
+            continue
+        start = -(-extent.offset // unit_bytes) * unit_bytes
+        end = extent.end if extent.end == size_bytes else extent.end // unit_bytes * unit_bytes
+        if end <= start:
+            continue
+        if start > done:
+            yield Extent(done, start - done, ExtentKind.DATA)
+        yield Extent(start, end - start, extent.kind)
+        done = end
+    if done < size_bytes:
+        yield Extent(done, size_bytes - done, ExtentKind.DATA)

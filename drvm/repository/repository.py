@@ -103,9 +103,27 @@ class Repository:
     def points(self, vm_uuid: str | None = None) -> Listing:
         return protocol.list_points(self.store, self._sealer, vm_uuid)
 
+    def refresh(self, banned: frozenset[bytes] = frozenset()) -> None:
+        """Bring the index up to date with the store.
+
+        Packs that are condemned, banned or whose tables are damaged serve no deduplication."""
+        condemned = {info.name.removeprefix(CONDEMNED) for info in self.store.list(CONDEMNED)}
+        present = {pack_name(info.name) for info in self.store.list(PACKS)} - {None}
+        usable = {
+            name
+            for name in present
+            if name is not None and name not in banned and name.hex() not in condemned
+        }
+        known = self._index.known()
+        self._index.forget(known - usable)
+        with ThreadPoolExecutor(_TABLE_FETCHERS, thread_name_prefix="tables") as pool:
+            wanted = sorted(usable - known)
+            for name, table in zip(wanted, pool.map(self._table, wanted), strict=True):
+                if table is not None:
+                    self._index.add(name, *table)
+
     def session(self, *, level: int, banned: frozenset[bytes] = frozenset()) -> Session:
-        """Begin to write; the index is brought up to date with the store first."""
-        self._refresh_index(banned)
+        """Begin to write. ``refresh`` comes first: the index is as new as its last call."""
         return Session(
             self.store, self._sealer, self.hasher, self._index, level=level, banned=banned
         )
@@ -146,23 +164,6 @@ class Repository:
         return records
 
     # -- inside -------------------------------------------------------------------------------
-    def _refresh_index(self, banned: frozenset[bytes]) -> None:
-        """Packs that are condemned, banned or whose tables are damaged serve no deduplication."""
-        condemned = {info.name.removeprefix(CONDEMNED) for info in self.store.list(CONDEMNED)}
-        present = {pack_name(info.name) for info in self.store.list(PACKS)} - {None}
-        usable = {
-            name
-            for name in present
-            if name is not None and name not in banned and name.hex() not in condemned
-        }
-        known = self._index.known()
-        self._index.forget(known - usable)
-        with ThreadPoolExecutor(_TABLE_FETCHERS, thread_name_prefix="tables") as pool:
-            wanted = sorted(usable - known)
-            for name, table in zip(wanted, pool.map(self._table, wanted), strict=True):
-                if table is not None:
-                    self._index.add(name, *table)
-
     def _table(self, name: bytes) -> tuple[Ids, npt.NDArray[np.int64]] | None:
         try:
             return self.packs.ids(name)

@@ -80,8 +80,10 @@ class Session:
         self._disks.append((disk, map_writer))
         return disk
 
-    def blob(self, plain: bytes) -> None:
+    def blob(self, plain: bytes) -> int:
+        """Returns its place in ``Written.blobs``."""
         self._blobs.append(self._blob_writer.add(plain))
+        return len(self._blobs) - 1
 
     def finish(self) -> Written:
         """Everything is durably stored when this returns; the index knows the new packs."""

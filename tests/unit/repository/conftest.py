@@ -47,6 +47,7 @@ class Vault:
         banned: frozenset[bytes] = frozenset(),
     ) -> Point:
         started = len(self.repository.points().points)
+        self.repository.refresh(banned)
         with self.repository.session(level=1, banned=banned) as session:
             tallies = []
             for number, content in enumerate(disks):

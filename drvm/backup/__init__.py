@@ -1,0 +1,1 @@
+"""Level 3: taking recovery points: a capture is read, stored and committed."""

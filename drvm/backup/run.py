@@ -1,0 +1,160 @@
+"""A backup: capture, store, commit, and only then let the guest's overlay go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drvm import __version__
+from drvm.backup.transfer import transfer
+from drvm.core.clock import Clock, rfc3339
+from drvm.core.errors import CleanupFailed, PacksCondemned
+from drvm.core.progress import Progress, Trace
+from drvm.repository.disk_writer import DiskWriter
+from drvm.repository.manifest import Disk, Manifest, StoredBlob
+from drvm.repository.points import Point
+from drvm.repository.repository import Repository
+from drvm.repository.session import Session, Written
+from drvm.snapshot.capture import CaptureRequest, Engine, FrozenDisk, FrozenMachine
+
+ATTEMPTS = 3
+"""How often a point is written anew when a collector condemns packs that it relies on."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """``cleanup`` is set where the point is good but the guest is not yet back on its base."""
+
+    point: Point
+    cleanup: CleanupFailed | None = None
+
+
+class Backup:
+    """Takes points into one repository. ``writer`` names this machine in them."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        writer: str,
+        level: int,
+        clock: Clock,
+        progress: Progress,
+        trace: Trace,
+    ) -> None:
+        self._repository = repository
+        self._writer = writer
+        self._level = level
+        self._clock = clock
+        self._progress = progress
+        self._trace = trace
+
+    def run(self, engine: Engine, request: CaptureRequest, vm_uuid: str) -> BackupResult:
+        """Take one point.
+
+        The repository is asked for all it must answer before the guest is touched: an
+        unreachable store costs no snapshot. The source stays frozen until the final is written.
+        A crash leaves uploaded packs (found again by their ids), perhaps a pending point (not
+        listed), and the journal of the capture, from which recovery puts the guest back.
+        """
+        points = self._repository.points(vm_uuid).points
+        parent = points[-1] if points else None
+        self._repository.refresh()
+        self._progress.stage(f"capturing {request.vm}")
+        point: Point | None = None
+        try:
+            with engine.capture(request) as frozen:
+                point = self._store(frozen, request.point_id, parent)
+                self._progress.stage(f"releasing {request.vm}")
+        except CleanupFailed as error:
+            if point is None:
+                raise
+            return BackupResult(point, error)
+        return BackupResult(point)
+
+    def _store(self, frozen: FrozenMachine, point_id: str, parent: Point | None) -> Point:
+        banned: frozenset[bytes] = frozenset()
+        for attempt in range(1, ATTEMPTS + 1):
+            manifest = self._write(frozen, point_id, parent, banned)
+            self._trace("data-stored")
+            self._progress.stage(f"committing {frozen.name}")
+            try:
+                return self._repository.commit(manifest, self._trace)
+            except PacksCondemned as error:
+                if attempt == ATTEMPTS:
+                    raise
+                banned |= error.packs
+                self._repository.refresh(banned)
+        raise AssertionError("unreachable")
+
+    def _write(
+        self,
+        frozen: FrozenMachine,
+        point_id: str,
+        parent: Point | None,
+        banned: frozenset[bytes],
+    ) -> Manifest:
+        with self._repository.session(level=self._level, banned=banned) as session:
+            blobs = [
+                None if text is None else session.blob(text)
+                for text in (_encoded(frozen.definition_xml), frozen.nvram)
+            ]
+            disks = [(disk, *self._disk(session, disk, parent)) for disk in frozen.disks]
+            self._progress.stage(f"storing {frozen.name}")
+            written = session.finish()
+        definition, nvram = (
+            None if blob is None else StoredBlob.of(written.blobs[blob]) for blob in blobs
+        )
+        return Manifest(
+            id=point_id,
+            vm=frozen.name,
+            vm_uuid=frozen.uuid,
+            created=rfc3339(frozen.taken_at),
+            finished=rfc3339(self._clock.now()),
+            consistency=frozen.consistency,
+            engine=frozen.engine,
+            host=self._writer,
+            drvm_version=__version__,
+            parent=parent.id if parent is not None else None,
+            frozen_seconds=round(frozen.frozen_s, 3),
+            stored_bytes=written.stored_bytes,
+            disks=_described(disks, written),
+            definition=definition,
+            nvram=nvram,
+            guest=dict(frozen.guest),
+            warnings=frozen.warnings,
+        )
+
+    def _disk(
+        self, session: Session, disk: FrozenDisk, parent: Point | None
+    ) -> tuple[DiskWriter, int]:
+        before = None
+        for known in parent.manifest.disks if parent is not None else ():
+            if known.target == disk.target:
+                before = self._repository.disk_map(known)
+        writer = session.disk(disk.size_bytes, before)
+        read_bytes = transfer(disk, writer, self._progress)
+        self._trace(f"read {disk.target}")
+        return writer, read_bytes
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return text.encode() if text is not None else None
+
+
+def _described(
+    disks: list[tuple[FrozenDisk, DiskWriter, int]], written: Written
+) -> tuple[Disk, ...]:
+    return tuple(
+        Disk(
+            target=disk.target,
+            size_bytes=disk.size_bytes,
+            format=disk.format,
+            method=disk.method,
+            read_bytes=read_bytes,
+            new_bytes=writer.tally.new_bytes,
+            stored_bytes=writer.tally.stored_bytes,
+            image_options=dict(disk.image_options),
+            root=StoredBlob.of(root) if root is not None else None,
+        )
+        for (disk, writer, read_bytes), root in zip(disks, written.roots, strict=True)
+    )
