@@ -1,0 +1,189 @@
+"""What a restore will do, as a value: printed by ``--dry-run``, asserted by tests, then done."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from drvm.core.errors import PreflightFailed, RestoreError, UsageError
+from drvm.host.model import Host
+from drvm.repository.manifest import Disk, Manifest
+from drvm.repository.repository import Repository
+from drvm.restore.definition import CpuMode, Definition, DefinitionSpec, Identity, VirtType, rebuild
+from drvm.restore.disks import DiskImage
+from drvm.restore.images import PlannedImage
+from drvm.restore.preflight import needs, problems
+from drvm.restore.source import parse
+from drvm.restore.target import gather
+
+IdentityMode = Literal["keep", "replace", "clone"]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """``identity``: ``keep`` the machine's own (it must be gone from the target), ``replace`` the
+    one that is there, or make a ``clone`` with a new one. ``name``: ``None`` keeps the original's
+    (a clone needs one). ``format``: ``None`` as the original. ``disks``: ``None`` for all."""
+
+    identity: IdentityMode = "keep"
+    name: str | None = None
+    pool: str = "default"
+    format: Literal["raw", "qcow2"] | None = None
+    disks: frozenset[str] | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
+    virt_type: VirtType | None = None
+    machine: str | None = None
+    cpu_mode: CpuMode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """``need_bytes``: what the images may take in the end. ``left``: files of the machine that is
+    replaced; they stay where they are."""
+
+    manifest: Manifest
+    original_xml: str
+    definition: Definition
+    images: tuple[PlannedImage, ...]
+    nvram: bytes | None
+    nvram_path: Path | None
+    pool: str
+    need_bytes: int
+    left: tuple[str, ...] = ()
+
+
+def plan_restore(
+    repository: Repository, manifest: Manifest, host: Host, request: RestoreRequest
+) -> RestorePlan:
+    """Raises ``PreflightFailed`` with every problem at once; nothing is changed."""
+    original_xml = read_definition(repository, manifest)
+    name = _name(manifest, request)
+    facts = gather(host, bridges=_local_bridges())
+    pool = facts.pools.get(request.pool)
+    directory = Path(pool.path) if pool is not None else Path("/nonexistent")
+    disks = chosen_disks(manifest, request.disks)
+    images = tuple(_image(disk, directory, name, manifest.id, request.format) for disk in disks)
+    nvram = repository.blob(manifest.nvram) if manifest.nvram is not None else None
+    nvram_path = directory / f"{name}-{manifest.id}-nvram.fd" if nvram is not None else None
+    spec = DefinitionSpec(
+        identity=_identity(manifest, request, name),
+        disks={image.disk.target: DiskImage(str(image.path), image.format) for image in images},
+        networks=request.networks,
+        nvram_path=str(nvram_path) if nvram_path is not None else None,
+        virt_type=request.virt_type,
+        machine=request.machine,
+        cpu_mode=request.cpu_mode,
+    )
+    definition = rebuild(original_xml, spec)
+    need_bytes = sum(image.size_bytes for image in images)
+    need = needs(
+        definition,
+        replace=request.identity == "replace",
+        pool=request.pool,
+        need_bytes=need_bytes,
+    )
+    found = list(problems(facts, need))
+    found += [f"{path} exists already" for path in _taken(images, nvram_path)]
+    if found:
+        raise PreflightFailed(
+            f"{manifest.vm} can't be restored to {host.uri} like this", problems=found
+        )
+    left = _files_of(host, manifest.vm_uuid) if request.identity == "replace" else ()
+    return RestorePlan(
+        manifest,
+        original_xml,
+        definition,
+        images,
+        nvram,
+        nvram_path,
+        request.pool,
+        need_bytes,
+        left,
+    )
+
+
+def plan_folder(
+    manifest: Manifest, directory: Path, disks: frozenset[str] | None, image_format: str | None
+) -> tuple[PlannedImage, ...]:
+    """The images of a restore without any hypervisor: ``DIR/<target>.<format>``."""
+    images = tuple(
+        PlannedImage(disk, directory / f"{disk.target}.{kind}", kind)
+        for disk in chosen_disks(manifest, disks)
+        for kind in (image_format or disk.format,)
+    )
+    found = [f"{path} exists already: choose another folder" for path in _taken(images, None)]
+    if found:
+        raise PreflightFailed(f"{manifest.vm} can't be restored to {directory}", problems=found)
+    return images
+
+
+def read_definition(repository: Repository, manifest: Manifest) -> str:
+    """The domain XML as it was captured; hostile, and it may hold passwords."""
+    if manifest.definition is None:
+        raise UsageError(
+            f"point {manifest.id} is of image files without a VM",
+            hint="restore it to a folder: drvm restore POINT --output DIR",
+        )
+    try:
+        return repository.blob(manifest.definition).decode()
+    except UnicodeDecodeError:
+        raise RestoreError("the domain XML of the point is not text") from None
+
+
+def chosen_disks(manifest: Manifest, wanted: frozenset[str] | None) -> tuple[Disk, ...]:
+    if wanted is None:
+        return manifest.disks
+    there = {disk.target for disk in manifest.disks}
+    if missing := sorted(wanted - there):
+        raise UsageError(
+            f"point {manifest.id} has no disk {', '.join(missing)}",
+            hint=f"it has {', '.join(sorted(there))}",
+        )
+    return tuple(disk for disk in manifest.disks if disk.target in wanted)
+
+
+def _name(manifest: Manifest, request: RestoreRequest) -> str:
+    if request.identity == "clone" and request.name is None:
+        raise UsageError("a clone needs a name of its own", hint="add --name NEWNAME")
+    return request.name or manifest.vm
+
+
+def _identity(manifest: Manifest, request: RestoreRequest, name: str) -> Identity:
+    if request.identity == "clone":
+        return Identity(name, str(uuid.uuid4()), keep_macs=False)
+    return Identity(name, manifest.vm_uuid, keep_macs=True)
+
+
+def _image(
+    disk: Disk, directory: Path, name: str, point_id: str, image_format: str | None
+) -> PlannedImage:
+    kind = image_format or disk.format
+    plain = directory / f"{name}-{disk.target}.{kind}"
+    dated = directory / f"{name}-{disk.target}-{point_id}.{kind}"
+    return PlannedImage(disk, dated if os.path.lexists(plain) else plain, kind)
+
+
+def _taken(images: tuple[PlannedImage, ...], nvram_path: Path | None) -> list[Path]:
+    paths = [image.path for image in images] + ([nvram_path] if nvram_path is not None else [])
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def _local_bridges() -> frozenset[str]:
+    devices = Path("/sys/class/net")
+    return frozenset(path.name for path in devices.iterdir() if (path / "bridge").is_dir())
+
+
+def _files_of(host: Host, vm_uuid: str) -> tuple[str, ...]:
+    domain = host.find_domain(vm_uuid)
+    if domain is None:
+        return ()
+    tree = parse(domain.xml(inactive=True))
+    return tuple(
+        source.get("file", "")
+        for source in tree.iterfind("devices/disk[@device='disk']/source[@file]")
+        if Path(source.get("file", "")).exists()
+    )

@@ -1,0 +1,105 @@
+"""Doing what a plan says: images first, the machine last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from drvm.core.errors import HostError, RestoreError
+from drvm.core.files import write_durably
+from drvm.core.progress import Progress
+from drvm.host.model import Host
+from drvm.repository.manifest import Manifest
+from drvm.repository.repository import Repository
+from drvm.restore.images import ImageRestorer, PlannedImage, sweep_partial
+from drvm.restore.plan import RestorePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """``name`` and ``uuid`` are empty for a restore to a folder."""
+
+    files: tuple[Path, ...]
+    written_bytes: int
+    name: str = ""
+    uuid: str = ""
+
+
+def run_restore(
+    plan: RestorePlan, host: Host, restorer: ImageRestorer, progress: Progress, *, start: bool
+) -> Restored:
+    """Restore a machine; it is defined when all its disks are whole, and never before.
+
+    An error leaves nothing that was made. A crash leaves partial images (swept by the next
+    restore into the same pool) or whole ones that no machine uses.
+    """
+    for directory in {image.path.parent for image in plan.images}:
+        sweep_partial(directory)
+    with ExitStack() as undo:
+        written = _write_images(plan.images, restorer, progress, undo)
+        if plan.nvram is not None and plan.nvram_path is not None:
+            _write_new(plan.nvram_path, plan.nvram)
+            undo.callback(_remove, plan.nvram_path)
+        progress.stage("defining the machine")
+        with contextlib.suppress(HostError):
+            host.refresh_pool(plan.pool)  # so that the pool lists the images; nothing rests on it
+        domain = host.define(plan.definition.xml)
+        undo.pop_all()
+    if start:
+        progress.stage("starting the machine")
+        domain.start()
+    return Restored(tuple(image.path for image in plan.images), written, domain.name, domain.uuid)
+
+
+def run_folder(
+    repository: Repository,
+    manifest: Manifest,
+    images: tuple[PlannedImage, ...],
+    directory: Path,
+    restorer: ImageRestorer,
+    progress: Progress,
+) -> Restored:
+    """Restore disks, definition and NVRAM into a folder. The definition may hold passwords: only
+    its owner can read it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RestoreError(f"{directory} can't be made: {error.strerror}") from None
+    sweep_partial(directory)
+    with ExitStack() as undo:
+        written = _write_images(images, restorer, progress, undo)
+        files = [image.path for image in images]
+        for name, blob in (("domain.xml", manifest.definition), ("nvram.fd", manifest.nvram)):
+            if blob is not None:
+                _write_new(directory / name, repository.blob(blob))
+                undo.callback(_remove, directory / name)
+                files.append(directory / name)
+        undo.pop_all()
+    return Restored(tuple(files), written)
+
+
+def _write_images(
+    images: tuple[PlannedImage, ...],
+    restorer: ImageRestorer,
+    progress: Progress,
+    undo: ExitStack,
+) -> int:
+    written = 0
+    for image in images:
+        written += restorer.restore(image, progress)
+        undo.callback(_remove, image.path)
+    return written
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    if os.path.lexists(path):
+        raise RestoreError(f"{path} exists already")
+    write_durably(path, data)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
