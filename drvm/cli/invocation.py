@@ -1,0 +1,115 @@
+"""What a command gets: one value with everything it may use, passed by ``click.pass_obj``."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from drvm.cli.output import Flags, Output
+from drvm.cli.progress import show_progress
+from drvm.core.clock import Clock
+from drvm.core.errors import ConfigError, Interrupted, UsageError
+from drvm.core.process import Processes
+from drvm.core.progress import Progress
+
+if TYPE_CHECKING:
+    from drvm.config.load import Rule
+    from drvm.config.model import Config
+    from drvm.config.settings import Overrides, Settings
+
+DONE = 0
+DONE_WITH_WARNINGS = 3
+"""Exit codes that commands return; all others come from errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """Settings are read when they are asked for: ``drvm --help`` needs no config."""
+
+    output: Output
+    stderr: TextIO
+    flags: Flags
+    clock: Clock
+    processes: Processes
+    environ: Mapping[str, str]
+    colour: bool
+    named_config: Path | None = None
+
+    def config_path(self) -> Path | None:
+        """``None`` where there is no config at all."""
+        from drvm.config.load import find_config
+
+        return find_config(self.named_config, self.environ)
+
+    def config(self) -> Config | None:
+        """Raises ``ConfigError`` with every mistake."""
+        from drvm.config.load import load_config
+
+        path = self.config_path()
+        return None if path is None else load_config(path, config_rules())
+
+    def settings(self, overrides: Overrides | None = None) -> Settings:
+        from drvm.config.settings import NO_OVERRIDES, resolve
+
+        return resolve(self.config(), self.environ, overrides or NO_OVERRIDES)
+
+    def progress(self) -> AbstractContextManager[Progress]:
+        return show_progress(self.stderr, self.flags, colour=self.colour)
+
+    def password(self, settings: Settings, *, confirm: bool = False) -> bytes:
+        """From where the settings say, else from the terminal; ``confirm`` asks twice.
+
+        Raises ``UsageError`` where there is nobody to ask.
+        """
+        from drvm.config.password import check_password, read_password
+
+        if settings.password is not None:
+            return read_password(settings.password, self.processes, self.environ)
+        if not (sys.stdin.isatty() and self.stderr.isatty()):
+            raise UsageError(
+                "no passphrase is given and there is no terminal to ask",
+                hint="set password_file in the config, DRVM_PASSWORD_FILE or DRVM_PASSWORD_COMMAND",
+            )
+        first = self._ask("passphrase of the repository: ")
+        if confirm and self._ask("once more: ") != first:
+            raise UsageError("the two passphrases differ")
+        return check_password(first, "the terminal")
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Go on only with ``--yes`` or a ``y`` typed. Raises ``UsageError`` or ``Interrupted``."""
+        if yes:
+            return
+        if not (sys.stdin.isatty() and self.stderr.isatty()):
+            raise UsageError("this needs a yes and there is no terminal to ask", hint="add --yes")
+        self.stderr.write(f"{question} [y/N] ")
+        self.stderr.flush()
+        if sys.stdin.readline(100).strip().lower() not in ("y", "yes"):
+            raise Interrupted("nothing was done")
+
+    def _ask(self, prompt: str) -> bytes:
+        try:
+            return getpass.getpass(prompt, self.stderr).encode()
+        except (EOFError, UnicodeEncodeError):
+            raise UsageError("no passphrase was typed") from None
+
+
+def config_rules() -> Mapping[str, Rule]:
+    """The rules that the config room takes from the schedule room, its neighbour."""
+    from drvm.schedule.cron import expression_problem, time_zone_problem
+
+    return {"schedule": expression_problem, "time_zone": time_zone_problem}
+
+
+def require_config(invocation: Invocation) -> Path:
+    """The path of the config; raises ``ConfigError`` where there is none."""
+    path = invocation.config_path()
+    if path is None:
+        raise ConfigError(
+            "there is no config file", hint="drvm config generate > /etc/drvm/config.yaml"
+        )
+    return path

@@ -1,0 +1,105 @@
+"""What goes to stdout: tables and lines for people, or one JSON document for machines.
+
+Text from outside never reaches a terminal raw: control characters are written out, and JSON is
+pure ASCII.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, TextIO
+
+import msgspec
+
+from drvm.core.text import printable
+
+
+@dataclass(slots=True)
+class Flags:
+    """What the options that every verb takes have said so far."""
+
+    json: bool = False
+    quiet: bool = False
+    verbosity: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    right: bool = False
+
+
+class Output:
+    """``document_written``: with ``--json`` there is exactly one, also after an error."""
+
+    def __init__(self, stream: TextIO, flags: Flags, *, colour: bool) -> None:
+        self._stream = stream
+        self._flags = flags
+        self._colour = colour
+        self.document_written = False
+
+    @property
+    def json(self) -> bool:
+        return self._flags.json
+
+    def document(self, fields: Mapping[str, Any]) -> None:
+        """The whole answer, sorted by key. Moments, paths, structs and dataclasses may be in it."""
+        if self.document_written:
+            raise AssertionError("a second JSON document")
+        plain = msgspec.to_builtins(fields, enc_hook=_encode)
+        self._stream.write(json.dumps(plain, sort_keys=True, indent=2, allow_nan=False) + "\n")
+        self.document_written = True
+
+    def line(self, text: str = "") -> None:
+        """For people; nothing with ``--json``."""
+        if not self.json:
+            self._stream.write(printable(text, len(text)) + "\n")
+
+    def block(self, text: str) -> None:
+        """Several lines, as they are but for their control characters."""
+        if not self.json:
+            self._stream.write(printable(text, len(text), lines=True).rstrip("\n") + "\n")
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+        """Aligned; with a rule and wrapped cells on a terminal, plain columns elsewhere."""
+        if self.json:
+            return
+        cells = [[printable(cell, len(cell)) for cell in row] for row in rows]
+        if self._stream.isatty():
+            self._rich_table(columns, cells)
+        else:
+            self._plain_table(columns, cells)
+
+    def _plain_table(self, columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
+        lines = [[column.title.upper() for column in columns], *cells]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+        for line in lines:
+            padded = (
+                cell.rjust(width) if column.right else cell.ljust(width)
+                for cell, width, column in zip(line, widths, columns, strict=True)
+            )
+            self._stream.write("  ".join(padded).rstrip() + "\n")
+
+    def _rich_table(self, columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(
+                column.title, justify="right" if column.right else "left", overflow="fold"
+            )
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row))
+        Console(file=self._stream, no_color=not self._colour, highlight=False).print(table)
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise NotImplementedError(f"{type(value)} in a JSON document")

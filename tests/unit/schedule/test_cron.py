@@ -1,0 +1,140 @@
+import datetime as dt
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drvm.core.errors import UsageError
+from drvm.schedule.cron import expression_problem, fires_between, next_fire, time_zone_problem
+
+BERLIN = "Europe/Berlin"
+
+
+def utc(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+def fires(expression: str, zone: str, after: str, until: str, limit: int = 200) -> list[str]:
+    found = fires_between(expression, zone, utc(after), utc(until), limit=limit)
+    return [f"{fire:%m-%d %H:%M}" for fire in found]
+
+
+def test_a_time_of_day_is_that_of_the_zone() -> None:
+    assert next_fire("0 3 * * *", BERLIN, utc("2026-11-23T06:00")) == utc("2026-11-24T02:00")
+
+
+def test_the_next_fire_is_strictly_later() -> None:
+    assert next_fire("0 3 * * *", "UTC", utc("2026-11-23T03:00")) == utc("2026-11-24T03:00")
+
+
+def test_seconds_and_fractions_do_not_matter() -> None:
+    after = utc("2026-11-23T02:59:59.999999")
+    assert next_fire("0 3 * * *", "UTC", after) == utc("2026-11-23T03:00")
+
+
+def test_the_hour_that_autumn_repeats_fires_once() -> None:
+    # 2026-10-25: 03:00 CEST becomes 02:00 CET; 02:30 comes at 00:30 and 01:30 UTC.
+    assert fires("30 2 * * *", BERLIN, "2026-10-24T12:00", "2026-10-26T12:00") == [
+        "10-25 00:30",
+        "10-26 01:30",
+    ]
+
+
+@pytest.mark.parametrize("minute", range(0, 120, 10))
+def test_starting_inside_the_repeated_hour_never_fires_in_the_past(minute: int) -> None:
+    after = utc("2026-10-25T00:00") + dt.timedelta(minutes=minute)
+    expected = "2026-10-25T00:30" if minute < 30 else "2026-10-26T01:30"
+    assert next_fire("30 2 * * *", BERLIN, after) == utc(expected)
+
+
+def test_the_hour_that_spring_skips_fires_once() -> None:
+    # 2026-03-29: 02:00 CET becomes 03:00 CEST; 02:30 does not exist.
+    assert fires("30 2 * * *", BERLIN, "2026-03-28T12:00", "2026-03-30T12:00") == [
+        "03-29 01:00",
+        "03-30 00:30",
+    ]
+
+
+@pytest.mark.parametrize("minute", range(0, 120, 10))
+def test_starting_around_the_skipped_hour_fires_once(minute: int) -> None:
+    after = utc("2026-03-29T00:00") + dt.timedelta(minutes=minute)
+    expected = "2026-03-29T01:00" if minute < 60 else "2026-03-30T00:30"
+    assert next_fire("30 2 * * *", BERLIN, after) == utc(expected)
+
+
+def test_an_hourly_job_follows_real_time_on_the_long_day() -> None:
+    assert len(fires("0 * * * *", BERLIN, "2026-10-24T21:59", "2026-10-25T22:59")) == 25
+
+
+def test_sunday_is_0_and_7() -> None:
+    for day in "07":
+        fire = next_fire(f"0 5 * * {day}", "UTC", utc("2026-11-23T00:00"))
+        assert fire == utc("2026-11-29T05:00")
+
+
+def test_day_of_month_or_day_of_week_as_cron_has_it() -> None:
+    assert fires("0 0 1 * 1", "UTC", "2026-11-29T12:00", "2026-12-08T00:00") == [
+        "11-30 00:00",
+        "12-01 00:00",
+        "12-07 00:00",
+    ]
+
+
+def test_fires_after_a_long_downtime_are_bounded() -> None:
+    assert len(fires("* * * * *", "UTC", "2020-01-01T00:00", "2026-01-01T00:00", 100)) == 100
+
+
+def test_nothing_is_due_between_a_run_and_the_next_time() -> None:
+    assert fires("0 3 * * *", "UTC", "2026-11-23T03:00", "2026-11-24T02:59") == []
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *["", "* * * *", "* * * * * *", "@daily", "60 * * * *", "0 24 * * *", "0 0 30 2 *"],
+        *["* * * * mon-xyz", "*/0 * * * *", "5-1 * * * *", "0 0 0 * *", f"{'1,' * 200}1 * * * *"],
+    ],
+)
+def test_what_cron_does_not_know_is_explained(expression: str) -> None:
+    assert expression_problem(expression)
+    with pytest.raises(UsageError):
+        next_fire(expression, "UTC", utc("2026-11-23T00:00"))
+
+
+@pytest.mark.parametrize(
+    "expression", ["0 3 * * *", "*/15 0-6 1,15 JAN-MAR mon#1", "0 0 L * *", "59 23 29 2 *"]
+)
+def test_what_cron_knows_is_no_problem(expression: str) -> None:
+    assert expression_problem(expression) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Mars/Base", "../../etc/passwd", "/etc/passwd", "Europe", "\0"]
+)
+def test_what_is_no_time_zone_is_explained(name: str) -> None:
+    assert time_zone_problem(name)
+
+
+@given(st.text(max_size=40) | st.from_regex(r"[0-9*/,LW#-]{1,6}( [0-9*/,LW#-]{1,6}){4}"))
+def test_any_expression_is_judged_without_an_exception(expression: str) -> None:
+    problem = expression_problem(expression)
+    assert problem is None or problem
+
+
+@given(
+    st.sampled_from(["30 2 * * *", "*/7 2 * * *", "15 1-3 * * *", "0 */5 * * *", "* 2 * * 0"]),
+    st.sampled_from([BERLIN, "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"]),
+    st.datetimes(dt.datetime(2024, 1, 1), dt.datetime(2030, 1, 1)),
+)
+def test_fires_rise_and_do_not_depend_on_where_one_starts(
+    expression: str, zone: str, naive: dt.datetime
+) -> None:
+    start = naive.replace(tzinfo=dt.UTC)
+    together = fires_between(expression, zone, start, start + dt.timedelta(days=400), limit=12)
+    assert all(earlier < later for earlier, later in itertools.pairwise([start, *together]))
+    one_by_one = []
+    for _ in together:
+        start = next_fire(expression, zone, start)
+        one_by_one.append(start)
+    assert one_by_one == together
