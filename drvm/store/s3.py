@@ -25,14 +25,18 @@ from botocore.config import Config
 
 from drvm.core.clock import Clock, SystemClock
 from drvm.core.errors import ObjectMissing, OutcomeUnknown, StoreError, StoreUnreachable
-from drvm.core.units import KIB
+from drvm.core.units import KIB, MIB
 from drvm.store import base
 from drvm.store.s3_errors import SDK_ERRORS, RangeOutside, Request, in_doubt, translate
 from drvm.store.urls import S3Address, check_endpoint
 
 MAX_LISTED = 10_000_000
 
-_PIECE_BYTES = 256 * KIB
+# Restores ask for at most 4 MiB at a time: one allocation, 0.8 cpu-s per GiB instead of 2.1.
+_READ_BYTES = 4 * MIB
+# Longer bodies go out as a stream of 16 KiB pieces: bytes as a whole would have to be out within
+# the time for connecting (urllib3 sends them by one sendall).
+_SEND_BYTES = 256 * KIB
 _SLOWEST_BYTES_S = 16 * KIB
 _AWS = re.compile(r"(?:.+\.)?amazonaws\.com(?:\.cn)?", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
@@ -44,7 +48,7 @@ _T = TypeVar("_T")
 class Patience:
     """How long one call may try.
 
-    ``connect_s`` also bounds the sending of each 256 KiB, ``read_s`` each wait for an answer.
+    ``connect_s`` also bounds the sending of each 16 KiB, ``read_s`` each wait for an answer.
     ``attempts`` are waited for 0.25, 0.5, 1, ... up to 8 s, less up to a half by chance.
     """
 
@@ -206,7 +210,7 @@ class S3Store:
             base.check_size(name, declared or 0)
             limit_s = (declared or base.MAX_OBJECT_BYTES) / _SLOWEST_BYTES_S
             deadline_s = self._clock.monotonic_s() + limit_s + self._patience.read_s
-            while part := body.read(_PIECE_BYTES):
+            while part := body.read(_READ_BYTES):
                 parts.append(part)
                 size_bytes += len(part)
                 base.check_size(name, size_bytes)
@@ -222,7 +226,7 @@ class S3Store:
         base.check_size(base.check_name(name), len(data))
 
         def send() -> None:
-            body = _Upload(data) if len(data) > _PIECE_BYTES else data
+            body = io.BytesIO(data) if len(data) > _SEND_BYTES else data
             answer = self._client.put_object(**self._object(name), Body=body, **condition)
             if not answer.get("ETag"):
                 raise in_doubt(self._request(name, writes=True), "no S3 answer: it has no ETag")
@@ -278,16 +282,6 @@ class S3Store:
         ):
             raise StoreError(f"{self.location} gives no size or no time for {name}")
         return base.ObjectInfo(name, size_bytes, modified.astimezone(dt.UTC))
-
-
-class _Upload(io.BytesIO):
-    """Sent in pieces: bytes as a whole would have to be out within the time for connecting.
-
-    The SDK asks for 16 KiB at a time, which costs a system call each; it takes what it gets.
-    """
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(size if size is None or size < 0 else max(size, _PIECE_BYTES))
 
 
 def _make_client(endpoint: str | None, region: str | None, patience: Patience) -> Any:
