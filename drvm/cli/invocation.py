@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import sys
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ class Invocation:
     environ: Mapping[str, str]
     colour: bool
     named_config: Path | None = None
+    ignore_config: bool = False
 
     def config_path(self) -> Path | None:
         """``None`` where there is no config at all."""
@@ -46,11 +48,15 @@ class Invocation:
 
         return find_config(self.named_config, self.environ)
 
+    def without_config(self) -> Invocation:
+        """The same, for a command that goes on where the named config does not exist yet."""
+        return dataclasses.replace(self, ignore_config=True)
+
     def config(self) -> Config | None:
         """Raises ``ConfigError`` with every mistake."""
         from drvm.config.load import load_config
 
-        path = self.config_path()
+        path = None if self.ignore_config else self.config_path()
         return None if path is None else load_config(path, config_rules())
 
     def settings(self, overrides: Overrides | None = None) -> Settings:
@@ -105,11 +111,11 @@ def config_rules() -> Mapping[str, Rule]:
     return {"schedule": expression_problem, "time_zone": time_zone_problem}
 
 
-def require_config(invocation: Invocation) -> Path:
-    """The path of the config; raises ``ConfigError`` where there is none."""
-    path = invocation.config_path()
-    if path is None:
+def require_config(invocation: Invocation) -> tuple[Path, Config]:
+    """The config and its path; raises ``ConfigError`` where there is none."""
+    path, config = invocation.config_path(), invocation.config()
+    if path is None or config is None:
         raise ConfigError(
             "there is no config file", hint="drvm config generate > /etc/drvm/config.yaml"
         )
-    return path
+    return path, config

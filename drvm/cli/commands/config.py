@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from importlib import resources
-from typing import Any
-
 import click
 
 from drvm.cli.invocation import Invocation, require_config
 from drvm.config.settings import resolve
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*@")
+from drvm.config.show import example_text, shown_fields, shown_text
 
 
 @click.group("config")
@@ -23,10 +18,9 @@ def command() -> None:
 @click.pass_obj
 def validate(invocation: Invocation) -> None:
     """Read the config and list every mistake in it."""
-    path = require_config(invocation)
-    config = invocation.config()
+    path, config = require_config(invocation)
     resolve(config, invocation.environ)
-    policies = len(config.policies) if config is not None else 0
+    policies = len(config.policies)
     if invocation.output.json:
         invocation.output.document({"config": path, "valid": True, "policies": policies})
     else:
@@ -38,32 +32,18 @@ def validate(invocation: Invocation) -> None:
 @click.pass_obj
 def show(invocation: Invocation) -> None:
     """Print the config with all defaults filled in. Credentials in URLs are left out."""
-    require_config(invocation)
-    config = invocation.config()
-    assert config is not None
-    fields = _redacted(config.model_dump(mode="json", by_alias=True, exclude_none=True))
+    _path, config = require_config(invocation)
     if invocation.output.json:
-        invocation.output.document(fields)
-        return
-    import yaml
-
-    invocation.output.block(yaml.safe_dump(fields, sort_keys=False))
+        invocation.output.document(shown_fields(config))
+    else:
+        invocation.output.block(shown_text(config))
 
 
 @command.command("generate")
 @click.pass_obj
 def generate(invocation: Invocation) -> None:
     """Print an example config in which every key is explained."""
-    text = resources.files("drvm.config").joinpath("config.example.yaml").read_text("utf-8")
     if invocation.output.json:
-        invocation.output.document({"config": text})
+        invocation.output.document({"config": example_text()})
     else:
-        invocation.output.block(text)
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _redacted(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_redacted(inner) for inner in value]
-    return _CREDENTIALS.sub("***@", value) if isinstance(value, str) else value
+        invocation.output.block(example_text())

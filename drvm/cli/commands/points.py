@@ -1,0 +1,42 @@
+"""``drvm points [VM]``."""
+
+from __future__ import annotations
+
+import click
+
+from drvm.cli.invocation import Invocation
+from drvm.cli.opening import good_points, opened
+from drvm.cli.views import point_fields, show_points
+from drvm.core.errors import UnknownVm
+
+
+@click.command("points")
+@click.argument("vm", required=False)
+@click.pass_obj
+def command(invocation: Invocation, vm: str | None) -> None:
+    """List the good recovery points, oldest first, of one VM (by name or UUID) or of all.
+
+    \b
+    Examples:
+      drvm points
+      drvm points web1 --json | jq -r '.points[-1].id'
+    """
+    with opened(invocation) as wiring:
+        points = good_points(invocation, wiring.repository())
+    manifests = [
+        point.manifest
+        for point in points
+        if vm is None or vm in (point.manifest.vm, point.manifest.vm_uuid)
+    ]
+    if vm is not None and not manifests:
+        known = sorted({point.manifest.vm for point in points})
+        raise UnknownVm(
+            f"there is no point of a VM {vm!r}",
+            hint=f"there are points of {', '.join(known[:10])}" if known else "drvm backup VM",
+        )
+    if invocation.output.json:
+        invocation.output.document({"points": [point_fields(manifest) for manifest in manifests]})
+    elif manifests:
+        show_points(invocation.output, manifests)
+    else:
+        invocation.output.line("no points yet: drvm backup VM takes one")

@@ -1,0 +1,84 @@
+"""``drvm show POINT``."""
+
+from __future__ import annotations
+
+import click
+
+from drvm.cli.invocation import Invocation
+from drvm.cli.opening import chosen_point, opened
+from drvm.cli.output import Column, Output
+from drvm.cli.views import point_fields, short_time
+from drvm.core.units import format_bytes, format_seconds
+from drvm.repository.manifest import Manifest
+from drvm.restore.difference import redacted
+from drvm.restore.plan import read_definition
+
+
+@click.command("show")
+@click.argument("point")
+@click.option("--xml", is_flag=True, help="Print the domain XML too, its secrets hidden.")
+@click.pass_obj
+def command(invocation: Invocation, point: str, xml: bool) -> None:
+    """Show one recovery point: POINT is VM, VM@latest, VM@TIME or the beginning of an id.
+
+    \b
+    Examples:
+      drvm show web1
+      drvm show web1@2026-11-23T04:00 --xml
+    """
+    with opened(invocation) as wiring:
+        manifest = chosen_point(invocation, wiring, point).manifest
+        text = redacted(read_definition(wiring.repository(), manifest)) if xml else None
+    if invocation.output.json:
+        extra = {"definition_xml": text} if text is not None else {}
+        invocation.output.document({"points": [{**point_fields(manifest), **extra}]})
+        return
+    _show(invocation.output, manifest)
+    if text is not None:
+        invocation.output.block(f"\n{text}")
+
+
+def _show(output: Output, manifest: Manifest) -> None:
+    lines = {
+        "point": manifest.id,
+        "vm": f"{manifest.vm} ({manifest.vm_uuid})",
+        "created": f"{short_time(manifest.created)} UTC",
+        "consistency": manifest.consistency,
+        "engine": manifest.engine,
+        "frozen": format_seconds(manifest.frozen_seconds) if manifest.frozen_seconds else "",
+        "written by": f"{manifest.host}, drvm {manifest.drvm_version}",
+        "parent": manifest.parent or "",
+        "stored": format_bytes(manifest.stored_bytes),
+        "nvram": "yes" if manifest.nvram is not None else "",
+        **{f"guest {name}": value for name, value in sorted(manifest.guest.items())},
+    }
+    for name, value in lines.items():
+        if value:
+            output.line(f"{name + ':':<13} {value}")
+    for warning in manifest.warnings:
+        output.line(f"{'warning:':<13} {warning}")
+    output.line()
+    columns = [
+        Column("disk"),
+        Column("size", right=True),
+        Column("format"),
+        Column("read", right=True),
+        Column("new", right=True),
+        Column("stored", right=True),
+        Column("changes found by"),
+    ]
+    output.table(
+        columns,
+        [
+            [
+                disk.target,
+                format_bytes(disk.size_bytes),
+                disk.format,
+                format_bytes(disk.read_bytes),
+                format_bytes(disk.new_bytes),
+                format_bytes(disk.stored_bytes),
+                disk.method,
+            ]
+            for disk in manifest.disks
+        ],
+    )

@@ -1,0 +1,53 @@
+"""From an invocation to the wiring: what every command but the simplest begins with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from drvm.cli.invocation import Invocation
+from drvm.config.settings import NO_OVERRIDES, Overrides
+from drvm.core.text import printable
+from drvm.repository.points import Point
+from drvm.repository.repository import Repository
+from drvm.repository.select import select
+from drvm.wiring import Wiring
+
+
+@contextlib.contextmanager
+def opened(
+    invocation: Invocation, overrides: Overrides = NO_OVERRIDES, *, confirm: bool = False
+) -> Iterator[Wiring]:
+    """The wiring for the settings in force; ``confirm`` asks for a new passphrase twice."""
+    settings = invocation.settings(overrides)
+    with Wiring(
+        settings,
+        clock=invocation.clock,
+        processes=invocation.processes,
+        passphrase=lambda: invocation.password(settings, confirm=confirm),
+    ) as wiring:
+        yield wiring
+
+
+def warn(invocation: Invocation, text: str) -> None:
+    """For people, on stderr, also with ``--json``; nothing with ``-q``."""
+    if not invocation.flags.quiet:
+        invocation.stderr.write(f"drvm: warning: {printable(text, 1000)}\n")
+
+
+def good_points(
+    invocation: Invocation, repository: Repository, vm_uuid: str | None = None
+) -> tuple[Point, ...]:
+    """The good points; what can't be read is told, and does not hide the others."""
+    listing = repository.points(vm_uuid)
+    for problem in listing.problems:
+        warn(invocation, problem)
+    return listing.points
+
+
+def chosen_point(invocation: Invocation, wiring: Wiring, text: str) -> Point:
+    """The point that ``text`` means; one that another host wrote is never taken silently."""
+    point = select(good_points(invocation, wiring.repository()), text)
+    if point.manifest.host != wiring.writer:
+        warn(invocation, f"point {point.id} was written by another host: {point.manifest.host}")
+    return point

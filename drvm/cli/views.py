@@ -1,0 +1,77 @@
+"""Points as tools and people see them: stable fields, units in names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from drvm.cli.output import Column, Output
+from drvm.core.units import format_bytes
+from drvm.repository.manifest import Manifest
+
+
+def point_fields(manifest: Manifest) -> dict[str, Any]:
+    """The fields that tools rely on; later versions add, and never rename."""
+    return {
+        "id": manifest.id,
+        "vm": manifest.vm,
+        "vm_uuid": manifest.vm_uuid,
+        "created": manifest.created,
+        "finished": manifest.finished,
+        "status": "good",
+        "consistency": manifest.consistency,
+        "engine": manifest.engine,
+        "host": manifest.host,
+        "drvm_version": manifest.drvm_version,
+        "parent": manifest.parent,
+        "frozen_seconds": manifest.frozen_seconds,
+        "stored_bytes": manifest.stored_bytes,
+        "warnings": manifest.warnings,
+        "guest": manifest.guest,
+        "disks": [
+            {
+                "target": disk.target,
+                "size_bytes": disk.size_bytes,
+                "format": disk.format,
+                "read_bytes": disk.read_bytes,
+                "new_bytes": disk.new_bytes,
+                "stored_bytes": disk.stored_bytes,
+                "method": disk.method,
+            }
+            for disk in manifest.disks
+        ],
+    }
+
+
+def show_points(output: Output, manifests: Iterable[Manifest]) -> None:
+    columns = [
+        Column("point"),
+        Column("vm"),
+        Column("created (UTC)"),
+        Column("consistency"),
+        Column("disks", right=True),
+        Column("size", right=True),
+        Column("new", right=True),
+        Column("stored", right=True),
+        Column("host"),
+    ]
+    rows = [
+        [
+            manifest.id,
+            manifest.vm,
+            short_time(manifest.created),
+            manifest.consistency,
+            str(len(manifest.disks)),
+            format_bytes(sum(disk.size_bytes for disk in manifest.disks)),
+            format_bytes(sum(disk.new_bytes for disk in manifest.disks)),
+            format_bytes(manifest.stored_bytes),
+            manifest.host,
+        ]
+        for manifest in manifests
+    ]
+    output.table(columns, rows)
+
+
+def short_time(moment: str) -> str:
+    """``2026-11-23T04:00:00.123456Z`` -> ``2026-11-23 04:00:00``."""
+    return moment[:19].replace("T", " ")
