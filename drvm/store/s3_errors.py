@@ -27,7 +27,13 @@ from drvm.core.errors import (
 SDK_ERRORS = (sdk.BotoCoreError, sdk.ClientError, ResponseParserError, HTTPError)
 """All that the SDK raises; urllib3's own come through while a body is read."""
 
-_NO_ANSWER = (sdk.HTTPClientError, sdk.IncompleteReadError, ResponseParserError, HTTPError)
+_NO_ANSWER = (
+    sdk.HTTPClientError,
+    sdk.IncompleteReadError,
+    sdk.FlexibleChecksumError,
+    ResponseParserError,
+    HTTPError,
+)
 
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}", re.ASCII)
 _CREDENTIALS = (

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drvm.core.clock import SystemClock
 from drvm.core.errors import ObjectExists, ObjectMissing, StoreError
 from drvm.store.base import MAX_OBJECT_BYTES, Store, is_name
 from drvm.store.directory import DirectoryStore
 from drvm.store.memory import MemoryStore
+from drvm.store.probe import probe
 
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,40}(/[A-Za-z0-9._-]{1,40}){0,3}", fullmatch=True).filter(
     is_name
@@ -265,3 +267,9 @@ def test_more_than_the_largest_object_is_refused_before_it_is_sent(
     with pytest.raises(StoreError, match="more than"):
         store.put(f"{folder}/large", bytes(MAX_OBJECT_BYTES + 1))
     assert names(store, f"{folder}/") == []
+
+
+def test_the_probe_finds_nothing_wrong_and_leaves_nothing(store: Store) -> None:
+    report = probe(store, SystemClock())
+    assert [finding for finding in report.findings if not finding.ok] == []
+    assert names(store, "probe/") == []

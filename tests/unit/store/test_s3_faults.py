@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+from botocore.exceptions import FlexibleChecksumError
 
 from drvm.core.clock import SystemClock
 from drvm.core.errors import (
@@ -18,6 +19,7 @@ from drvm.core.errors import (
 )
 from drvm.store.base import MAX_OBJECT_BYTES, Store
 from drvm.store.s3 import Patience, S3Store
+from drvm.store.s3_errors import Request, translate
 from tests.fakes.s3_service import Reply, Service, error
 
 SECRET = "wJalrXUtnFEMIK7MDENG"
@@ -206,6 +208,12 @@ def test_an_answer_that_trickles_is_given_up(service: Service) -> None:
     with pytest.raises(StoreUnreachable, match="only 4 bytes"):
         store.get("a")
     store.close()
+
+
+def test_a_checksum_of_aws_that_does_not_fit_is_a_passing_fault() -> None:
+    wrong = FlexibleChecksumError(error_msg="expected checksum abcd did not match")
+    fault = translate(wrong, Request("bucket", "https://s3.amazonaws.com", "a"))
+    assert type(fault) is StoreUnreachable
 
 
 # -- absence ----------------------------------------------------------------------------------
