@@ -1,0 +1,165 @@
+"""Fault 21: what stands in the way of a restore is said before its first byte, all at once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from drvm.host.model import HostCapabilities, Pool
+from drvm.restore.definition import rebuild
+from drvm.restore.nics import NetworkUse
+from drvm.restore.preflight import ExistingDomain, Needs, TargetFacts, needs, problems
+from tests.unit.restore.machines import CLONE, clone_of, machine
+
+GIB = 1 << 30
+OTHER = ExistingDomain(
+    "other", "00000000-0000-4000-8000-000000000001", frozenset({"52:54:00:00:00:01"}), True
+)
+SAME = ExistingDomain(
+    "vm", "00000000-0000-4000-8000-000000000002", frozenset({"52:54:00:00:00:02"}), False
+)
+POOL = Pool("default", "dir", True, "/images", 10 * GIB)
+FACTS = TargetFacts(
+    uri="qemu:///system",
+    domains=(OTHER, SAME),
+    networks=frozenset({"default", "x"}),
+    pools={
+        "default": POOL,
+        "vg": Pool("vg", "logical", True, "/dev/vg", 100 * GIB),
+        "off": Pool("off", "dir", False, "/off", 100 * GIB),
+    },
+    capabilities=HostCapabilities(
+        "x86_64",
+        frozenset({"pc-q35-7.2", "pc-q35-7.1", "q35", "pc-i440fx-7.2"}),
+        frozenset({"qemu"}),
+        frozenset({"bios"}),
+    ),
+    bridges=frozenset({"br0"}),
+    volumes=frozenset({"vm-vda.qcow2"}),
+)
+FINE = Needs(
+    name="new",
+    uuid="00000000-0000-4000-8000-000000000003",
+    macs=frozenset({"52:54:00:00:00:03"}),
+    replace=False,
+    arch="x86_64",
+    machine="pc-q35-7.2",
+    virt_type="qemu",
+    firmware="bios",
+    networks=(NetworkUse("default", "network", "default"), NetworkUse("br0", "bridge", "br0")),
+    pool="default",
+    need_bytes=10 * GIB,
+    volumes=frozenset({"new-vda.qcow2"}),
+)
+REPLACES = dataclasses.replace(FINE, name=SAME.name, uuid=SAME.uuid, macs=SAME.macs, replace=True)
+
+
+def test_a_target_that_has_everything_has_no_problem() -> None:
+    assert problems(FACTS, FINE) == ()
+
+
+def test_a_replacement_of_a_vm_that_is_off_has_no_problem() -> None:
+    assert problems(FACTS, REPLACES) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"name": "vm"}, "a VM named 'vm' exists --name NAME --replace"),
+        ({"uuid": SAME.uuid}, f"'vm' has the UUID {SAME.uuid} --clone"),
+        ({"macs": OTHER.macs}, "'other' 52:54:00:00:00:01 --clone"),
+        (
+            {"networks": (NetworkUse("lan", "network", "lan"),)},
+            "network 'lan' qemu:///system --map-network lan=NAME default x bridge:br0",
+        ),
+        (
+            {"networks": (NetworkUse("lan", "bridge", "br9"),)},
+            "bridge 'br9' --map-network lan=NAME",
+        ),
+        ({"pool": "none"}, "pool 'none' does not exist --pool NAME default"),
+        ({"pool": "vg"}, "logical --pool NAME default"),
+        ({"pool": "off"}, "not active start it --pool NAME"),
+        ({"need_bytes": 10 * GIB + 1}, "10.0 GiB left --pool --disk"),
+        ({"volumes": frozenset({"vm-vda.qcow2"})}, "'vm-vda.qcow2' 'default' --name remove"),
+        ({"arch": "aarch64"}, "x86_64 aarch64 --to URI"),
+        ({"virt_type": "kvm"}, "no kvm --virt-type qemu"),
+        ({"machine": "pc-q35-9.9"}, "'pc-q35-9.9' --machine pc-q35-7.2, pc-q35-7.1"),
+        ({"machine": "odd"}, "'odd' --machine q35"),
+        ({"firmware": "efi"}, "UEFI OVMF"),
+    ],
+)
+def test_each_problem_is_one_line_with_what_resolves_it(
+    changed: dict[str, object], words: str
+) -> None:
+    found = problems(FACTS, dataclasses.replace(FINE, **changed))  # type: ignore[arg-type]
+    assert len(found) == 1
+    assert "\n" not in found[0]
+    for word in words.split():
+        assert word in found[0]
+
+
+def test_a_running_vm_is_not_replaced() -> None:
+    running = dataclasses.replace(FACTS, domains=(dataclasses.replace(SAME, running=True),))
+    (found,) = problems(running, REPLACES)
+    assert "is running" in found
+    assert "--clone" in found
+
+
+def test_another_vm_of_the_same_name_is_not_replaced() -> None:
+    (found,) = problems(FACTS, dataclasses.replace(FINE, name="other", replace=True))
+    assert "is another one" in found
+
+
+def test_a_vm_that_was_renamed_meanwhile_is_replaced_under_its_new_name_only() -> None:
+    (found,) = problems(FACTS, dataclasses.replace(REPLACES, name="old-name"))
+    assert "--name vm" in found
+
+
+def test_all_problems_are_said_at_once() -> None:
+    need = dataclasses.replace(
+        FINE, name="vm", macs=OTHER.macs, pool="none", machine="odd", firmware="efi"
+    )
+    assert len(problems(FACTS, need)) == 5
+
+
+def test_bridges_that_nobody_can_see_are_not_judged() -> None:
+    facts = dataclasses.replace(FACTS, bridges=None)
+    need = dataclasses.replace(FINE, networks=(NetworkUse("a", "bridge", "br9"),))
+    assert problems(facts, need) == ()
+
+
+def test_a_drill_may_meet_the_macs_of_the_living_and_makes_its_own_network() -> None:
+    need = dataclasses.replace(
+        FINE,
+        macs=OTHER.macs,
+        networks=(NetworkUse("drill", "network", "drill"),),
+        transient_network="drill",
+        pool=None,
+    )
+    assert problems(FACTS, need) == ()
+
+
+def test_names_from_outside_can_not_break_a_line() -> None:
+    facts = dataclasses.replace(
+        FACTS, domains=(dataclasses.replace(OTHER, name="a\n\x1b[2J", macs=FINE.macs),)
+    )
+    (found,) = problems(facts, FINE)
+    assert found.isprintable()
+
+
+def test_needs_are_read_from_the_rebuilt_definition() -> None:
+    spec = dataclasses.replace(clone_of("uefi_q35"), networks={"br0": "network:x"})
+    found = needs(
+        rebuild(machine("uefi_q35"), spec),
+        replace=False,
+        pool="default",
+        need_bytes=5,
+        volumes=["a"],
+    )
+    assert (found.name, found.uuid) == (CLONE.name, CLONE.uuid)
+    assert (found.arch, found.machine, found.virt_type) == ("x86_64", "pc-q35-7.2", "kvm")
+    assert found.firmware == "efi"
+    assert found.networks == (NetworkUse("br0", "network", "x"),)
+    assert len(found.macs) == 1
+    assert found.volumes == {"a"}
