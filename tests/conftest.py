@@ -13,7 +13,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.process import Processes, SystemProcesses
 from drvm.lab import guest as lab
 from drvm.lab import services
-from tests.guests import MakeGuest, guests
+from tests.guests import MakeGuest, guests, remove_leftovers
 
 # No test may depend on how busy the machine is.
 hypothesis.settings.register_profile("drvm", deadline=None, print_blob=True)
@@ -68,6 +68,7 @@ def libvirt_uri(processes: Processes) -> Iterator[str]:
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
     with services.libvirtd(processes, SystemClock()) as uri:
+        remove_leftovers(processes)
         yield uri
 
 

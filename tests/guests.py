@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from drvm.lab.disk import READY_LINE
 BOOT_LIMIT_S = 180.0
 """Emulated, on a busy machine of two cores; usually 7 s."""
 
+_PREFIX = "drvm-test"
 _numbers = itertools.count(1)
 _clock = SystemClock()
 
@@ -97,6 +100,22 @@ class Guest:
             self.virsh("undefine", "--nvram", "--snapshots-metadata", "--checkpoints-metadata")
 
 
+def remove_leftovers(processes: Processes) -> None:
+    """Guests, and their directories, of test runs that were killed."""
+
+    def is_left(name: str) -> bool:
+        owner = re.match(rf"{_PREFIX}-(\d+)-", name)
+        return owner is not None and not Path("/proc", owner[1]).exists()
+
+    argv = ["virsh", "-q", "-c", lab.URI, "list", "--all", "--name"]
+    for name in processes.run(argv, timeout_s=60).stdout.decode().split():
+        if is_left(name):
+            Guest(name, Path(), {}, processes).remove()
+    for directory in lab.IMAGES.glob(f"{_PREFIX}-*"):
+        if is_left(directory.name):
+            shutil.rmtree(directory)
+
+
 class MakeGuest(Protocol):
     def __call__(
         self,
@@ -114,7 +133,7 @@ class MakeGuest(Protocol):
 
 def unique_name(suffix: str) -> str:
     """For domains, networks and pools of tests: no two runs share one."""
-    return f"drvm-test-{os.getpid()}-{next(_numbers)}-{suffix}"
+    return f"{_PREFIX}-{os.getpid()}-{next(_numbers)}-{suffix}"
 
 
 @contextlib.contextmanager

@@ -13,9 +13,10 @@ import gzip
 import re
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 
-from drvm.core.errors import DrvmError
+from drvm.core.errors import DrvmError, ProcessFailed
 from drvm.core.process import Processes
 from drvm.core.units import MIB
 
@@ -26,7 +27,8 @@ DATA_BYTES = 256 * MIB
 
 _PARTITION_START_BYTES = MIB
 _SECTOR_BYTES = 512
-_KERNEL_PACKAGE = "linux-image-cloud-amd64"
+_KERNEL_META_PACKAGE = "linux-image-cloud-amd64"
+_KERNEL = "linux-image-*-cloud-amd64"
 _PACKAGES = (
     "busybox-static",
     "grub-common",
@@ -133,18 +135,20 @@ esac
 def unpack_packages(debs: Path, tree: Path, processes: Processes) -> None:
     """Download what is missing in ``debs`` (kept between builds) and unpack all into ``tree``.
 
-    Needs apt's lists (``apt-get update``) and its reach to a mirror; apt checks the signatures.
+    Needs apt's lists (``apt-get update``) and its reach to a mirror, where something is missing;
+    apt checks the signatures.
     """
     debs.mkdir(parents=True, exist_ok=True)
-    for name in (_kernel_package(processes), *_PACKAGES):
-        found = sorted(debs.glob(f"{name}_*.deb"))
-        if not found:
-            download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download"]
-            processes.run(["env", f"--chdir={debs}", *download, name], timeout_s=300)
-            found = sorted(debs.glob(f"{name}_*.deb"))
-        if not found:
+    for name in _PACKAGES:
+        if _cached(debs, name) is None:
+            _download(debs, name, processes)
+    if _cached(debs, _KERNEL) is None:
+        _download(debs, _kernel_package(processes), processes)
+    for name in (_KERNEL, *_PACKAGES):
+        package = _cached(debs, name)
+        if package is None:
             raise DrvmError(f"apt did not download {name}", hint="run apt-get update")
-        processes.run(["dpkg-deb", "-x", str(found[-1]), str(tree)], timeout_s=60)
+        processes.run(["dpkg-deb", "-x", str(package), str(tree)], timeout_s=60)
 
 
 def make_root_disk(tree: Path, scratch: Path, raw: Path, processes: Processes) -> None:
@@ -174,12 +178,32 @@ def make_data_disk(raw: Path, processes: Processes) -> None:
     _make_ext4(raw, DATA_BYTES, processes, "-Ldata")
 
 
+def _cached(debs: Path, name: str) -> Path | None:
+    found = sorted(debs.glob(f"{name}_*.deb"))
+    return found[-1] if found else None
+
+
+def _download(debs: Path, name: str, processes: Processes) -> None:
+    """Into a directory of its own first: apt writes under the final name from the first byte on.
+
+    Without apt's sandbox, since its user perhaps can't enter the directory.
+    """
+    argv = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name]
+    with tempfile.TemporaryDirectory(dir=debs) as partial:
+        try:
+            processes.run(["env", f"--chdir={partial}", *argv], timeout_s=300)
+        except ProcessFailed as error:
+            raise DrvmError(f"{name} can't be had: {error}", hint="run apt-get update") from error
+        for package in Path(partial).glob("*.deb"):
+            package.rename(debs / package.name)
+
+
 def _kernel_package(processes: Processes) -> str:
     """The versioned package behind the meta package."""
-    output = processes.run(["apt-cache", "depends", _KERNEL_PACKAGE], timeout_s=60)
+    output = processes.run(["apt-cache", "depends", _KERNEL_META_PACKAGE], timeout_s=60)
     match = re.search(r"Depends: (linux-image-\S+)", output.stdout.decode())
     if match is None:
-        raise DrvmError(f"apt does not know {_KERNEL_PACKAGE}", hint="run apt-get update")
+        raise DrvmError(f"apt does not know {_KERNEL_META_PACKAGE}", hint="run apt-get update")
     return match[1]
 
 
@@ -240,12 +264,12 @@ def _initramfs(tree: Path) -> bytes:
     entries = dict.fromkeys(directories, (0o040755, b""))
     entries["bin/busybox"] = (0o100755, (tree / "bin/busybox").read_bytes())
     entries["init"] = (0o100755, _INITRAMFS_INIT.encode())
-    for position, module in enumerate(_modules_in_order(tree)):
+    for position, module in enumerate(modules_in_order(tree)):
         entries[f"modules/{position:02d}-{module.name}"] = (0o100644, module.read_bytes())
     return cpio_newc(entries)
 
 
-def _modules_in_order(tree: Path) -> list[Path]:
+def modules_in_order(tree: Path) -> list[Path]:
     """The wanted modules, each after what it depends on. What the kernel package does not hold
     as a module is built in."""
     available = {path.stem.replace("-", "_"): path for path in tree.glob("lib/modules/**/*.ko")}
