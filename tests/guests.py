@@ -101,16 +101,20 @@ class Guest:
 
 
 def remove_leftovers(processes: Processes) -> None:
-    """Guests, and their directories, of test runs that were killed."""
+    """Guests, networks and directories of test runs that were killed."""
 
     def is_left(name: str) -> bool:
         owner = re.match(rf"{_PREFIX}-(\d+)-", name)
         return owner is not None and not Path("/proc", owner[1]).exists()
 
-    argv = ["virsh", "-q", "-c", lab.URI, "list", "--all", "--name"]
-    for name in processes.run(argv, timeout_s=60).stdout.decode().split():
-        if is_left(name):
-            Guest(name, Path(), {}, processes).remove()
+    def names(*command: str) -> list[str]:
+        argv = ["virsh", "-q", "-c", lab.URI, *command, "--name"]
+        return list(filter(is_left, processes.run(argv, timeout_s=60).stdout.decode().split()))
+
+    for name in names("list", "--all"):
+        Guest(name, Path(), {}, processes).remove()
+    for name in names("net-list"):
+        processes.run(["virsh", "-q", "-c", lab.URI, "net-destroy", name], timeout_s=60)
     for directory in lab.IMAGES.glob(f"{_PREFIX}-*"):
         if is_left(directory.name):
             shutil.rmtree(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,10 @@ def network(
     """An isolated network with DHCP."""
     name = unique_name("net")
     definition = tmp_path_factory.mktemp("net") / "net.xml"
+    subnet = f"10.78.{os.getpid() % 256}"  # two runs at once don't meet
     definition.write_text(
-        f"<network><name>{name}</name><ip address='10.78.9.1' netmask='255.255.255.0'>"
-        "<dhcp><range start='10.78.9.10' end='10.78.9.20'/></dhcp></ip></network>"
+        f"<network><name>{name}</name><ip address='{subnet}.1' netmask='255.255.255.0'>"
+        f"<dhcp><range start='{subnet}.10' end='{subnet}.20'/></dhcp></ip></network>"
     )
     processes.run(["virsh", "-c", libvirt_uri, "net-create", str(definition)], timeout_s=60)
     yield name
