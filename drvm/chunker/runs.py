@@ -16,6 +16,9 @@ import numpy.typing as npt
 from drvm.chunker.blocks import LEAF_BLOCKS
 
 PACK_NAME_BYTES = 32
+MAX_ORDINAL = (1 << 31) - 1
+"""Steps between two ordinals then fit in 32 bits; a session of 8 TiB of new blocks gets there."""
+
 ZERO = -1
 """Value of ``Leaf.pack`` for a block that reads as zeroes."""
 
@@ -37,7 +40,12 @@ class Leaf:
 
 
 def encode_leaf(leaf: Leaf) -> bytes:
-    """As stored. Packs that no block uses are left out, so equal leaves have equal bytes."""
+    """As stored. Packs that no block uses are left out, so equal leaves have equal bytes.
+
+    Raises ``ValueError`` for an ordinal that the columns can't hold.
+    """
+    if len(leaf.pack) and not 0 <= leaf.ordinal.min() <= leaf.ordinal.max() <= MAX_ORDINAL:
+        raise ValueError("leaf has an ordinal outside of its bounds")
     used, first_use = np.unique(leaf.pack[leaf.pack >= 0], return_index=True)
     used = used[np.argsort(first_use)]
     renumbered = np.full(len(leaf.packs) + 1, ZERO, dtype=np.int64)
@@ -82,7 +90,7 @@ def decode_leaf(data: bytes, blocks: int = LEAF_BLOCKS) -> Leaf:
     if run_count and (int(start[-1] + count[-1]) > blocks or int(run_pack.max()) >= pack_count):
         raise ValueError("leaf has a run outside of its bounds")
     run_ordinal = _undo_steps(run_pack, (zigzag >> 1) ^ -(zigzag & 1), count)
-    if run_count and (int(run_ordinal.min()) < 0 or int((run_ordinal + count).max()) > 1 << 32):
+    if run_count and (int(run_ordinal.min()) < 0 or int((run_ordinal + count - 1).max()) > MAX_ORDINAL):
         raise ValueError("leaf has an ordinal outside of its bounds")
 
     pack = np.full(blocks, ZERO, dtype=np.int64)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drvm.chunker.runs import ZERO, Leaf, decode_leaf, encode_leaf
+from drvm.chunker.runs import MAX_ORDINAL, ZERO, Leaf, decode_leaf, encode_leaf
 
 NAMES = tuple(bytes([n]) * 32 for n in range(5))
 
@@ -13,7 +13,7 @@ blocks = st.lists(
     st.one_of(
         st.tuples(st.just(ZERO), st.just(0)),
         st.tuples(st.integers(0, 4), st.integers(0, 40)),
-        st.tuples(st.integers(0, 4), st.integers(0, 2**31)),
+        st.tuples(st.integers(0, 4), st.integers(0, MAX_ORDINAL)),
     ),
     max_size=200,
 )
@@ -35,6 +35,17 @@ def addresses(leaf: Leaf) -> list[tuple[bytes | None, int]]:
 def test_a_leaf_comes_back_as_it_went_in(entries):
     leaf = leaf_of(entries)
     assert addresses(decode_leaf(encode_leaf(leaf), len(entries))) == addresses(leaf)
+
+
+def test_the_largest_ordinals_come_back_in_any_order():
+    entries = [(0, MAX_ORDINAL), (0, 0), (1, 5), (0, MAX_ORDINAL - 1), (0, MAX_ORDINAL)]
+    assert addresses(decode_leaf(encode_leaf(leaf_of(entries)), 5)) == addresses(leaf_of(entries))
+
+
+@pytest.mark.parametrize("ordinal", [-1, MAX_ORDINAL + 1])
+def test_an_ordinal_that_the_columns_cannot_hold_is_refused_not_wrapped(ordinal):
+    with pytest.raises(ValueError, match="ordinal"):
+        encode_leaf(leaf_of([(0, ordinal), (0, 7)]))
 
 
 @given(blocks, st.permutations(range(5)))
