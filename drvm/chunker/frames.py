@@ -22,6 +22,7 @@ LEVELS = {"fast": 1, "default": 1, "high": 9}
 METADATA_LEVEL = 9
 
 _WORTH_IT = 0.97
+_MAX_WINDOW_BYTES = 32 * 1024 * 1024  # no frame is larger, so no writer needs a larger one
 _contexts = threading.local()
 
 
@@ -41,15 +42,26 @@ def decode(codec: int, payload: bytes, plain_bytes: int) -> bytes:
     if codec == RAW:
         plain = payload
     else:
-        try:
-            plain = _decompressor().decompress(
-                payload, max_output_size=plain_bytes, read_across_frames=False
-            )
-        except zstandard.ZstdError as error:
-            raise ValueError(f"frame does not decompress: {error}") from None
+        plain = decompress(payload, plain_bytes)
     if len(plain) != plain_bytes:
         raise ValueError(f"frame holds {len(plain)} bytes instead of {plain_bytes}")
     return plain
+
+
+def decompress(payload: bytes, max_bytes: int) -> bytes:
+    """One zstd frame and nothing else. Raises ``ValueError`` for more than ``max_bytes``.
+
+    What the frame itself claims to hold is looked at first: zstandard allocates and fills that
+    much, and heeds ``max_output_size`` only where the frame claims nothing.
+    """
+    try:
+        if zstandard.frame_content_size(payload) > max_bytes:
+            raise ValueError(f"frame claims more than {max_bytes} bytes")
+        return _decompressor().decompress(
+            payload, max_output_size=max_bytes, allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise ValueError(f"frame does not decompress: {error}") from None
 
 
 def _compressor(level: int) -> zstandard.ZstdCompressor:
@@ -67,5 +79,7 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
 def _decompressor() -> zstandard.ZstdDecompressor:
     decompressor: zstandard.ZstdDecompressor | None = getattr(_contexts, "decompressor", None)
     if decompressor is None:
-        decompressor = _contexts.decompressor = zstandard.ZstdDecompressor()
+        decompressor = _contexts.decompressor = zstandard.ZstdDecompressor(
+            max_window_size=_MAX_WINDOW_BYTES
+        )
     return decompressor

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tracemalloc
 
 import pytest
 import zstandard
@@ -30,6 +31,32 @@ def test_a_payload_that_grows_beyond_what_is_expected_is_refused():
     bomb = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(10_000_000))
     with pytest.raises(ValueError, match="frame"):
         decode(1, bomb, 4096)
+
+
+@pytest.mark.parametrize("claimed", [4097, 1 << 20, 200_000_000])
+def test_a_payload_that_claims_more_than_is_expected_is_refused_before_it_is_unpacked(claimed):
+    bomb = zstandard.ZstdCompressor(write_content_size=True).compress(bytes(claimed))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="claims more"):
+            decode(1, bomb, 4096)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_payload_that_wants_a_huge_window_is_refused():
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    payload = compressor.compress(bytes(4096)) + compressor.flush()
+    with pytest.raises(ValueError, match="frame"):
+        decode(1, payload, 4096)
+
+
+def test_bytes_after_the_frame_are_refused():
+    codec, payload = encode(bytes(8192), 1)
+    with pytest.raises(ValueError, match="frame"):
+        decode(codec, payload + b"x", 8192)
 
 
 @given(st.binary(max_size=200), st.integers(0, 22))
