@@ -1,0 +1,105 @@
+"""A frozen disk that is an image file or block device of this host."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from drvm.core.clock import Clock
+from drvm.core.errors import CaptureError
+from drvm.core.extents import Extent, cover
+from drvm.host.model import BlockReader, ImageInfo
+from drvm.host.nbd import NbdReader, nbd_extents
+from drvm.host.rawfile import RawFileReader, raw_extents
+
+# longer than the kernel's coarse clock, by which files are stamped, stands still
+_CLOCK_TICK_S = 0.02
+
+Stamp = tuple[int, ...]
+
+
+class ChangeGuard:
+    """Knows whether somebody wrote to one of ``paths`` since it was made.
+
+    For files by size and time of modification; for block devices by the kernel's count of
+    sectors written. A write later than the guard always changes one of them.
+    """
+
+    def __init__(self, paths: Sequence[Path], clock: Clock) -> None:
+        self._paths = tuple(paths)
+        self._stamps = self._look()
+        clock.sleep(_CLOCK_TICK_S)
+        self.check()
+
+    def check(self) -> None:
+        """Raises ``CaptureError`` if what was read may belong to two instants."""
+        for path, before, now in zip(self._paths, self._stamps, self._look(), strict=True):
+            if before != now:
+                raise CaptureError(
+                    f"{path} was written to while it was being read",
+                    hint="the machine was started, or another program works on its disks; "
+                    "try again",
+                )
+
+    def _look(self) -> tuple[Stamp, ...]:
+        try:
+            return tuple(_stamp(path) for path in self._paths)
+        except OSError as problem:
+            raise CaptureError(f"an image can't be looked at: {problem}") from None
+
+
+class FrozenImage:
+    """Implements ``FrozenDisk``. ``socket`` is that of an export of the image; raw images
+    without one are read as files."""
+
+    def __init__(
+        self, target: str, info: ImageInfo, guard: ChangeGuard, *, socket: Path | None, method: str
+    ) -> None:
+        self.target = target
+        self.size_bytes = info.virtual_size_bytes
+        self.format = info.format
+        self.image_options: Mapping[str, str] = info.options
+        self.method = method
+        self._path = info.path
+        self._socket = socket
+        self._guard = guard
+
+    def extents(self) -> Iterator[Extent]:
+        if self._socket is None:
+            found = raw_extents(self._path, self.size_bytes)
+        else:
+            found = nbd_extents(self._socket)
+        yield from cover(found, self.size_bytes)
+        self._guard.check()
+
+    def open(self) -> BlockReader:
+        if self._socket is None:
+            return _GuardedReader(RawFileReader(self._path, self.size_bytes), self._guard)
+        return _GuardedReader(NbdReader(self._socket), self._guard)
+
+
+class _GuardedReader:
+    """Gives no byte away before it has seen that the image is still the same."""
+
+    def __init__(self, inner: BlockReader, guard: ChangeGuard) -> None:
+        self._inner = inner
+        self._guard = guard
+
+    def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
+        data = self._inner.read(offset, length)
+        self._guard.check()
+        return data
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _stamp(path: Path) -> Stamp:
+    status = path.stat()
+    if not stat.S_ISBLK(status.st_mode):
+        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    counts = (Path("/sys/dev/block") / device / "stat").read_text().split()
+    return (status.st_rdev, int(counts[6]))

@@ -1,0 +1,73 @@
+"""The engine for machines that are off: their images are read as they lie there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from drvm.core.errors import CaptureError
+from drvm.host.images import in_use
+from drvm.host.model import DomainState
+from drvm.snapshot import domainxml
+from drvm.snapshot.capture import CaptureRequest, FrozenMachine
+from drvm.snapshot.disks import select
+from drvm.snapshot.parts import (
+    Image,
+    Parts,
+    freeze,
+    read_nvram,
+    require_local,
+    state_warnings,
+)
+from drvm.snapshot.recovery import finish_earlier
+
+
+class OfflineEngine:
+    """Nothing is made and nothing is locked. If the machine is started while it is read, it
+    starts, and the reading fails."""
+
+    name = "offline"
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @contextlib.contextmanager
+    def capture(self, request: CaptureRequest) -> Iterator[FrozenMachine]:
+        parts = self._parts
+        require_local(parts.host)
+        domain = parts.host.domain(request.vm)
+        with parts.journal.lock(domain.uuid, domain.name), contextlib.ExitStack() as exports:
+            finish_earlier(parts, domain)
+            definition = domain.xml(inactive=True, secure=True)
+            machine = domainxml.read(definition)
+            selection = select(machine, request.exclude_disks)
+            images = tuple(
+                Image(s.target, parts.images.chain(s.path, s.format)) for s in selection.captured
+            )
+            disks = freeze(images, parts.processes, parts.clock, exports, "full-read")
+            taken_at = parts.clock.now()
+            nvram = read_nvram(machine.nvram)
+            saved = domain.has_managed_save()
+            # asked after the images were first looked at: a start from here on is seen there
+            if domain.state() is not DomainState.SHUTOFF:
+                raise CaptureError(f"{domain.name} is not off")
+            for image in images:
+                if in_use(image.info.path):
+                    raise CaptureError(
+                        f"{image.info.path} is in use", hint="another program has it open"
+                    )
+            warnings = [*selection.warnings, *state_warnings(machine)]
+            if saved:
+                warnings.append("only crash-consistent: the memory that was saved is not captured")
+            parts.trace("reading")
+            yield FrozenMachine(
+                name=domain.name,
+                uuid=domain.uuid,
+                taken_at=taken_at,
+                consistency="crash" if saved else "offline",
+                engine=self.name,
+                disks=disks,
+                definition_xml=definition,
+                nvram=nvram,
+                warnings=tuple(warnings),
+            )

@@ -1,0 +1,165 @@
+"""Finding what a killed process left half-done, and finishing it.
+
+``find`` looks and changes nothing; ``repair`` may be called again. What is not drvm's own is
+named and left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from drvm.core.errors import CaptureError, DrvmError, HostUnreachable, Locked
+from drvm.host.model import Domain
+from drvm.snapshot import truth as truths
+from drvm.snapshot.disks import OVERLAY_NAME
+from drvm.snapshot.domainxml import Disk
+from drvm.snapshot.journal import VERSION, Entry, JournalDisk
+from drvm.snapshot.parts import Parts
+
+_MARK = ".drvm-"
+
+
+@dataclass(frozen=True, slots=True)
+class HalfDone:
+    """A capture that no process works on any more. ``steps``: for people, what would be done.
+    ``entry`` is ``None`` where the journal is not understood: nothing is done then."""
+
+    vm_uuid: str
+    vm_name: str
+    entry: Entry | None
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """``problem`` is empty where the machine is back on its own disks, or else says what is
+    left, with ``hint``."""
+
+    vm_uuid: str
+    vm_name: str
+    steps: tuple[str, ...]
+    problem: str = ""
+    hint: str = ""
+
+
+def find(parts: Parts, vm: str | None = None) -> list[HalfDone]:
+    """Every half-done capture of the host, or of one machine. Those that a living process works
+    on are not half-done."""
+    wanted = None if vm is None else parts.host.find_domain(vm)
+    found: list[HalfDone] = []
+    for uuid in _candidates(parts, None if vm is None else (wanted.uuid if wanted else vm)):
+        try:
+            with parts.journal.lock(uuid, uuid):
+                half = _look(parts, uuid)
+        except Locked:
+            continue
+        if half is not None:
+            found.append(half)
+    return found
+
+
+def repair(parts: Parts, half: HalfDone) -> Recovered:
+    """Finish what ``find`` found. Raises nothing that concerns this machine only."""
+    try:
+        with parts.journal.lock(half.vm_uuid, half.vm_name):
+            _finish(parts, half.vm_uuid)
+    except (DrvmError, OSError) as problem:
+        hint = problem.hint if isinstance(problem, DrvmError) else ""
+        return Recovered(half.vm_uuid, half.vm_name, half.steps, str(problem), hint)
+    return Recovered(half.vm_uuid, half.vm_name, half.steps)
+
+
+def recover(parts: Parts, vm: str | None = None) -> list[Recovered]:
+    return [repair(parts, half) for half in find(parts, vm)]
+
+
+def finish_earlier(parts: Parts, domain: Domain) -> None:
+    """Before a new capture of the machine: put it back from an earlier one that was killed.
+    The caller holds the machine's lock. Raises ``CleanupFailed``."""
+    _finish(parts, domain.uuid)
+
+
+def _finish(parts: Parts, vm_uuid: str) -> None:
+    entry = _entry(parts, vm_uuid)
+    if entry is not None:
+        parts.journal.write(entry)
+        parts.put_back().run(entry)
+
+
+def _look(parts: Parts, vm_uuid: str) -> HalfDone | None:
+    try:
+        entry = _entry(parts, vm_uuid)
+        steps = () if entry is None else _steps(parts, entry)
+    except HostUnreachable:
+        raise
+    except DrvmError as problem:
+        return HalfDone(vm_uuid, vm_uuid, None, (f"{problem.message}: leave it alone",))
+    if entry is None:
+        return None
+    return HalfDone(vm_uuid, entry.vm_name, entry, steps)
+
+
+def _steps(parts: Parts, entry: Entry) -> tuple[str, ...]:
+    put_back = parts.put_back()
+    steps = ["thaw the guest if it is frozen"] if entry.frozen else []
+    for disk in entry.disks:
+        step = put_back.next_step(entry, disk)
+        reason = f" ({step.reason})" if step.reason else ""
+        steps.append(f"{disk.target}: {step.action.value}{reason}")
+    return tuple(steps)
+
+
+def _candidates(parts: Parts, vm_uuid: str | None) -> list[str]:
+    """Machines with a journal, and machines that run on an overlay of ours without one."""
+    uuids = {domain.uuid for domain in parts.host.domains()} | set(parts.journal.machines())
+    return sorted(uuid for uuid in uuids if vm_uuid in (None, uuid))
+
+
+def _entry(parts: Parts, vm_uuid: str) -> Entry | None:
+    """What the journal says; where it is lost, what the file names in the XML say."""
+    entry = parts.journal.read(vm_uuid)
+    domain = parts.host.find_domain(vm_uuid)
+    if entry is not None or domain is None:
+        return entry
+    if not any(_MARK in domain.xml(inactive=stored) for stored in (False, True)):
+        return None
+    truth = truths.look(domain)
+    marked = {disk.target: (disk, top) for view in truth.views for disk, top in truths.ours(view)}
+    disks = [_from_names(parts, disk, top) for disk, top in marked.values()]
+    if not disks:
+        return None
+    points = {
+        name["point_id"] for _, top in marked.values() if (name := OVERLAY_NAME.fullmatch(top.name))
+    }
+    if len(points) != 1:
+        raise CaptureError(f"{domain.name} runs on overlays of several captures")
+    return Entry(
+        version=VERSION,
+        engine="external",
+        point_id=points.pop(),
+        vm_uuid=domain.uuid,
+        vm_name=domain.name,
+        uri=parts.host.uri,
+        disks=tuple(disks),
+    )
+
+
+def _from_names(parts: Parts, disk: Disk, overlay: Path) -> JournalDisk:
+    """The base as the overlay itself names it, which must be the one its file name says."""
+    info = parts.images.info(overlay, "qcow2")
+    mark = OVERLAY_NAME.fullmatch(overlay.name)
+    if info.backing_file is None or info.backing_format is None or mark is None:
+        raise CaptureError(f"{overlay} has no base image")
+    base = Path(info.backing_file)
+    is_block = base.is_block_device()
+    if not is_block and base != overlay.parent / mark["base"]:
+        raise CaptureError(f"{overlay} does not lie on the image that its name says")
+    return JournalDisk(
+        target=disk.target,
+        base=str(base),
+        base_format=info.backing_format,
+        base_kind="block" if is_block else "file",
+        overlay=str(overlay),
+        phase="taken",
+    )

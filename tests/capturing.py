@@ -1,0 +1,89 @@
+"""What tests of captures share: engines on the real host, and looks at it that are not drvm's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from drvm.core.clock import SystemClock
+from drvm.core.extents import ExtentKind
+from drvm.core.ids import new_point_id
+from drvm.core.process import Processes
+from drvm.core.progress import Trace, no_trace
+from drvm.core.units import MIB
+from drvm.host.images import ImageTool
+from drvm.host.libvirt_host import LibvirtHost
+from drvm.snapshot.capture import CaptureRequest, FrozenDisk, FrozenMachine
+from drvm.snapshot.choose import choose
+from drvm.snapshot.journal import Journal
+from drvm.snapshot.parts import Parts
+from tests.guests import Guest
+
+
+def make_parts(uri: str, state_dir: Path, processes: Processes, trace: Trace = no_trace) -> Parts:
+    return Parts(
+        host=LibvirtHost(uri),
+        images=ImageTool(processes),
+        processes=processes,
+        journal=Journal(state_dir),
+        clock=SystemClock(),
+        trace=trace,
+    )
+
+
+@contextlib.contextmanager
+def capture(
+    parts: Parts, vm: str, *, exclude: frozenset[str] = frozenset(), filesystem: bool = False
+) -> Iterator[FrozenMachine]:
+    """By the engine that fits what the machine does."""
+    request = CaptureRequest(
+        vm=vm,
+        point_id=new_point_id(),
+        exclude_disks=exclude,
+        require_filesystem=filesystem,
+        freeze_timeout_s=2,
+    )
+    with choose(parts, vm).engine.capture(request) as machine:
+        yield machine
+
+
+def digest(disk: FrozenDisk) -> str:
+    """SHA-256 of the disk as its extents and its reader tell it."""
+    sha = hashlib.sha256()
+    with contextlib.closing(disk.open()) as reader:
+        for extent in disk.extents():
+            for offset in range(extent.offset, extent.end, MIB):
+                length = min(MIB, extent.end - offset)
+                data = extent.kind is ExtentKind.DATA
+                sha.update(reader.read(offset, length) if data else bytes(length))
+    return sha.hexdigest()
+
+
+def image_digest(path: Path, image_format: str, scratch: Path, processes: Processes) -> str:
+    """SHA-256 of an image's guest-visible bytes, by way of qemu-img."""
+    raw = scratch / f"{path.name}.copy"
+    argv = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", str(path), str(raw)]
+    processes.run(argv, timeout_s=120)
+    with raw.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    raw.unlink()
+    return found
+
+
+def with_trace(parts: Parts, trace: Trace) -> Parts:
+    return dataclasses.replace(parts, trace=trace)
+
+
+def assert_back_on_its_disks(guest: Guest, parts: Parts) -> None:
+    """Both definitions name the bases, nothing of drvm's lies beside them or in the journal."""
+    for inactive in ("", "--inactive"):
+        block_list = guest.virsh("domblklist", *([inactive] if inactive else []))
+        named = dict(line.split(maxsplit=1) for line in block_list.strip().splitlines())
+        for target, path in guest.disks.items():
+            assert named[target].strip() == str(path)
+    assert "<mirror" not in guest.virsh("dumpxml")
+    assert [p.name for p in guest.directory.iterdir() if "drvm-" in p.name] == []
+    assert parts.journal.machines() == []

@@ -1,0 +1,127 @@
+"""A drvm that is killed at any step leaves a guest that recovery puts back on its own disks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from drvm.core.process import Processes
+from drvm.snapshot.parts import Parts
+from drvm.snapshot.recovery import find, recover
+from tests.capturing import assert_back_on_its_disks, capture, make_parts
+from tests.guests import Guest, MakeGuest
+
+pytestmark = pytest.mark.guest
+
+STEPS = (
+    "overlays-journaled",
+    "overlays-made",
+    "snapshot-requested",
+    "snapshot-taken",
+    "reading",
+    "commit-journaled-vda",
+    "commit-started-vda",
+    "commit-ready-vda",
+    "pivoted-vda",
+    "commit-journaled-vdb",
+    "commit-started-vdb",
+    "commit-ready-vdb",
+    "pivoted-vdb",
+    "overlays-removed",
+    "journal-removed",
+)
+
+
+@pytest.fixture
+def parts(libvirt_uri: str, tmp_path: Path, processes: Processes) -> Parts:
+    return make_parts(libvirt_uri, tmp_path / "state", processes)
+
+
+@pytest.fixture(scope="module")
+def guest(make_module_guest: MakeGuest) -> Guest:
+    return make_module_guest("recover")
+
+
+def killed_at(step: str, guest: Guest, uri: str, state_dir: Path, processes: Processes) -> None:
+    """Capture in a child process that is killed when it comes to ``step``."""
+
+    def kill(name: str) -> None:
+        if name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            with capture(make_parts(uri, state_dir, processes, kill), guest.name) as machine:
+                if len(machine.disks) == 2:
+                    guest.run(f"echo {step} > /data/step; echo {step} > /step; sync")
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"{step} was not reached"
+
+
+def test_a_kill_at_any_step_is_put_right_and_the_guest_lives_on(
+    guest: Guest, parts: Parts, libvirt_uri: str, tmp_path: Path, processes: Processes
+) -> None:
+    for number, step in enumerate(STEPS):
+        killed_at(step, guest, libvirt_uri, tmp_path / "state", processes)
+        half_done = [half.vm_name for half in find(parts, guest.name)]
+        assert half_done == ([] if step == "journal-removed" else [guest.name]), step
+        problems = [recovered.problem for recovered in recover(parts, guest.name)]
+        assert problems in ([], [""]), step
+        assert_back_on_its_disks(guest, parts)
+        assert recover(parts, guest.name) == []
+        assert guest.agent("guest-fsfreeze-status") == "thawed"
+        if number > STEPS.index("reading"):
+            assert guest.run("cat /data/step /step").split() == [step, step]
+    guest.shutdown()
+    parts.images.check(guest.disks["vda"], "qcow2")
+    guest.start()
+
+
+@pytest.mark.parametrize(
+    "steps", [("snapshot-taken", "commit-started-vda", "pivoted-vda")], ids=["some"]
+)
+def test_a_kill_and_then_a_guest_that_is_off_is_put_right(
+    steps: tuple[str, ...],
+    guest: Guest,
+    parts: Parts,
+    libvirt_uri: str,
+    tmp_path: Path,
+    processes: Processes,
+) -> None:
+    for step in steps:
+        killed_at(step, guest, libvirt_uri, tmp_path / "state", processes)
+        guest.run(f"echo {step} off > /data/step; sync")
+        guest.virsh("destroy")
+        assert [recovered.problem for recovered in recover(parts, guest.name)] == [""]
+        assert_back_on_its_disks(guest, parts)
+        parts.images.check(guest.disks["vda"], "qcow2")
+        guest.start()
+        assert guest.run("cat /data/step").strip() == f"{step} off"
+
+
+def test_a_lost_journal_is_made_up_for_by_the_names_in_the_xml(
+    guest: Guest, parts: Parts, libvirt_uri: str, tmp_path: Path, processes: Processes
+) -> None:
+    killed_at("reading", guest, libvirt_uri, tmp_path / "state", processes)
+    parts.journal.remove(guest.virsh("domuuid").strip())
+    assert [half.vm_name for half in find(parts, guest.name)] == [guest.name]
+    assert [recovered.problem for recovered in recover(parts, guest.name)] == [""]
+    assert_back_on_its_disks(guest, parts)
+
+
+def test_a_new_capture_first_puts_right_what_an_old_one_left(
+    guest: Guest, parts: Parts, libvirt_uri: str, tmp_path: Path, processes: Processes
+) -> None:
+    killed_at("reading", guest, libvirt_uri, tmp_path / "state", processes)
+    with capture(parts, guest.name, filesystem=True) as machine:
+        assert machine.definition_xml is not None
+        assert "drvm-" not in machine.definition_xml.replace(guest.name, "").replace(
+            str(guest.directory), ""
+        )
+    assert_back_on_its_disks(guest, parts)
