@@ -1,0 +1,71 @@
+"""A command in the guest ends as expected."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from drvm.core.errors import AgentError
+from drvm.core.text import printable
+from drvm.drill.checks.base import Attempt, GuestUnderTest
+from drvm.host.model import GuestCommandResult
+
+_SHOWN_CHARS = 800
+_SHOWN_NAME_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CommandCheck:
+    """Implements ``Check``. ``run``: the program and its arguments, without a shell.
+    ``expect_output``: a regular expression searched for in what it writes to stdout; ``^`` and
+    ``$`` match at every line. The command is run again until it does as expected."""
+
+    run: tuple[str, ...]
+    expect_exit: int = 0
+    expect_output: str | None = None
+    timeout_s: float = 30.0
+
+    @property
+    def name(self) -> str:
+        return f"command {shlex.join(self.run)}"
+
+    @property
+    def proves(self) -> str:
+        command = printable(shlex.join(self.run), _SHOWN_NAME_CHARS)
+        output = " and printed what was expected" if self.expect_output is not None else ""
+        return f"in the guest {command} ended with exit code {self.expect_exit}{output}"
+
+    def attempt(self, guest: GuestUnderTest) -> Attempt:
+        try:
+            guest.domain.agent_ping()
+        except AgentError as problem:
+            return Attempt(False, False, problem.message)
+        try:
+            result = guest.domain.guest_run(self.run, timeout_s=self.timeout_s)
+        except AgentError as problem:
+            return Attempt(False, True, problem.message)
+        wrong = self._wrong(result)
+        return Attempt(not wrong, True, "\n".join([*wrong, *_shown(result)]))
+
+    def _wrong(self, result: GuestCommandResult) -> list[str]:
+        if result.exit_code != self.expect_exit:
+            return [f"exit code {result.exit_code} instead of {self.expect_exit}"]
+        output = result.stdout.decode(errors="replace")
+        if self.expect_output is not None and not re.search(
+            self.expect_output, output, re.MULTILINE
+        ):
+            return [f"the output does not match {self.expect_output}"]
+        return []
+
+
+def _shown(result: GuestCommandResult) -> list[str]:
+    """The end of a stream is where errors stand; the beginning is where answers do."""
+    lines = [f"exit code {result.exit_code}"]
+    for title, stream in (("", result.stdout), ("stderr: ", result.stderr)):
+        text = stream.decode(errors="replace").strip()
+        if len(text) > _SHOWN_CHARS:
+            text = f"{text[: _SHOWN_CHARS // 2]}\n...\n{text[-_SHOWN_CHARS // 2 :]}"
+        if text:
+            lines.append(title + text)
+    return lines

@@ -1,0 +1,104 @@
+"""What drills left whose process was killed: found first, then removed.
+
+Looking changes nothing. What can't be attributed to a dead drill is named and left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from drvm.core.errors import Locked
+from drvm.drill.place import is_drill_name, is_empty, taken_over, tear_down
+from drvm.host.model import Host
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A drill that no process works on any more. ``parts``: for people, what would be removed."""
+
+    directory: Path
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """``left_alone``: lines for people, about what looks like a drill's and is not known to be."""
+
+    dead: tuple[Leftover, ...]
+    left_alone: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """``problems`` is empty where everything is gone, or says what is left."""
+
+    directory: Path
+    problems: tuple[str, ...]
+
+
+def find_leftovers(host: Host, directory: Path) -> Leftovers:
+    """Those of drills whose images go below ``directory``. Raises ``HostError``."""
+    networks = [name for name in host.network_names() if is_drill_name(name)]
+    dead: list[Leftover] = []
+    alone: list[str] = []
+    places = _places(directory)
+    for place in places:
+        try:
+            with taken_over(place):
+                dead.append(Leftover(place, _parts(host, place, networks)))
+        except Locked:
+            continue  # its process lives
+        except FileNotFoundError:
+            if not place.exists():
+                continue
+            if is_empty(place):
+                dead.append(Leftover(place, (str(place),)))
+            else:
+                alone.append(f"{place} has no lock file: no drill is known to have made it")
+    known = {place.name for place in places}
+    alone += [
+        f"network {name}: its drill has no directory below {directory}"
+        for name in networks
+        if name not in known
+    ]
+    return Leftovers(tuple(dead), tuple(alone))
+
+
+def remove_leftovers(host: Host, found: Leftovers) -> tuple[Removed, ...]:
+    """Remove what is still there and still nobody's. May be called again."""
+    removed = []
+    for leftover in found.dead:
+        try:
+            with taken_over(leftover.directory):
+                problems = tear_down(host, leftover.directory)
+        except Locked:
+            continue
+        except FileNotFoundError:
+            problems = _remove_empty(leftover.directory)
+        removed.append(Removed(leftover.directory, tuple(problems)))
+    return tuple(removed)
+
+
+def _places(directory: Path) -> list[Path]:
+    try:
+        entries = sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    return [e for e in entries if is_drill_name(e.name) and e.is_dir() and not e.is_symlink()]
+
+
+def _parts(host: Host, place: Path, networks: list[str]) -> tuple[str, ...]:
+    parts = [f"machine {place.name}"] if host.find_domain(place.name) is not None else []
+    parts += [f"network {place.name}"] if place.name in networks else []
+    return (*parts, str(place))
+
+
+def _remove_empty(place: Path) -> list[str]:
+    try:
+        place.rmdir()
+    except FileNotFoundError:
+        return []
+    except OSError as problem:
+        return [f"{place} could not be removed: {problem.strerror}"]
+    return []

@@ -1,0 +1,134 @@
+"""What a drill makes on the host, and how it is told whose it is.
+
+One name stands for all of it: the directory (images, NVRAM, a lock file), the network, the
+machine. The directory is made first and removed last, and its lock file is locked for as long as
+the drill's process lives: so whatever a killed drill left can be found and attributed, and what
+has no such directory is not ours to touch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from drvm.core.errors import DrvmError, Locked, RestoreError
+from drvm.host.model import Host
+
+_NAME = re.compile(r"drvm-drill-[0-9a-f]{16}", re.ASCII)
+_LOCK = "lock"
+_MODE = 0o711
+"""QEMU's user may reach the images, whose names it is given, and list nothing."""
+_TRIES = 5
+
+
+def drill_name(drill_id: str) -> str:
+    """Of the machine, the network and the directory."""
+    return f"drvm-drill-{drill_id}"
+
+
+def is_drill_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+@contextlib.contextmanager
+def made(directory: Path) -> Iterator[None]:
+    """Make the drill's directory and hold its lock. Removing it is ``tear_down``'s.
+
+    Raises ``RestoreError`` or ``OSError``, having left nothing. Between its making and its lock
+    somebody who looks for leftovers may take it for one and remove it, empty as it is: then it
+    is made again.
+    """
+    directory.parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        try:
+            descriptor = _lock(directory, os.O_CREAT)
+        except (FileNotFoundError, Locked):
+            continue
+        try:
+            directory.chmod(_MODE)
+            yield
+        finally:
+            os.close(descriptor)
+        return
+    raise RestoreError(f"{directory} can't be made: somebody keeps removing it")
+
+
+@contextlib.contextmanager
+def taken_over(directory: Path) -> Iterator[None]:
+    """Hold the lock of a drill whose process is dead. Raises ``Locked`` where it lives, and
+    ``FileNotFoundError`` where there is no lock file."""
+    descriptor = _lock(directory, 0)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def tear_down(host: Host, directory: Path) -> list[str]:
+    """End the machine, destroy the network, remove the directory; the caller holds its lock.
+
+    May be called again. Each part is tried, whatever became of the others; the directory stays
+    if one of the others does. Returns a line for each part that could not be removed.
+    """
+    name = directory.name
+    problems = []
+    try:
+        domain = host.find_domain(name)
+        if domain is not None:
+            domain.destroy()
+    except DrvmError as problem:
+        problems.append(f"the machine {name} could not be ended: {problem.message}")
+    try:
+        if name in host.network_names():
+            host.destroy_network(name)
+    except DrvmError as problem:
+        problems.append(f"the network {name} could not be destroyed: {problem.message}")
+    if not problems:
+        try:
+            _remove(directory)
+        except OSError as problem:
+            problems.append(f"{directory} could not be removed: {problem.strerror}")
+    return problems
+
+
+def is_empty(directory: Path) -> bool:
+    """Killed between the directory's making and its lock, or at the very end of its removal."""
+    return next(directory.iterdir(), None) is None
+
+
+def _lock(directory: Path, create: int) -> int:
+    """The descriptor of the directory's lock file, locked; the file that has the name now, not
+    one that was removed meanwhile."""
+    path = directory / _LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | create, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), path.lstat()):
+            raise FileNotFoundError(path)
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise Locked(f"the drill in {directory} is running") from None
+        raise
+    return descriptor
+
+
+def _remove(directory: Path) -> None:
+    """The lock file goes last: as long as anything is left, it says whose it is."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in list(directory.iterdir()):
+            if entry.name == _LOCK:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        (directory / _LOCK).unlink(missing_ok=True)
+        directory.rmdir()

@@ -1,0 +1,84 @@
+"""How much room there is on this machine for one more guest. It must not cost the others."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from drvm.core.units import GIB, KIB, format_bytes
+
+RESERVE_BYTES = GIB
+"""What a drill leaves free where its images go: it grows while it runs, and other guests'
+images may lie there too, which pause when nothing is left."""
+
+_MEMINFO = Path("/proc/meminfo")
+_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d{1,15}) kB$", re.MULTILINE | re.ASCII)
+_OTHERS_MAY_ENTER = 0o001
+_UNITS = {"b": 1, "bytes": 1}
+_UNITS |= {
+    spelling: base**power
+    for power, letter in enumerate("kmgtpe", start=1)
+    for spelling, base in ((letter, KIB), (f"{letter}ib", KIB), (f"{letter}b", 1000))
+}
+"""libvirt's ``scaledInteger``: ``KB`` is 1000, ``K`` and ``KiB`` are 1024; in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """``free_bytes``: on the file system where the images go. ``memory_bytes``: what can be had
+    without pushing anybody out, ``None`` where the system does not say. ``closed``: directories
+    on the way that QEMU's user can't enter."""
+
+    free_bytes: int
+    memory_bytes: int | None
+    closed: tuple[Path, ...]
+
+
+def look(directory: Path) -> Room:
+    """``directory`` need not exist yet. Raises ``OSError``."""
+    there = [path for path in (directory, *directory.parents) if path.is_dir()]
+    return Room(
+        free_bytes=shutil.disk_usage(there[0]).free,
+        memory_bytes=_available_memory(),
+        closed=tuple(p for p in reversed(there) if not p.stat().st_mode & _OTHERS_MAY_ENTER),
+    )
+
+
+def problems(room: Room, directory: Path, *, data_bytes: int, memory_bytes: int) -> Iterator[str]:
+    """A line for each, with the way out."""
+    need = data_bytes + RESERVE_BYTES
+    if room.free_bytes < need:
+        yield (
+            f"{directory} has {format_bytes(room.free_bytes)} left and the drill needs "
+            f"{format_bytes(need)}: choose another directory for drills"
+        )
+    if room.memory_bytes is not None and room.memory_bytes < memory_bytes:
+        yield (
+            f"the machine has {format_bytes(memory_bytes)} of memory and the host has "
+            f"{format_bytes(room.memory_bytes)} available: drill on another host"
+        )
+    for path in room.closed:
+        yield (
+            f"QEMU's user can't enter {path}: chmod o+x {path}, or choose another directory "
+            "for drills"
+        )
+
+
+def memory_bytes(domain: ET.Element) -> int:
+    """What the guest may take; 0 where its definition does not say it as libvirt does."""
+    memory = domain.find("memory")
+    text = "" if memory is None else (memory.text or "").strip()
+    unit = "kib" if memory is None else memory.get("unit", "KiB").lower()
+    return int(text) * _UNITS.get(unit, 0) if re.fullmatch(r"[0-9]{1,20}", text) else 0
+
+
+def _available_memory() -> int | None:
+    try:
+        match = _AVAILABLE.search(_MEMINFO.read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(match[1]) * KIB if match else None
