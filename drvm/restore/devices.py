@@ -161,7 +161,8 @@ class DeviceBuilder:
         made = ET.SubElement(tpm, "backend", {"type": "emulator"})
         if TPM_VERSION.fullmatch(version := backend.get("version", "")):
             made.set("version", version)
-        if YES_NO.fullmatch(persistent := backend.get("persistent_state", "")):
+        persistent = backend.get("persistent_state", "")
+        if YES_NO.fullmatch(persistent) and self._isolate_to is None:  # else it outlives the drill
             made.set("persistent_state", persistent)
         self._copier.children(backend, made, {"active_pcr_banks": PCR_BANKS}, "tpm/backend")
         self._copier.children(source, tpm, WHERE, "tpm", handled=frozenset({"backend"}))
