@@ -11,7 +11,7 @@ from drvm.core.text import printable
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
 from drvm.repository.select import select
-from drvm.wiring import Wiring
+from drvm.wiring.assembly import Wiring
 
 
 @contextlib.contextmanager

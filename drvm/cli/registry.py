@@ -15,6 +15,18 @@ class Verb:
 
 
 VERBS = (
+    Verb("init", "init", "Create a repository, and a config where there is none."),
+    Verb("doctor", "doctor", "Check all that drvm needs; --fix puts guests back."),
+    Verb("vms", "vms", "List the VMs: how they are protected, what would be lost now."),
+    Verb("backup", "backup", "Take a recovery point of VMs, or of image files."),
+    Verb("points", "points", "List the good recovery points."),
+    Verb("show", "show", "Show one recovery point."),
+    Verb("restore", "restore", "Restore a machine, or its disks to a folder."),
+    Verb("clone", "clone", "Restore a machine beside the original, with a new identity."),
+    Verb("drill", "drill", "Prove that points boot: restore in isolation, check, measure."),
+    Verb("report", "report", "Write the report on points and drills: HTML, JSON or JUnit."),
+    Verb("daemon", "daemon", "Run the policies of the config by their schedules."),
+    Verb("demo", "demo", "See all of it on a real small VM and a real S3 server."),
     Verb("config", "config", "Check, show and generate the config file."),
     Verb("completion", "completion", "Print the completion script of a shell."),
 )

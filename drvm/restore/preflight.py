@@ -112,7 +112,7 @@ def _identity(facts: TargetFacts, need: Needs) -> Iterator[str]:
     if not need.replace:
         if named:
             yield (
-                f"a VM named {need.name!r} exists on {facts.uri}: use --name NAME for a copy "
+                f"a VM named {need.name!r} exists on {facts.uri}: use --clone --name NAME for a copy "
                 "beside it, or --replace to take its place"
             )
         for domain in owner:

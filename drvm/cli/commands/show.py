@@ -52,11 +52,11 @@ def _show(output: Output, manifest: Manifest) -> None:
         "nvram": "yes" if manifest.nvram is not None else "",
         **{f"guest {name}": value for name, value in sorted(manifest.guest.items())},
     }
-    for name, value in lines.items():
-        if value:
-            output.line(f"{name + ':':<13} {value}")
-    for warning in manifest.warnings:
-        output.line(f"{'warning:':<13} {warning}")
+    lines.update({f"warning {number}": w for number, w in enumerate(manifest.warnings, 1)})
+    shown = {name: value for name, value in lines.items() if value}
+    width = max(map(len, shown)) + 1
+    for name, value in shown.items():
+        output.line(f"{name + ':':<{width}} {value}")
     output.line()
     columns = [
         Column("disk"),

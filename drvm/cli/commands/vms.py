@@ -11,7 +11,7 @@ from drvm.cli.opening import good_points, opened
 from drvm.cli.output import Column
 from drvm.cli.views import short_time
 from drvm.core.units import format_seconds
-from drvm.fleet import FleetVm, survey
+from drvm.wiring.fleet import FleetVm, survey
 
 
 @click.command("vms")

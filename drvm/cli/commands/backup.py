@@ -1,0 +1,192 @@
+"""``drvm backup VM...``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from drvm.backup.plan import BackupPlan
+from drvm.backup.run import BackupResult
+from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
+from drvm.cli.opening import opened, warn
+from drvm.cli.views import point_fields, show_points
+from drvm.core.errors import DrvmError, Interrupted, UsageError
+from drvm.core.ids import is_vm_name
+from drvm.core.progress import Progress
+from drvm.core.text import printable
+from drvm.core.units import format_bytes
+from drvm.repository.manifest import Manifest
+from drvm.snapshot.imagefiles import ImageFile
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.jobs import BackupOptions, plan_point, take_image_point, take_point
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """``warned``: some point was taken, and something about it is not as it should be."""
+
+    points: list[Manifest] = field(default_factory=list)
+    failures: list[tuple[str, DrvmError]] = field(default_factory=list)
+    warned: bool = False
+
+
+@click.command("backup")
+@click.argument("vms", nargs=-1, metavar="VM...")
+@click.option("--policy", help="All VMs of this policy.")
+@click.option("--image", is_flag=True, help="The arguments are image files without a VM.")
+@click.option("--name", help="With --image: what they are called together.")
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(["raw", "qcow2"]),
+    help="With --image: their format; default: by the suffix.",
+)
+@click.option("--exclude-disk", multiple=True, metavar="vdb", help="Leave this disk out.")
+@click.option("--require-filesystem", is_flag=True, help="No point rather than a crash-consistent.")
+@click.option("--freeze-timeout", type=click.IntRange(1, 10), metavar="SECONDS")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; touch nothing.")
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    vms: tuple[str, ...],
+    policy: str | None,
+    image: bool,
+    name: str | None,
+    image_format: Literal["raw", "qcow2"] | None,
+    exclude_disk: tuple[str, ...],
+    require_filesystem: bool,
+    freeze_timeout: int | None,
+    dry_run: bool,
+) -> int:
+    """Take a recovery point of each VM now, running or not.
+
+    A running guest is frozen for the fraction of a second that a snapshot takes, where its agent
+    answers. How a VM is captured is what its policy says, changed by the options here. One VM
+    that fails does not keep the others from being backed up.
+
+    \b
+    Examples:
+      drvm backup web1 db1
+      drvm backup --policy nightly
+      drvm backup --image --name firewall /srv/firewall.qcow2
+    """
+    with opened(invocation) as wiring:
+        if image:
+            outcome = _images(invocation, wiring, vms, name, image_format, dry_run=dry_run)
+        else:
+            if name is not None or image_format is not None:
+                raise UsageError("--name and --format go with --image")
+            names = _names(wiring, vms, policy)
+
+            def options(vm: str) -> BackupOptions:
+                chosen = BackupOptions.of(wiring.settings.policy_of(vm), vm)
+                return dataclasses.replace(
+                    chosen,
+                    exclude_disks=chosen.exclude_disks | frozenset(exclude_disk),
+                    require_filesystem=chosen.require_filesystem or require_filesystem,
+                    freeze_timeout_s=freeze_timeout or chosen.freeze_timeout_s,
+                )
+
+            if dry_run:
+                _show_plans(invocation, [plan_point(wiring, vm, options(vm)) for vm in names])
+                return DONE
+            outcome = _take(
+                invocation, names, lambda vm, bar: take_point(wiring, vm, options(vm), bar)
+            )
+    return _tell(invocation, outcome)
+
+
+def _names(wiring: Wiring, vms: Sequence[str], policy: str | None) -> list[str]:
+    """In the order given, each once. All must exist before the first is touched."""
+    if policy is not None:
+        chosen = wiring.settings.policy_named(policy)
+        known = [domain.name for host in wiring.hosts() for domain in host.domains()]
+        vms = (*vms, *(vm for vm in sorted(known) if chosen.covers(vm)))
+        if not vms:
+            raise UsageError(f"policy {policy!r} covers no VM of the hosts", hint="drvm vms")
+    if not vms:
+        raise UsageError("which VMs?", hint="drvm backup VM..., or --policy NAME; drvm vms")
+    return list(dict.fromkeys(wiring.find(vm)[1].name for vm in vms))
+
+
+def _images(
+    invocation: Invocation,
+    wiring: Wiring,
+    paths: Sequence[str],
+    name: str | None,
+    image_format: str | None,
+    *,
+    dry_run: bool,
+) -> _Outcome:
+    if not paths or name is None:
+        raise UsageError("image files need a name", hint="drvm backup --image --name NAME FILE...")
+    if not is_vm_name(name):
+        raise UsageError(f"{name!r} can't be a name", hint="letters, digits and . _ + @ -")
+    if dry_run:
+        raise UsageError("--dry-run has nothing to say about image files")
+    files = [ImageFile(Path(path).absolute(), image_format) for path in paths]
+    return _take(
+        invocation, [name], lambda _, progress: take_image_point(wiring, name, files, progress)
+    )
+
+
+def _take(
+    invocation: Invocation, names: Sequence[str], take: Callable[[str, Progress], BackupResult]
+) -> _Outcome:
+    outcome = _Outcome()
+    with invocation.progress() as progress:
+        for vm in names:
+            try:
+                result = take(vm, progress)
+            except Interrupted:
+                raise
+            except DrvmError as error:
+                if len(names) == 1:
+                    raise
+                outcome.failures.append((vm, error))
+                continue
+            manifest = result.point.manifest
+            outcome.points.append(manifest)
+            for warning in manifest.warnings:
+                warn(invocation, f"{vm}: {warning}")
+            outcome.warned |= bool(manifest.warnings)
+            if result.cleanup is not None:
+                outcome.failures.append((vm, result.cleanup))
+    return outcome
+
+
+def _tell(invocation: Invocation, outcome: _Outcome) -> int:
+    if invocation.output.json:
+        failed = [
+            {"vm": vm, "message": error.message, "hint": error.hint}
+            for vm, error in outcome.failures
+        ]
+        fields = {"points": [point_fields(manifest) for manifest in outcome.points]}
+        invocation.output.document({**fields, "failed": failed})
+    elif outcome.points:
+        show_points(invocation.output, outcome.points)
+    for vm, error in outcome.failures:
+        hint = f" ({error.hint})" if error.hint else ""
+        invocation.stderr.write(f"drvm: error: {printable(f'{vm}: {error.message}{hint}')}\n")
+    if outcome.failures:
+        return outcome.failures[0][1].exit_code
+    return DONE_WITH_WARNINGS if outcome.warned else DONE
+
+
+def _show_plans(invocation: Invocation, plans: Sequence[BackupPlan]) -> None:
+    if invocation.output.json:
+        invocation.output.document({"plans": plans})
+        return
+    for plan in plans:
+        since = f", after point {plan.parent}" if plan.parent is not None else ", its first point"
+        invocation.output.line(f"{plan.vm}: engine {plan.engine} ({plan.reason}){since}")
+        for disk in plan.disks:
+            size = format_bytes(disk.size_bytes)
+            invocation.output.line(f"  {disk.target}: {size} {disk.format}, {disk.path}")
+        for text in (*plan.warnings, *(f"{target} is left out" for target in plan.left_out)):
+            invocation.output.line(f"  note: {text}")

@@ -1,0 +1,68 @@
+"""``drvm daemon``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import click
+
+from drvm.cli.invocation import Invocation, require_config
+from drvm.cli.opening import opened
+from drvm.core.errors import DrvmError, UsageError
+from drvm.daemon.policies import jobs
+from drvm.daemon.service import Service
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.jobs import finish_leftovers
+
+log = logging.getLogger("drvm.daemon")
+
+
+@click.command("daemon")
+@click.pass_obj
+def command(invocation: Invocation) -> None:
+    """Run the policies of the config by their schedules, until SIGTERM or Ctrl-C.
+
+    At the start, guests that a killed backup left half-way are put back. On SIGTERM a running
+    backup is given up, its guest put back, and what was uploaded is found again by the next one.
+    Logs go to stderr.
+
+    \b
+    Example:
+      drvm --config /etc/drvm/config.yaml daemon
+    """
+    require_config(invocation)
+    settings = invocation.settings()
+    if not invocation.flags.quiet:
+        logging.getLogger("drvm").setLevel(min(logging.INFO, logging.getLogger("drvm").level))
+    with opened(invocation) as wiring:
+        wiring.repository()  # a wrong key or URL ends the daemon now, not at three in the morning
+        _recover(wiring)
+    passphrase = invocation.password(settings)
+
+    @contextlib.contextmanager
+    def open_wiring() -> Iterator[Wiring]:
+        with Wiring(
+            settings,
+            clock=invocation.clock,
+            processes=invocation.processes,
+            passphrase=lambda: passphrase,
+        ) as wiring:
+            yield wiring
+
+    planned = jobs(settings, open_wiring)
+    if not planned:
+        raise UsageError(
+            "no policy of the config has a schedule", hint='add schedule: "0 3 * * *" to a policy'
+        )
+    log.info("%d jobs; stop with SIGTERM", len(planned))
+    Service(planned, max_parallel=settings.daemon.max_parallel).run()
+
+
+def _recover(wiring: Wiring) -> None:
+    try:
+        for done in finish_leftovers(wiring):
+            log.log(logging.INFO if done.ok else logging.ERROR, "%s: %s", done.what, done.detail)
+    except DrvmError as error:
+        log.error("leftovers could not be looked for: %s", error.message)

@@ -1,0 +1,146 @@
+"""``drvm doctor``."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+
+import click
+
+from drvm.cli.invocation import DONE, Invocation
+from drvm.cli.opening import opened
+from drvm.cli.output import Column
+from drvm.core.errors import DrvmError
+from drvm.snapshot.recovery import find
+from drvm.store.probe import probe
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers
+
+_TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
+_MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
+_PACKAGES = ("boto3", "cryptography", "blake3", "zstandard", "apscheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``hint`` says what to do where it is not ``ok``."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+@click.command("doctor")
+@click.option("--fix", is_flag=True, help="Put guests back that a killed backup left half-way.")
+@click.pass_obj
+def command(invocation: Invocation, fix: bool) -> int:
+    """Check what drvm needs: tools, modules, hosts, the store, the key; and look for leftovers.
+
+    Without --fix nothing is changed but a few small objects under probe/ in the store, which are
+    removed again.
+
+    \b
+    Examples:
+      drvm doctor
+      drvm doctor --fix
+    """
+    findings = [*_tools(), *_modules(), *_packages()]
+    with opened(invocation) as wiring:
+        if fix:
+            findings += _guarded("repair", lambda: _repair(wiring))
+        for uri in wiring.settings.host_uris:
+            findings += _guarded(f"host {uri}", functools.partial(_host, wiring, uri))
+        findings += _guarded("store", lambda: _store(wiring, invocation))
+        findings += _guarded("repository", lambda: _repository(wiring))
+    if invocation.output.json:
+        invocation.output.document({"findings": findings, "ok": all(f.ok for f in findings)})
+    else:
+        rows = [["ok" if f.ok else "PROBLEM", f.name, _words(f)] for f in findings]
+        invocation.output.table([Column(""), Column("what"), Column("found")], rows)
+    return DONE if all(finding.ok for finding in findings) else 1
+
+
+def _words(finding: Finding) -> str:
+    return finding.detail + (f" (hint: {finding.hint})" if finding.hint and not finding.ok else "")
+
+
+def _guarded(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return look()
+    except DrvmError as error:
+        return [Finding(name, False, error.message, error.hint)]
+
+
+def _tools() -> Iterator[Finding]:
+    for tool, package in _TOOLS.items():
+        path = shutil.which(tool)
+        yield Finding(f"tool {tool}", path is not None, path or "missing", f"apt install {package}")
+
+
+def _modules() -> Iterator[Finding]:
+    """Where they come from matters: another python3 on the PATH sees neither."""
+    for name, package in _MODULES.items():
+        try:
+            origin = import_module(name).__file__ or "built in"
+            yield Finding(f"module {name}", True, origin)
+        except ImportError:
+            hint = f"apt install {package}, and use {platform.python_implementation()} of Debian"
+            yield Finding(f"module {name}", False, "missing", hint)
+
+
+def _packages() -> Iterator[Finding]:
+    for name in _PACKAGES:
+        distribution = metadata.distribution(name)
+        place = distribution.locate_file("")
+        yield Finding(f"package {name}", True, f"{distribution.version} in {place}")
+
+
+def _host(wiring: Wiring, uri: str) -> list[Finding]:
+    host = wiring.host(uri)
+    there = host.capabilities()
+    findings = [
+        Finding(
+            f"host {uri}",
+            True,
+            f"{host.hostname()}: {len(host.domains())} VMs, {there.arch}, "
+            f"{' and '.join(sorted(there.virt_types))}",
+        )
+    ]
+    for half in find(wiring.parts(host)):
+        steps = "; ".join(half.steps)
+        findings.append(
+            Finding(f"half-done {half.vm_name}", False, steps, "drvm doctor --fix finishes it")
+        )
+    for found in find_drill_leftovers(wiring, host):
+        for left in found.dead:
+            parts = ", ".join(left.parts)
+            findings.append(Finding("dead drill", False, parts, "drvm doctor --fix removes it"))
+        findings += [Finding("left alone", True, line) for line in found.left_alone]
+    return findings
+
+
+def _repair(wiring: Wiring) -> list[Finding]:
+    return [
+        Finding(f"repair {done.what}", done.ok, done.detail, done.hint)
+        for done in finish_leftovers(wiring)
+    ]
+
+
+def _store(wiring: Wiring, invocation: Invocation) -> list[Finding]:
+    report = probe(wiring.store(), invocation.clock)
+    return [
+        Finding(f"store {finding.name}", finding.ok, finding.detail, finding.hint)
+        for finding in report.findings
+    ]
+
+
+def _repository(wiring: Wiring) -> list[Finding]:
+    listing = wiring.repository().points()
+    detail = f"{wiring.repository().id[:8]}, {len(listing.points)} good points"
+    damaged = [Finding("point", False, problem) for problem in listing.problems]
+    return [Finding("repository", True, detail), *damaged]

@@ -1,0 +1,270 @@
+"""``drvm restore POINT``, and what ``drvm clone`` shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from drvm.cli.invocation import Invocation
+from drvm.cli.opening import chosen_point, opened, warn
+from drvm.cli.views import short_time
+from drvm.config.settings import Overrides
+from drvm.core.errors import UsageError
+from drvm.core.units import format_bytes
+from drvm.repository.manifest import Manifest
+from drvm.restore.difference import difference
+from drvm.restore.images import PlannedImage
+from drvm.restore.plan import RestorePlan, RestoreRequest, plan_folder, plan_restore
+from drvm.restore.run import Restored, run_folder, run_restore
+from drvm.wiring.assembly import Wiring
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """The options of restore and clone, as they were given."""
+
+    to: str | None
+    pool: str
+    image_format: Literal["raw", "qcow2"] | None
+    disks: frozenset[str] | None
+    networks: dict[str, str]
+    machine: str | None
+    cpu: Literal["host-model", "host-passthrough", "maximum"] | None
+    virt_type: Literal["kvm", "qemu"] | None
+    start: bool
+    dry_run: bool
+
+
+_OPTIONS = (
+    click.option("--to", metavar="URI", help="The libvirt host; default: the first of the config."),
+    click.option("--pool", default="default", show_default=True, help="Its storage pool."),
+    click.option(
+        "--format",
+        "image_format",
+        type=click.Choice(["raw", "qcow2"]),
+        help="Of the restored images; default: as they were.",
+    ),
+    click.option("--disk", "disk", multiple=True, metavar="vda", help="Only this one; repeatable."),
+    click.option(
+        "--map-network", multiple=True, metavar="OLD=NEW", help="NEW: NAME or bridge:NAME."
+    ),
+    click.option("--machine", metavar="TYPE", help="Machine type instead of the original's."),
+    click.option(
+        "--cpu",
+        type=click.Choice(["host-model", "host-passthrough", "maximum"]),
+        help="CPU mode instead of the original's.",
+    ),
+    click.option(
+        "--virt-type",
+        type=click.Choice(["kvm", "qemu"]),
+        help="qemu: emulated, where there is no KVM.",
+    ),
+    click.option("--start", is_flag=True, help="Start the machine at the end."),
+    click.option("--dry-run", is_flag=True, help="Print the plan; write nothing."),
+)
+
+
+def target_options(function: Decorated) -> Decorated:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def collect(options: dict[str, Any]) -> TargetOptions:
+    """Raises ``UsageError``."""
+    networks: dict[str, str] = {}
+    for text in options["map_network"]:
+        old, found, new = text.partition("=")
+        if not (old and found and new):
+            raise UsageError(f"--map-network {text!r} is not OLD=NEW")
+        networks[old] = new
+    return TargetOptions(
+        to=options["to"],
+        pool=options["pool"],
+        image_format=options["image_format"],
+        disks=frozenset(options["disk"]) or None,
+        networks=networks,
+        machine=options["machine"],
+        cpu=options["cpu"],
+        virt_type=options["virt_type"],
+        start=options["start"],
+        dry_run=options["dry_run"],
+    )
+
+
+@click.command("restore")
+@click.argument("point")
+@click.option("--name", metavar="NAME", help="Another name for the machine.")
+@click.option("--replace", is_flag=True, help="Take the place of the VM that is there (stopped).")
+@click.option("--clone", is_flag=True, help="A new identity: name, UUID, MACs. Needs --name.")
+@click.option("--output", type=click.Path(path_type=Path), help="To this folder, without libvirt.")
+@click.option("--yes", is_flag=True, help="Don't ask before a VM is replaced.")
+@target_options
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    /,
+    point: str,
+    name: str | None,
+    replace: bool,
+    clone: bool,
+    output: Path | None,
+    yes: bool,
+    **options: Any,
+) -> None:
+    """Restore a machine from a recovery point, or its disks to a folder.
+
+    POINT is VM (the latest good point), VM@latest, VM@TIME or the beginning of an id. Every block
+    is verified, the machine is defined last, and no existing file is ever overwritten.
+
+    \b
+    Examples:
+      drvm restore web1 --start
+      drvm restore web1@2026-11-23T04:00 --replace --yes
+      drvm restore 3f9a --output /srv/rescue --format raw
+    """
+    if replace and clone:
+        raise UsageError("--replace and --clone exclude each other")
+    target = collect(options)
+    with opened(invocation, Overrides(host_uri=target.to)) as wiring:
+        manifest = chosen_point(invocation, wiring, point).manifest
+        if output is not None:
+            _to_folder(invocation, wiring, manifest, output, target)
+            return
+        identity: Literal["keep", "replace", "clone"] = (
+            "replace" if replace else "clone" if clone else "keep"
+        )
+        request = make_request(target, identity, name)
+        restore_machine(invocation, wiring, manifest, request, target, yes=yes)
+
+
+def make_request(
+    target: TargetOptions, identity: Literal["keep", "replace", "clone"], name: str | None
+) -> RestoreRequest:
+    return RestoreRequest(
+        identity=identity,
+        name=name,
+        pool=target.pool,
+        format=target.image_format,
+        disks=target.disks,
+        networks=target.networks,
+        virt_type=target.virt_type,
+        machine=target.machine,
+        cpu_mode=target.cpu,
+    )
+
+
+def restore_machine(
+    invocation: Invocation,
+    wiring: Wiring,
+    manifest: Manifest,
+    request: RestoreRequest,
+    target: TargetOptions,
+    *,
+    yes: bool,
+) -> None:
+    """Plan, show, ask where something is replaced, and do it."""
+    host = wiring.local_host()
+    plan = plan_restore(wiring.repository(), manifest, host, request)
+    if target.dry_run:
+        _show_plan(invocation, plan, host.uri)
+        return
+    for line in plan.definition.dropped:
+        warn(invocation, f"left out of the definition: {line}")
+    if request.identity == "replace" and host.find_domain(manifest.vm_uuid) is not None:
+        invocation.confirm(f"replace {manifest.vm} by its point {manifest.id}?", yes=yes)
+    with invocation.progress() as progress:
+        restored = run_restore(plan, host, wiring.restorer(), progress, start=target.start)
+    _tell(invocation, manifest, restored)
+    for path in plan.left:
+        invocation.output.line(f"left where it was: {path}")
+
+
+def _to_folder(
+    invocation: Invocation,
+    wiring: Wiring,
+    manifest: Manifest,
+    output: Path,
+    target: TargetOptions,
+) -> None:
+    directory = output.absolute()
+    images = plan_folder(manifest, directory, target.disks, target.image_format)
+    if target.dry_run:
+        invocation.output.line(f"{manifest.vm}, point {manifest.id}, to {directory}:")
+        _list_images(invocation, images)
+        if invocation.output.json:
+            invocation.output.document({"plan": {"images": _image_fields(images)}})
+        return
+    with invocation.progress() as progress:
+        restored = run_folder(
+            wiring.repository(), manifest, images, directory, wiring.restorer(), progress
+        )
+    _tell(invocation, manifest, restored)
+
+
+def _show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
+    output, definition = invocation.output, plan.definition
+    changes = difference(plan.original_xml, definition.xml)
+    if output.json:
+        fields = {
+            "point": plan.manifest.id,
+            "to": uri,
+            "pool": plan.pool,
+            "images": _image_fields(plan.images),
+            "need_bytes": plan.need_bytes,
+            "left_out": definition.dropped,
+            "changed": definition.changed,
+            "definition_difference": changes,
+        }
+        output.document({"plan": fields})
+        return
+    created = short_time(plan.manifest.created)
+    output.line(f"{plan.manifest.vm}, point {plan.manifest.id} of {created} UTC, to {uri}")
+    _list_images(invocation, plan.images)
+    output.line(f"  needs up to {format_bytes(plan.need_bytes)} in pool {plan.pool}")
+    for title, lines in (("changed", definition.changed), ("left out", definition.dropped)):
+        for line in lines:
+            output.line(f"  {title}: {line}")
+    output.block(changes)
+
+
+def _list_images(invocation: Invocation, images: tuple[PlannedImage, ...]) -> None:
+    for image in images:
+        size = format_bytes(image.size_bytes)
+        invocation.output.line(f"  {image.disk.target}: {size} {image.format} -> {image.path}")
+
+
+def _image_fields(images: tuple[PlannedImage, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "target": image.disk.target,
+            "path": image.path,
+            "format": image.format,
+            "size_bytes": image.size_bytes,
+        }
+        for image in images
+    ]
+
+
+def _tell(invocation: Invocation, manifest: Manifest, restored: Restored) -> None:
+    if invocation.output.json:
+        fields = {
+            "point": manifest.id,
+            "vm": restored.name or None,
+            "vm_uuid": restored.uuid or None,
+            "files": restored.files,
+            "written_bytes": restored.written_bytes,
+        }
+        invocation.output.document({"restored": fields})
+        return
+    what = f"as {restored.name}" if restored.name else "to files"
+    size = format_bytes(restored.written_bytes)
+    invocation.output.line(f"restored point {manifest.id} of {manifest.vm} {what}: {size} written")
+    for path in restored.files:
+        invocation.output.line(f"  {path}")

@@ -1,0 +1,85 @@
+"""Policies of the config -> jobs of the daemon."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from drvm.config.model import PolicyConfig
+from drvm.config.settings import Settings
+from drvm.core.errors import DrvmError, Interrupted
+from drvm.core.progress import Progress
+from drvm.daemon.service import Job
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.jobs import BackupOptions, drill_vm, take_point
+
+log = logging.getLogger("drvm.daemon")
+
+OpenWiring = Callable[[], AbstractContextManager[Wiring]]
+"""Every run of a job opens what it needs anew: a store that was away is no lasting harm."""
+
+
+def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
+    """A job for each schedule; policies without one are only for hand-made points."""
+    found = []
+    for policy in settings.policies:
+        if policy.schedule is not None:
+            run = _each_vm(policy, open_wiring, _back_up)
+            found.append(Job(f"backup {policy.name}", policy.schedule, policy.time_zone, run))
+        if policy.drill is not None and policy.drill.schedule is not None:
+            run = _each_vm(policy, open_wiring, _drill)
+            found.append(Job(f"drill {policy.name}", policy.drill.schedule, policy.time_zone, run))
+    return found
+
+
+def _each_vm(
+    policy: PolicyConfig,
+    open_wiring: OpenWiring,
+    work: Callable[[Wiring, PolicyConfig, str, Progress], None],
+) -> Callable[[Progress], None]:
+    """The VMs that the policy covers now, one after the other; new ones join by themselves."""
+
+    def run(progress: Progress) -> None:
+        with open_wiring() as wiring:
+            names = sorted(
+                domain.name
+                for host in wiring.hosts()
+                for domain in host.domains()
+                if wiring.settings.policy_of(domain.name) == policy
+            )
+            for vm in names:
+                progress.advance(0)  # a stop between two VMs
+                try:
+                    work(wiring, policy, vm, progress)
+                except Interrupted:
+                    raise
+                except DrvmError as error:
+                    hint = f" (hint: {error.hint})" if error.hint else ""
+                    log.error("%s: %s%s", vm, error.message, hint)
+
+    return run
+
+
+def _back_up(wiring: Wiring, policy: PolicyConfig, vm: str, progress: Progress) -> None:
+    result = take_point(wiring, vm, BackupOptions.of(policy, vm), progress)
+    manifest = result.point.manifest
+    log.info(
+        "%s: point %s, %s, %d bytes stored",
+        vm,
+        manifest.id,
+        manifest.consistency,
+        manifest.stored_bytes,
+    )
+    for warning in manifest.warnings:
+        log.warning("%s: %s", vm, warning)
+    if result.cleanup is not None:
+        raise result.cleanup
+
+
+def _drill(wiring: Wiring, policy: PolicyConfig, vm: str, progress: Progress) -> None:
+    result = drill_vm(wiring, vm, policy, progress)
+    if result.passed:
+        log.info("%s: drill passed, RTO %.0f s", vm, result.rto_seconds or 0.0)
+    else:
+        log.error("%s: drill failed: %s", vm, result.failure or "a check did not pass")

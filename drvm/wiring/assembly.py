@@ -1,0 +1,156 @@
+"""Settings -> concrete objects. The only place that knows them all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from drvm.chunker.frames import LEVELS
+from drvm.config.model import PolicyConfig
+from drvm.config.settings import Settings
+from drvm.core.clock import Clock
+from drvm.core.errors import UnknownVm, UsageError
+from drvm.core.process import Processes
+from drvm.core.progress import Trace, no_trace
+from drvm.host.images import ImageTool
+from drvm.host.libvirt_host import LibvirtHost
+from drvm.host.model import Domain, Host
+from drvm.repository.repository import Repository
+from drvm.restore.images import ImageRestorer
+from drvm.snapshot.journal import Journal
+from drvm.snapshot.parts import Parts
+from drvm.store.base import Store
+from drvm.store.urls import open_store, parse_address
+
+DRILL_DIRECTORY = Path("/var/lib/libvirt/images")
+
+
+class Wiring:
+    """What one invocation of drvm works with; made when first asked for, closed at the end.
+
+    ``passphrase`` is asked for once, when the repository is opened.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock,
+        processes: Processes,
+        passphrase: Callable[[], bytes],
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.processes = processes
+        self._passphrase = passphrase
+        self._stack = ExitStack()
+        self._repository: Repository | None = None
+        self._hosts: dict[str, LibvirtHost] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def writer(self) -> str:
+        """The name under which points and drills of this machine are written."""
+        return socket.gethostname()
+
+    @property
+    def level(self) -> int:
+        return LEVELS[self.settings.compression]
+
+    def store(self, *, create: bool = False) -> Store:
+        named = self.settings.needed_repository()
+        store = open_store(
+            parse_address(named.url),
+            endpoint=named.endpoint,
+            region=named.region,
+            create=create,
+            clock=self.clock,
+        )
+        self._stack.callback(store.close)
+        return store
+
+    def repository(self) -> Repository:
+        """Raises ``NoRepository``, ``WrongKey`` and the store's errors."""
+        if self._repository is None:
+            store = self.store()
+            self._repository = Repository.open(store, self._passphrase(), self.cache_dir)
+        return self._repository
+
+    def create_repository(self) -> Repository:
+        store = self.store(create=True)
+        return Repository.create(store, self._passphrase(), self.cache_dir)
+
+    @property
+    def cache_dir(self) -> Path:
+        return Path(self.settings.cache_dir)
+
+    def host(self, uri: str | None = None) -> Host:
+        """The first host of the settings, or the one named. Raises ``HostUnreachable``."""
+        uri = uri or self.settings.host_uris[0]
+        if uri not in self._hosts:
+            self._hosts[uri] = LibvirtHost(uri)
+            self._stack.callback(self._hosts[uri].close)
+        return self._hosts[uri]
+
+    def hosts(self) -> list[Host]:
+        return [self.host(uri) for uri in self.settings.host_uris]
+
+    def local_host(self) -> Host:
+        """The host of the settings, which must be this machine: images are written as files.
+
+        Raises ``UsageError`` for a remote one.
+        """
+        uri = self.settings.host_uris[0]
+        if urlsplit(uri).netloc:
+            raise UsageError(
+                f"{uri} is another machine: drvm restores to the host that it runs on",
+                hint="run drvm there, with the same repository, or use --output DIR",
+            )
+        return self.host(uri)
+
+    def find(self, vm: str) -> tuple[Host, Domain]:
+        """The VM on whichever host has it. Raises ``UnknownVm``."""
+        for host in self.hosts():
+            domain = host.find_domain(vm)
+            if domain is not None:
+                return host, domain
+        where = ", ".join(self.settings.host_uris)
+        raise UnknownVm(f"there is no VM {vm!r} on {where}", hint="drvm vms lists them")
+
+    def restorer(self) -> ImageRestorer:
+        return ImageRestorer(self.repository(), self.processes, self.clock)
+
+    def image_tool(self) -> ImageTool:
+        return ImageTool(self.processes)
+
+    def parts(self, host: Host, trace: Trace = no_trace) -> Parts:
+        """What capture and recovery on ``host`` work with."""
+        overlay_dir = self.settings.overlay_dir
+        return Parts(
+            host=host,
+            images=self.image_tool(),
+            processes=self.processes,
+            journal=Journal(Path(self.settings.state_dir)),
+            clock=self.clock,
+            trace=trace,
+            overlay_dir=Path(overlay_dir) if overlay_dir is not None else None,
+        )
+
+    def drill_directory(self, policy: PolicyConfig | None = None) -> Path:
+        """Where the images of a drill go: QEMU's user must be able to reach it."""
+        chosen = policy.drill.directory if policy is not None and policy.drill else None
+        return Path(chosen) if chosen is not None else DRILL_DIRECTORY
+
+    def drill_directories(self) -> list[Path]:
+        """All that drills of this config may have used."""
+        chosen = {self.drill_directory(policy) for policy in self.settings.policies}
+        return sorted(chosen | {DRILL_DIRECTORY})

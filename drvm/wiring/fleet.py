@@ -1,0 +1,65 @@
+"""The VMs of all hosts beside their points and policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from drvm.config.model import PolicyConfig
+from drvm.core.clock import parse_rfc3339
+from drvm.host.model import Host
+from drvm.repository.points import Point
+from drvm.schedule.rpo import Rpo, rpo_state
+
+
+@dataclass(frozen=True, slots=True)
+class FleetVm:
+    """``host`` and ``state`` are ``None`` for a VM that is on none of the hosts any more."""
+
+    name: str
+    uuid: str
+    host: str | None
+    state: str | None
+    policy: str | None
+    points: int
+    last: Point | None
+    rpo: Rpo
+
+
+def survey(
+    hosts: Iterable[Host],
+    points: Sequence[Point],
+    policies: Sequence[PolicyConfig],
+    now: datetime,
+) -> list[FleetVm]:
+    """Sorted by name. ``points`` are the good ones, oldest first; a VM is followed by its UUID."""
+    by_uuid: dict[str, list[Point]] = {}
+    for point in points:
+        by_uuid.setdefault(point.manifest.vm_uuid, []).append(point)
+    there = {
+        domain.uuid: (domain.name, host.uri, domain.state().value)
+        for host in hosts
+        for domain in host.domains()
+    }
+    fleet = []
+    for uuid in there.keys() | by_uuid.keys():
+        mine = by_uuid.get(uuid, [])
+        name, host_uri, state = there.get(uuid, (mine[-1].manifest.vm if mine else "", None, None))
+        policy = next((policy for policy in policies if policy.covers(name)), None)
+        last = mine[-1] if mine else None
+        created = parse_rfc3339(last.manifest.created) if last is not None else None
+        rpo = rpo_state(created, policy.rpo_s if policy is not None else None, now)
+        fleet.append(
+            FleetVm(
+                name,
+                uuid,
+                host_uri,
+                state,
+                policy.name if policy is not None else None,
+                len(mine),
+                last,
+                rpo,
+            )
+        )
+    return sorted(fleet, key=lambda vm: (vm.name, vm.uuid))
