@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from drvm.chunker import frames
 from drvm.chunker.blocks import Buffer
-from drvm.core.errors import DamageFound, UnsupportedFormat
+from drvm.core.errors import DamageFound, RepositoryError, UnsupportedFormat
 from drvm.repository.layout import FORMAT_VERSION
 
 SALT_BYTES = 32
@@ -68,7 +69,10 @@ class Sealer:
         return ObjectCipher(AESGCM(key), header)
 
     def seal_object(self, purpose: bytes, name: str, plain: bytes) -> bytes:
-        """A small object as a whole: compressed, sealed, bound to its name."""
+        """A small object as a whole: compressed, sealed, bound to its name. Raises
+        ``RepositoryError`` for more than a reader takes."""
+        if len(plain) > MAX_OBJECT_BYTES:
+            raise RepositoryError(f"{name} has {len(plain)} bytes, at most {MAX_OBJECT_BYTES} fit")
         salt = secrets.token_bytes(SALT_BYTES)
         packed = struct.pack("<I", len(plain)) + zstandard.compress(plain, 9)
         body = self.cipher(purpose, salt).seal(0, 0, packed, name.encode())
@@ -86,10 +90,16 @@ class Sealer:
             raise UnsupportedFormat(f"{name} has format version {version}")
         cipher = self.cipher(purpose, data[_ENVELOPE.size : head])
         packed = cipher.open(0, 0, data[head:], name.encode(), name)
-        (length,) = struct.unpack_from("<I", packed)
+        length = int.from_bytes(packed[:4], "little")
         if length > MAX_OBJECT_BYTES:
             raise DamageFound(f"{name} claims {length} bytes")
-        return zstandard.ZstdDecompressor().decompress(packed[4:], max_output_size=length)
+        try:
+            plain = frames.decompress(packed[4:], length)
+        except ValueError as error:
+            raise DamageFound(f"{name} is damaged: {error}") from None
+        if len(packed) < 4 or len(plain) != length:
+            raise DamageFound(f"{name} is damaged: it holds other than {length} bytes")
+        return plain
 
 
 class ObjectCipher:
