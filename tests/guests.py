@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from drvm.core.clock import SystemClock
 from drvm.core.errors import ProcessFailed
-from drvm.core.process import Processes
+from drvm.core.process import Processes, SystemProcesses
 from drvm.lab import guest as lab
 from drvm.lab.disk import READY_LINE
 
@@ -176,3 +176,7 @@ def guests(
             return guest
 
         yield make
+
+
+if __name__ == "__main__":
+    remove_leftovers(SystemProcesses())
