@@ -12,7 +12,7 @@ from drvm.core.errors import DrvmError, Interrupted
 from drvm.core.progress import Progress
 from drvm.daemon.service import Job
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.jobs import BackupOptions, drill_vm, take_point
+from drvm.wiring.jobs import BackupOptions, drill_latest, take_point
 
 log = logging.getLogger("drvm.daemon")
 
@@ -77,8 +77,8 @@ def _back_up(wiring: Wiring, policy: PolicyConfig, vm: str, progress: Progress) 
         raise result.cleanup
 
 
-def _drill(wiring: Wiring, policy: PolicyConfig, vm: str, progress: Progress) -> None:
-    result = drill_vm(wiring, vm, policy, progress)
+def _drill(wiring: Wiring, _policy: PolicyConfig, vm: str, progress: Progress) -> None:
+    result = drill_latest(wiring, vm, progress)
     if result.passed:
         log.info("%s: drill passed, RTO %.0f s", vm, result.rto_seconds or 0.0)
     else:

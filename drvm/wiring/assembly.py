@@ -154,3 +154,7 @@ class Wiring:
         """All that drills of this config may have used."""
         chosen = {self.drill_directory(policy) for policy in self.settings.policies}
         return sorted(chosen | {DRILL_DIRECTORY})
+
+    def report_path(self, drill_id: str) -> Path:
+        """Where the page of a drill goes if nobody says."""
+        return Path(self.settings.state_dir) / "reports" / f"drill-{drill_id}.html"

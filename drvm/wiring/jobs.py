@@ -1,22 +1,36 @@
-"""Jobs that the command line and the daemon share: take a point, finish what was left."""
+"""Jobs that the command line and the daemon share: take a point, drill one, finish leftovers."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drvm import __version__
 from drvm.backup.plan import BackupPlan, plan_backup
 from drvm.backup.run import Backup, BackupResult
-from drvm.config.model import PolicyConfig
+from drvm.config.model import CheckConfig, DrillConfig, PolicyConfig
+from drvm.core.clock import parse_rfc3339
+from drvm.core.errors import RepositoryError
 from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace, no_trace
+from drvm.drill.checks.base import Check
+from drvm.drill.checks.registry import make_check
 from drvm.drill.leftovers import Leftovers, find_leftovers, remove_leftovers
+from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
+from drvm.drill.run import run_drill
 from drvm.host.model import Host
+from drvm.report.model import DrillResult, ReportInput, VmRow, decode_drill, encode_drill
+from drvm.repository.manifest import Manifest
+from drvm.repository.points import Point
+from drvm.repository.select import select
+from drvm.restore.definition import VirtType
 from drvm.snapshot.capture import CaptureRequest
 from drvm.snapshot.choose import choose
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
 from drvm.snapshot.recovery import recover
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.fleet import FleetVm, survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,58 @@ class BackupOptions:
             freeze_timeout_s=self.freeze_timeout_s,
             commit_bandwidth_mib_s=self.commit_bandwidth_mib_s,
         )
+
+
+def plan_drill_of(wiring: Wiring, point: Manifest, virt_type: VirtType | None = None) -> DrillPlan:
+    """As the policy of the VM says; without one, the drill proves that the guest's agent answers.
+    Raises ``PreflightFailed``."""
+    policy = wiring.settings.policy_of(point.vm)
+    drill = (policy.drill if policy is not None else None) or DrillConfig()
+    request = DrillRequest(
+        point=point,
+        checks=tuple(_check(check) for check in drill.checks),
+        boot_timeout_s=drill.boot_timeout_s,
+        rto_target_s=drill.rto_s,
+        rpo_target_s=policy.rpo_s if policy is not None else None,
+        directory=wiring.drill_directory(policy),
+        virt_type=virt_type,
+    )
+    return plan_drill(wiring.repository(), wiring.host(drill.host), request, wiring.clock)
+
+
+def carry_out_drill(
+    wiring: Wiring, plan: DrillPlan, progress: Progress, trace: Trace = no_trace
+) -> DrillResult:
+    """Drill, and keep the result in the repository, passed or not."""
+    policy = wiring.settings.policy_of(plan.request.point.vm)
+    uri = policy.drill.host if policy is not None and policy.drill is not None else None
+    host = wiring.host(uri)
+    result = run_drill(plan, host, wiring.restorer(), wiring.clock, progress, trace)
+    wiring.repository().put_drill(result.vm_uuid, result.id, encode_drill(result))
+    return result
+
+
+def drill_latest(wiring: Wiring, vm: str, progress: Progress) -> DrillResult:
+    """Drill the latest good point of a VM. Raises ``UnknownPoint`` where there is none."""
+    point = select(wiring.repository().points().points, vm)
+    return carry_out_drill(wiring, plan_drill_of(wiring, point.manifest), progress)
+
+
+def gather_report(wiring: Wiring, points: Sequence[Point]) -> ReportInput:
+    """Everything that a report shows, from the repository and from the hosts that answer."""
+    now = wiring.clock.now()
+    fleet = survey(wiring.hosts(), points, wiring.settings.policies, now)
+    drills = []
+    for record in wiring.repository().drills():
+        with contextlib.suppress(RepositoryError):  # of a newer drvm, or damaged
+            drills.append(decode_drill(record))
+    return ReportInput(
+        generated=now,
+        repository=wiring.repository().store.location,
+        vms=tuple(_row(vm) for vm in fleet),
+        drills=tuple(drills),
+        drvm_version=__version__,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +176,27 @@ def finish_leftovers(wiring: Wiring) -> list[Finished]:
                 words = "; ".join(removed.problems) or "removed"
                 done.append(Finished(str(removed.directory), not removed.problems, words))
     return done
+
+
+def _check(config: CheckConfig) -> Check:
+    (kind,) = (name for name in type(config).model_fields if getattr(config, name) is not None)
+    return make_check(kind, getattr(config, kind).model_dump())
+
+
+def _row(vm: FleetVm) -> VmRow:
+    last = vm.last.manifest if vm.last is not None else None
+    return VmRow(
+        vm=vm.name,
+        vm_uuid=vm.uuid,
+        host=vm.host or "gone",
+        policy=vm.policy,
+        last_point=last.id if last is not None else None,
+        last_point_created=parse_rfc3339(last.created) if last is not None else None,
+        consistency=last.consistency if last is not None else None,
+        rpo_state=vm.rpo.state.value,
+        rpo_age_seconds=vm.rpo.age_seconds,
+        rpo_target_seconds=vm.rpo.target_seconds,
+    )
 
 
 def _backup(wiring: Wiring, progress: Progress, trace: Trace) -> Backup:

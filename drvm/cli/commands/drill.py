@@ -1,0 +1,148 @@
+"""``drvm drill [POINT...]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from drvm.cli.invocation import Invocation
+from drvm.cli.opening import chosen_point, good_points, opened, warn
+from drvm.cli.output import Column, Output
+from drvm.core.errors import DrillFailed, UsageError
+from drvm.core.units import format_bytes, format_seconds
+from drvm.drill.plan import DrillPlan
+from drvm.report.html import html_report
+from drvm.report.json_report import drill_fields
+from drvm.report.model import DrillResult
+from drvm.repository.manifest import Manifest
+from drvm.repository.select import select
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.jobs import carry_out_drill, gather_report, plan_drill_of
+
+
+@click.command("drill")
+@click.argument("points", nargs=-1, metavar="POINT...")
+@click.option("--policy", help="The latest points of all VMs of this policy.")
+@click.option(
+    "--virt-type",
+    type=click.Choice(["kvm", "qemu"]),
+    help="qemu: emulated, where there is no KVM.",
+)
+@click.option("--report", "report_path", type=click.Path(path_type=Path), help="HTML goes here.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; touch nothing.")
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    points: tuple[str, ...],
+    policy: str | None,
+    virt_type: Literal["kvm", "qemu"] | None,
+    report_path: Path | None,
+    dry_run: bool,
+) -> None:
+    """Prove that a point boots: restore it in isolation, boot it, check it, measure it.
+
+    POINT is VM (the latest good point), VM@latest, VM@TIME or the beginning of an id. The machine
+    runs in a network of its own without any way out, the original is never touched, and all of it
+    is removed afterwards. The checks are those of the VM's policy. The result is kept in the
+    repository. Ends with 4 where a drill failed.
+
+    \b
+    Examples:
+      drvm drill web1
+      drvm drill --policy nightly --json | jq '.drills[] | {vm, passed, rto_seconds}'
+    """
+    with opened(invocation) as wiring:
+        plans = [
+            plan_drill_of(wiring, manifest, virt_type)
+            for manifest in _chosen(invocation, wiring, points, policy)
+        ]
+        if dry_run:
+            _show_plans(invocation, plans)
+            return
+        results = []
+        with invocation.progress() as progress:
+            for plan in plans:
+                results.append(carry_out_drill(wiring, plan, progress))
+        report = (report_path or wiring.report_path(results[-1].id)).absolute()
+        _write_report(invocation, wiring, report)
+    for result in results:
+        for warning in result.warnings:
+            warn(invocation, f"{result.vm}: {warning}")
+    _tell(invocation.output, results, report)
+    failed = [result.vm for result in results if not result.passed]
+    if failed:
+        raise DrillFailed(
+            f"{len(failed)} of {len(results)} drills failed: {', '.join(failed)}",
+            hint=f"the report shows why: {report}",
+        )
+
+
+def _chosen(
+    invocation: Invocation, wiring: Wiring, points: tuple[str, ...], policy: str | None
+) -> list[Manifest]:
+    if policy is not None:
+        chosen = wiring.settings.policy_named(policy)
+        good = good_points(invocation, wiring.repository())
+        vms = sorted({point.manifest.vm for point in good if chosen.covers(point.manifest.vm)})
+        if not vms:
+            raise UsageError(f"policy {policy!r} covers no VM that has points")
+        return [select(good, vm).manifest for vm in vms]
+    if not points:
+        raise UsageError("which points?", hint="drvm drill VM..., or --policy NAME; drvm points")
+    return [chosen_point(invocation, wiring, text).manifest for text in points]
+
+
+def _write_report(invocation: Invocation, wiring: Wiring, path: Path) -> None:
+    report = gather_report(wiring, good_points(invocation, wiring.repository()))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text(html_report(report), encoding="utf-8")
+
+
+def _tell(output: Output, results: list[DrillResult], report: Path) -> None:
+    if output.json:
+        fields = [{**drill_fields(result), "report": report} for result in results]
+        output.document({"drills": fields})
+        return
+    for result in results:
+        verdict = "passed" if result.passed else "FAILED"
+        output.line(f"{result.vm}, point {result.point}: {verdict}")
+        rows = [
+            ["yes" if check.passed else "NO", check.name, format_seconds(check.seconds)]
+            for check in result.checks
+        ]
+        output.table([Column("passed"), Column("check"), Column("took", right=True)], rows)
+        if result.failure:
+            output.line(f"  {result.failure}")
+        rto = "not reached" if result.rto_seconds is None else format_seconds(result.rto_seconds)
+        output.line(f"  RTO {rto}, RPO {format_seconds(result.rpo_seconds)}")
+    output.line(f"report: {report}")
+
+
+def _show_plans(invocation: Invocation, plans: list[DrillPlan]) -> None:
+    if invocation.output.json:
+        invocation.output.document({"plans": [_plan_fields(plan) for plan in plans]})
+        return
+    for plan in plans:
+        point = plan.request.point
+        line = invocation.output.line
+        line(f"{point.vm}, point {point.id}: on {plan.host}, in {plan.directory}")
+        line(f"  {format_bytes(plan.data_bytes)} to restore, {format_bytes(plan.memory_bytes)} RAM")
+        for check in plan.request.checks:
+            line(f"  check: {check.name}")
+        for dropped in plan.dropped:
+            line(f"  left out of the definition: {dropped}")
+
+
+def _plan_fields(plan: DrillPlan) -> dict[str, Any]:
+    return {
+        "vm": plan.request.point.vm,
+        "point": plan.request.point.id,
+        "host": plan.host,
+        "directory": plan.directory,
+        "data_bytes": plan.data_bytes,
+        "memory_bytes": plan.memory_bytes,
+        "checks": [check.name for check in plan.request.checks],
+        "left_out": plan.dropped,
+    }

@@ -1,0 +1,66 @@
+"""``drvm report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from drvm.cli.invocation import Invocation
+from drvm.cli.opening import good_points, opened
+from drvm.core.errors import UsageError
+from drvm.report.html import html_report
+from drvm.report.json_report import json_report, report_fields
+from drvm.report.junit import junit_report
+from drvm.report.model import ReportInput
+from drvm.wiring.jobs import gather_report
+
+
+@click.command("report")
+@click.option("--output", type=click.Path(path_type=Path), help="The file; default: stdout.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["html", "json", "junit"]),
+    help="Default: by the file's suffix (.html, .json, .xml), else html.",
+)
+@click.pass_obj
+def command(
+    invocation: Invocation, output: Path | None, kind: Literal["html", "json", "junit"] | None
+) -> None:
+    """Write the report: how each VM is protected, and what drills proved and did not.
+
+    The HTML page holds everything in itself, pictures included, and needs no script.
+
+    \b
+    Examples:
+      drvm report --output /srv/www/recovery.html
+      drvm report --format junit --output drills.xml
+      drvm report --json | jq '.vms[] | select(.rpo_state == "missed")'
+    """
+    suffixes: dict[str, Literal["html", "json", "junit"]] = {".json": "json", ".xml": "junit"}
+    if invocation.output.json and output is None and kind in ("html", "junit"):
+        raise UsageError(f"--json and --format {kind} exclude each other", hint="add --output FILE")
+    if kind is None:
+        kind = suffixes.get(output.suffix, "html") if output is not None else "html"
+    with opened(invocation) as wiring:
+        report = gather_report(wiring, good_points(invocation, wiring.repository()))
+    if output is None and invocation.output.json:
+        invocation.output.document(report_fields(report))
+        return
+    data = _rendered(report, kind)
+    if output is None:
+        invocation.output.block(data.decode())
+        return
+    output.write_bytes(data)
+    if invocation.output.json:
+        invocation.output.document({"report": output.absolute(), "format": kind})
+    else:
+        invocation.output.line(f"report: {output.absolute()}")
+
+
+def _rendered(report: ReportInput, kind: Literal["html", "json", "junit"]) -> bytes:
+    if kind == "html":
+        return html_report(report).encode()
+    return json_report(report) if kind == "json" else junit_report(report)
