@@ -8,7 +8,7 @@ have been weakened.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from drvm.core.errors import DamageFound, WrongKey
 from drvm.repository.crypto import KEY_BYTES, MasterKeys
-from drvm.repository.layout import CONFIG, RepositoryConfig, decode_config
+from drvm.repository.layout import CONFIG, RepositoryConfig, decode_config, decode_json
 
 MEMORY_KIB = 64 * 1024
 PASSES = 3
 LANES = 4
+MAX_SLOT_BYTES = 16 * 1024
 _MEMORY_BOUNDS = range(MEMORY_KIB, 1024 * 1024 + 1)
 _PASSES_BOUNDS = range(PASSES, 17)
 _LANES_BOUNDS = range(1, 17)
@@ -51,41 +52,52 @@ def make_slot(passphrase: bytes, keys: MasterKeys, config: RepositoryConfig) -> 
 
 
 def open_slots(
-    passphrase: bytes, slots: Iterable[tuple[str, bytes]], config: RepositoryConfig
-) -> MasterKeys:
-    """The master keys, from the first slot that the passphrase opens.
+    passphrase: bytes, slots: Sequence[tuple[str, bytes]], config: RepositoryConfig | None
+) -> tuple[MasterKeys, RepositoryConfig]:
+    """The master keys, from the first slot that the passphrase opens and that was made for
+    ``config``, and the slot's own copy of it; where ``config`` is ``None`` any copy will do.
 
-    Raises ``WrongKey`` where it opens none, and ``DamageFound`` where ``drvm.json`` is not what
-    the slot was made for. A slot that can't be read is as good as none: another may serve.
+    Raises ``WrongKey`` where the passphrase opens none, and ``DamageFound`` where ``drvm.json``
+    is not what they were made for. A slot that can't be read is as good as none: another may
+    serve. The cheapest are tried first, so costly ones that somebody added delay only whoever
+    has the wrong passphrase.
     """
+    if not slots:
+        raise DamageFound("the repository has no key slots", hint="they lie under keys/")
     damaged: list[str] = []
-    seen = 0
+    readable: list[tuple[str, KeySlot, bytes, bytes]] = []
     for name, data in slots:
-        seen += 1
         try:
-            slot, salt, wrapped = _parse(data)
-        except (msgspec.MsgspecError, ValueError):
+            readable.append((name, *_parse(name, data)))
+        except (DamageFound, ValueError):
             damaged.append(name)
-            continue
+    foreign = ""
+    for name, slot, salt, wrapped in sorted(readable, key=_cost):
         key = _stretch(passphrase, salt, slot.memory_kib, slot.passes, slot.lanes)
+        text = slot.config.encode()
         try:
-            opened = AESGCM(key).decrypt(_NONCE, wrapped, _bind(slot.config.encode()))
+            opened = AESGCM(key).decrypt(_NONCE, wrapped, _bind(text))
         except InvalidTag:
             continue
-        if decode_config(slot.config.encode()) != config:
-            raise DamageFound(f"{CONFIG} was changed after the key slot {name} was made")
-        return MasterKeys(opened[:KEY_BYTES], opened[KEY_BYTES:])
-    if seen == 0:
-        raise DamageFound("the repository has no key slots", hint="they lie under keys/")
-    note = f"; damaged and left out: {', '.join(damaged)}" if damaged else ""
+        own = decode_config(text)
+        if config is None or own == config:
+            return MasterKeys(opened[:KEY_BYTES], opened[KEY_BYTES:]), own
+        foreign = name
+    if foreign:
+        raise DamageFound(f"{CONFIG} was changed after the key slot {foreign} was made")
+    note = f"; damaged and left out: {', '.join(damaged[:8])}" if damaged else ""
     raise WrongKey(
-        f"the passphrase opens none of the {seen} key slots{note}",
+        f"the passphrase opens none of the {len(slots)} key slots{note}",
         hint="check repository.password_file in the config, or DRVM_PASSWORD_FILE",
     )
 
 
-def _parse(data: bytes) -> tuple[KeySlot, bytes, bytes]:
-    slot = msgspec.json.decode(data, type=KeySlot)
+def _cost(parsed: tuple[str, KeySlot, bytes, bytes]) -> int:
+    return parsed[1].memory_kib * parsed[1].passes
+
+
+def _parse(name: str, data: bytes) -> tuple[KeySlot, bytes, bytes]:
+    slot = decode_json(data, KeySlot, name)
     sane = (
         slot.kdf == "argon2id"
         and slot.memory_kib in _MEMORY_BOUNDS

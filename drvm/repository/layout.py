@@ -6,6 +6,7 @@ Names are never derived from what is stored. docs/FORMAT.md, "Objects".
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 import msgspec
 
@@ -25,6 +26,8 @@ DRILLS = "drills/"
 PACK_MAX_BYTES = 32 * 1024 * 1024
 PACK_MAX_BLOCKS = 65536
 FANOUT = 128
+
+_Document = TypeVar("_Document", bound=msgspec.Struct)
 
 _PACK = re.compile(r"packs/([0-9a-f]{64})", re.ASCII)
 _POINT = re.compile(r"points/([0-9a-f-]{36})/([0-9a-f]{16})\.([0-9a-f]{16})", re.ASCII)
@@ -50,16 +53,13 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def decode_config(data: bytes) -> RepositoryConfig:
     """Raises ``UnsupportedFormat`` for whatever a newer drvm wrote, ``DamageFound`` for noise."""
-    try:
-        version = msgspec.json.decode(data, type=_AnyVersion).format_version
-        if version != FORMAT_VERSION:
-            raise UnsupportedFormat(
-                f"the repository has format version {version}; this drvm knows {FORMAT_VERSION}",
-                hint="use the version of drvm that wrote it, or a newer one",
-            )
-        config = msgspec.json.decode(data, type=RepositoryConfig)
-    except msgspec.MsgspecError as error:
-        raise DamageFound(f"{CONFIG} is damaged: {error}") from None
+    version = decode_json(data, _AnyVersion, CONFIG).format_version
+    if version != FORMAT_VERSION:
+        raise UnsupportedFormat(
+            f"the repository has format version {version}; this drvm knows {FORMAT_VERSION}",
+            hint="use the version of drvm that wrote it, or a newer one",
+        )
+    config = decode_json(data, RepositoryConfig, CONFIG)
     if config.features:
         raise UnsupportedFormat(f"the repository needs the features {', '.join(config.features)}")
     own = RepositoryConfig(config.format_version, config.repository_id, ())
@@ -68,6 +68,15 @@ def decode_config(data: bytes) -> RepositoryConfig:
     if re.fullmatch(r"[0-9a-f]{32}", config.repository_id) is None:
         raise DamageFound(f"{CONFIG} is damaged: {config.repository_id!r} is not a repository id")
     return config
+
+
+def decode_json(data: bytes, kind: type[_Document], what: str) -> _Document:
+    """Raises ``DamageFound``, naming ``what``, for all that is not such a document: wrong fields,
+    wrong text, and nesting that would exhaust the stack."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamageFound(f"{what} is damaged: {error}") from None
 
 
 class _AnyVersion(msgspec.Struct):

@@ -24,7 +24,7 @@ from drvm.repository import points as protocol
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.index import ExactIndex
-from drvm.repository.keys import make_slot, open_slots
+from drvm.repository.keys import MAX_SLOT_BYTES, make_slot, open_slots
 from drvm.repository.layout import (
     CONDEMNED,
     CONFIG,
@@ -32,6 +32,7 @@ from drvm.repository.layout import (
     FORMAT_VERSION,
     KEYS,
     PACKS,
+    POINTS,
     RepositoryConfig,
     decode_config,
     drill_object,
@@ -53,9 +54,15 @@ class Repository:
     """
 
     def __init__(
-        self, store: Store, config: RepositoryConfig, keys: MasterKeys, cache_dir: Path | None
+        self,
+        store: Store,
+        config: RepositoryConfig,
+        keys: MasterKeys,
+        cache_dir: Path | None,
+        problems: tuple[str, ...] = (),
     ) -> None:
         self.store = store
+        self._problems = problems
         self.id = config.repository_id
         self._sealer = Sealer(keys, config.repository_id)
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
@@ -67,14 +74,24 @@ class Repository:
     def create(store: Store, passphrase: bytes, cache_dir: Path | None = None) -> Repository:
         """Make a new repository. Raises ``RepositoryError`` where there is one already.
 
-        The key slot is written first: a crash leaves a slot that belongs to no repository, and
-        ``create`` can be called again.
+        The key slot is written first. A crash leaves a slot without ``drvm.json``; ``create``
+        with the same passphrase then writes the copy that the slot holds, and nothing else: so
+        it also puts back a ``drvm.json`` that was lost.
         """
         if not passphrase:
             raise UsageError("the passphrase is empty")
         with contextlib.suppress(ObjectMissing):
             store.head(CONFIG)
             raise _exists(store)
+        if slots := _slots(store):
+            keys, config = open_slots(passphrase, slots, None)
+            protocol.create_once(store, CONFIG, config.encode())
+            return Repository(store, config, keys, cache_dir)
+        if any(True for prefix in (PACKS, POINTS) for _ in store.list(prefix)):
+            raise RepositoryError(
+                f"{store.location} holds packs or points, but {CONFIG} and all key slots are lost",
+                hint=f"put back an object of {KEYS} if there is a copy, or choose another place",
+            )
         config = RepositoryConfig(FORMAT_VERSION, secrets.token_hex(16), ())
         keys = MasterKeys.generate()
         slot = f"{KEYS}{secrets.token_hex(8)}"
@@ -88,20 +105,30 @@ class Repository:
 
     @staticmethod
     def open(store: Store, passphrase: bytes, cache_dir: Path | None = None) -> Repository:
-        """Raises ``NoRepository``, ``WrongKey``, ``UnsupportedFormat``, ``DamageFound``."""
+        """Raises ``NoRepository``, ``WrongKey``, ``UnsupportedFormat``, ``DamageFound``.
+
+        Where ``drvm.json`` is lost or unreadable, the authenticated copy in the key slot serves;
+        ``points`` then lists that as a problem.
+        """
+        slots = _slots(store)
+        config = None
+        problems: tuple[str, ...] = ()
         try:
             config = decode_config(store.get(CONFIG))
-        except ObjectMissing:
-            raise NoRepository(
-                f"there is no repository at {store.location}",
-                hint="drvm init creates one; check repository.url in the config",
-            ) from None
-        slots = [(info.name, store.get(info.name)) for info in store.list(KEYS)]
-        return Repository(store, config, open_slots(passphrase, slots, config), cache_dir)
+        except (ObjectMissing, DamageFound) as error:
+            if not slots and isinstance(error, ObjectMissing):
+                raise NoRepository(
+                    f"there is no repository at {store.location}",
+                    hint="drvm init creates one; check repository.url in the config",
+                ) from None
+            problems = (f"{error}; its copy in the key slot was used",)
+        keys, config = open_slots(passphrase, slots, config)
+        return Repository(store, config, keys, cache_dir, problems)
 
     # -- points -------------------------------------------------------------------------------
     def points(self, vm_uuid: str | None = None) -> Listing:
-        return protocol.list_points(self.store, self._sealer, vm_uuid)
+        listing = protocol.list_points(self.store, self._sealer, vm_uuid)
+        return Listing(listing.points, self._problems + listing.problems)
 
     def refresh(self, banned: frozenset[bytes] = frozenset()) -> None:
         """Bring the index up to date with the store.
@@ -158,7 +185,7 @@ class Repository:
         """All records; one that is damaged or goes away meanwhile is left out."""
         records = []
         for info in self.store.list(DRILLS):
-            with contextlib.suppress(ObjectMissing, DamageFound):
+            with contextlib.suppress(ObjectMissing, RepositoryError):
                 sealed = self.store.get(info.name)
                 records.append(self._sealer.open_object(b"drill", info.name, sealed))
         return records
@@ -169,6 +196,16 @@ class Repository:
             return self.packs.ids(name)
         except DamageFound:
             return None
+
+
+def _slots(store: Store) -> list[tuple[str, bytes]]:
+    """(name, bytes) of the key slots. One that is larger than any can be counts as empty."""
+    slots = []
+    for info in store.list(KEYS):
+        with contextlib.suppress(ObjectMissing):
+            small = info.size_bytes <= MAX_SLOT_BYTES
+            slots.append((info.name, store.get(info.name) if small else b""))
+    return slots
 
 
 def _exists(store: Store) -> RepositoryError:
