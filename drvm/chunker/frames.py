@@ -39,10 +39,7 @@ def decode(codec: int, payload: bytes, plain_bytes: int) -> bytes:
 
     The output is bounded by ``plain_bytes`` whatever the payload claims.
     """
-    if codec == RAW:
-        plain = payload
-    else:
-        plain = decompress(payload, plain_bytes)
+    plain = payload if codec == RAW else decompress(payload, plain_bytes)
     if len(plain) != plain_bytes:
         raise ValueError(f"frame holds {len(plain)} bytes instead of {plain_bytes}")
     return plain

@@ -90,7 +90,8 @@ def decode_leaf(data: bytes, blocks: int = LEAF_BLOCKS) -> Leaf:
     if run_count and (int(start[-1] + count[-1]) > blocks or int(run_pack.max()) >= pack_count):
         raise ValueError("leaf has a run outside of its bounds")
     run_ordinal = _undo_steps(run_pack, (zigzag >> 1) ^ -(zigzag & 1), count)
-    if run_count and (int(run_ordinal.min()) < 0 or int((run_ordinal + count - 1).max()) > MAX_ORDINAL):
+    run_last = run_ordinal + count - 1
+    if run_count and (int(run_ordinal.min()) < 0 or int(run_last.max()) > MAX_ORDINAL):
         raise ValueError("leaf has an ordinal outside of its bounds")
 
     pack = np.full(blocks, ZERO, dtype=np.int64)
