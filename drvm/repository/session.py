@@ -62,8 +62,10 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._blocks.close()
-        self._uploads.close()
+        try:
+            self._blocks.close()
+        finally:
+            self._uploads.close()
 
     def disk(self, size_bytes: int, parent: DiskMap | None) -> DiskWriter:
         """Begin the next disk; the one before must be complete."""

@@ -24,32 +24,36 @@ class Uploads:
         self.stored_bytes = 0
 
     def put(self, pack: SealedPack) -> None:
-        """Raises what an earlier upload raised."""
+        """Raises what an earlier upload raised, and so does every call after that."""
         self._room.acquire()
-        self._reap()
-        self.stored_bytes += len(pack.data)
-        future = self._pool.submit(self._upload, pack)
+        try:
+            self._reap()
+            future = self._pool.submit(self._upload, pack)
+        except BaseException:
+            self._room.release()
+            raise
         future.add_done_callback(lambda _: self._room.release())
         self._pending.append(future)
+        self.stored_bytes += len(pack.data)
 
     def finish(self) -> None:
         """Everything is durably stored when this returns."""
-        pending, self._pending = self._pending, []
-        for future in pending:
+        for future in self._pending:
             future.result()
+        self._pending = []
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _reap(self) -> None:
-        done = [future for future in self._pending if future.done()]
-        self._pending = [future for future in self._pending if not future.done()]
-        for future in done:
-            try:
+        """Forget the uploads that ended well. One that failed is kept: it is never forgotten."""
+        waiting = []
+        for future in self._pending:
+            if not future.done():
+                waiting.append(future)
+            else:
                 future.result()
-            except BaseException:
-                self._room.release()
-                raise
+        self._pending = waiting
 
     def _upload(self, pack: SealedPack) -> None:
         name = pack_object(pack.name)
