@@ -155,6 +155,7 @@ def test_the_argon2_parameters_and_bounds_are_the_codes() -> None:
     assert f"a writer uses {keys.MEMORY_KIB} |" in FORMAT
     assert f"| `passes` | number | a writer uses {keys.PASSES} |" in FORMAT
     assert f"| `lanes` | number | a writer uses {keys.LANES} |" in FORMAT
+    assert f"| key slot | {keys.MAX_SLOT_BYTES} bytes |" in FORMAT
     bounds = [
         ("memory_kib", keys._MEMORY_BOUNDS),
         ("passes", keys._PASSES_BOUNDS),
