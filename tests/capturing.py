@@ -11,7 +11,7 @@ from pathlib import Path
 from drvm.core.clock import SystemClock
 from drvm.core.extents import ExtentKind
 from drvm.core.ids import new_point_id
-from drvm.core.process import Processes
+from drvm.core.process import Processes, SystemProcesses
 from drvm.core.progress import Trace, no_trace
 from drvm.core.units import MIB
 from drvm.host.images import ImageTool
@@ -71,6 +71,17 @@ def image_digest(path: Path, image_format: str, scratch: Path, processes: Proces
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     raw.unlink()
     return found
+
+
+def file_in_image(path: Path, image_format: str, name: str, scratch: Path) -> bytes:
+    """A file of the ext4 in an image, by way of qemu-img and debugfs."""
+    raw, processes = scratch / f"{path.name}.look", SystemProcesses()
+    argv = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", str(path), str(raw)]
+    processes.run(argv, timeout_s=120)
+    argv = ["debugfs", "-R", f"cat {name}", str(raw)]
+    data = processes.run(argv, timeout_s=60, max_output_bytes=256 * MIB).stdout
+    raw.unlink()
+    return data
 
 
 def with_trace(parts: Parts, trace: Trace) -> Parts:

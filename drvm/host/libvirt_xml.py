@@ -18,7 +18,7 @@ def parse(text: str, root: str) -> Element:
     if len(text) > MAX_XML_CHARS:
         raise HostError(f"<{root}> of {len(text)} characters is not believed")
     try:
-        element: Element = ElementTree.fromstring(text)
+        element: Element = ElementTree.fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as problem:
         raise HostError(f"<{root}> can't be read: {problem}") from None
     if element.tag != root:

@@ -153,7 +153,7 @@ def _parse(text: str) -> Element:
     if len(text) > MAX_XML_CHARS:
         raise HostError(f"a domain XML of {len(text)} characters is not believed")
     try:
-        domain: Element = ElementTree.fromstring(text)
+        domain: Element = ElementTree.fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as problem:
         raise HostError(f"the domain's XML can't be read: {problem}") from None
     if domain.tag != "domain":

@@ -85,13 +85,7 @@ def next_step(
     if live is not None and live.names(overlay):
         return _running_on_overlay(live, overlay, base)
     if stored is not None and stored.top == overlay:
-        if live is not None and live.top == base:
-            return Step(Action.REDEFINE)
-        if truth.saved and truth.live is None:
-            return Step(
-                Action.FOREIGN, "its memory was saved while it ran on the overlay: start it first"
-            )
-        return Step(Action.MERGE)
+        return _stored_on_overlay(disk, truth, live, base)
     if names(truth, overlay):
         return Step(Action.FOREIGN, f"somebody else made a snapshot on top of {overlay.name}")
     if not overlay_exists:
@@ -111,6 +105,16 @@ def _running_on_overlay(live: Disk, overlay: Path, base: Path) -> Step:
     if live.mirror.job != "active-commit" or live.mirror.path != base:
         return Step(Action.FOREIGN, f"somebody else runs a block job ({live.mirror.job}) on it")
     return Step(Action.PIVOT)
+
+
+def _stored_on_overlay(disk: JournalDisk, truth: Truth, live: Disk | None, base: Path) -> Step:
+    if truth.live is not None and any(other.names(base) for other in truth.live.disks):
+        if live is not None and live.top == base and disk.phase in ("pivoting", "merged"):
+            return Step(Action.REDEFINE)
+        return Step(Action.FOREIGN, f"it runs on {base.name}, but is defined on {disk.overlay}")
+    if truth.saved and truth.live is None:
+        return Step(Action.FOREIGN, "its memory was saved on the overlay: start it first")
+    return Step(Action.MERGE)
 
 
 def _nothing_names_overlay(disk: JournalDisk) -> Step:

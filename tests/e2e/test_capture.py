@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.capturing import (
     assert_back_on_its_disks,
     capture,
     digest,
+    file_in_image,
     image_digest,
     make_parts,
     with_trace,
@@ -25,7 +27,7 @@ from tests.guests import Guest, MakeGuest
 pytestmark = pytest.mark.guest
 
 WRITER = """
-n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n > /data/count; sync; echo $n > /count; sync
+n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n >> /data/count; sync; echo $n >> /count; sync
 done"""
 
 
@@ -56,35 +58,28 @@ def test_every_frozen_disk_is_byte_for_byte_the_image_at_that_instant(
     assert guest.run("ls /data/two; dd if=/data/two of=/dev/null bs=1M").strip() == "/data/two"
 
 
-def test_two_disks_are_frozen_at_one_instant(
-    guest: Guest, parts: Parts, processes: Processes, tmp_path: Path
-) -> None:
-    guest.run("rm -f /tmp/stop")
+def test_two_disks_are_frozen_at_one_instant(guest: Guest, parts: Parts, tmp_path: Path) -> None:
     guest.agent("guest-exec", path="/bin/sh", arg=["-c", WRITER])
+    guest.run("while [ ! -s /count ]; do sleep 0.1; done; sleep 0.5")
     counts = {}
     with capture(parts, guest.name, filesystem=True) as machine:
         for disk in machine.disks:
-            raw = tmp_path / disk.target
-            source = guest.disks[disk.target]
-            argv = ["qemu-img", "convert", "-U", "-f", disk.format, "-O", "raw", str(source)]
-            processes.run([*argv, str(raw)], timeout_s=60)
-            argv = ["debugfs", "-R", "cat /count", str(raw)]
-            counts[disk.target] = int(processes.run(argv, timeout_s=30).stdout)
+            text = file_in_image(guest.disks[disk.target], disk.format, "/count", tmp_path)
+            counts[disk.target] = int(text.split()[-1])
     guest.run("touch /tmp/stop")
     assert 0 <= counts["vdb"] - counts["vda"] <= 1
     assert_back_on_its_disks(guest, parts)
 
 
 def test_what_the_guest_wrote_during_the_capture_is_in_its_base_afterwards(
-    guest: Guest, parts: Parts
+    guest: Guest, parts: Parts, tmp_path: Path
 ) -> None:
     with capture(parts, guest.name):
-        wanted = guest.run(
-            "dd if=/dev/urandom of=/data/during bs=1M count=20; sync; sha256sum /data/during"
-        )
-    guest.virsh("destroy")
-    guest.start()
-    assert guest.run("sha256sum /data/during") == wanted.splitlines()[-1] + "\n"
+        guest.run("dd if=/dev/urandom of=/data/during bs=1M count=20; sync")
+        wanted = guest.run("sha256sum /data/during").split()[0]
+    assert_back_on_its_disks(guest, parts)
+    data = file_in_image(guest.disks["vdb"], "raw", "/during", tmp_path)
+    assert hashlib.sha256(data).hexdigest() == wanted
 
 
 def test_a_failure_while_reading_puts_the_guest_back(guest: Guest, parts: Parts) -> None:
@@ -131,13 +126,9 @@ def test_a_guest_that_is_restarted_meanwhile_goes_on_undisturbed(
 
 @contextlib.contextmanager
 def stopped_agent(guest: Guest) -> Iterator[None]:
-    """The agent hangs: it stops itself, and a helper in the guest lets it go on 25 s later, or
-    earlier when the console says so."""
-    guest.run(
-        "rm -f /tmp/go; (n=0; while [ ! -e /tmp/go ] && [ $n -lt 12 ];"
-        " do sleep 1; n=$((n+1)); done; killall -CONT qemu-ga) >/dev/null 2>&1 &"
-    )
-    guest.agent("guest-exec", path="/bin/sh", arg=["-c", "sleep 0.3; killall -STOP qemu-ga"])
+    """The agent hangs for 5 s; then a shell in the guest lets it go on."""
+    hang = "sleep 0.3; killall -STOP qemu-ga; sleep 5; killall -CONT qemu-ga"
+    guest.agent("guest-exec", path="/bin/sh", arg=["-c", hang])
     SystemClock().sleep(0.8)
     yield
     guest.wait_for_agent()
@@ -172,9 +163,11 @@ def test_a_policy_that_asks_for_frozen_file_systems_gets_no_less(
 def test_file_systems_that_somebody_else_froze_are_left_to_him(guest: Guest, parts: Parts) -> None:
     guest.agent("guest-fsfreeze-freeze")
     try:
-        with pytest.raises(CaptureError, match="frozen by somebody else"):
-            with capture(parts, guest.name):
-                pytest.fail("captured")
+        with (
+            pytest.raises(CaptureError, match="frozen by somebody else"),
+            capture(parts, guest.name),
+        ):
+            pytest.fail("captured")
         assert guest.agent("guest-fsfreeze-status") == "frozen"
     finally:
         guest.agent("guest-fsfreeze-thaw")

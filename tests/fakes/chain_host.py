@@ -1,0 +1,97 @@
+"""A KVM host in memory: chains of images per disk, snapshot, commit and pivot; no guest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from drvm.core.errors import AgentError, HostError, UnknownVm
+from drvm.host.model import BlockJob, DomainState
+
+
+_READY = BlockJob("active-commit", 1, 1, ready=True)
+
+
+@dataclass
+class FakeDomain:
+    """``chains``: target -> paths, the one in use first; live and stored alike. ``jobs``:
+    target -> active commit. The agent is absent unless ``frozen`` says something."""
+
+    name: str
+    uuid: str
+    chains: dict[str, list[str]]
+    running: bool = True
+    jobs: dict[str, BlockJob] = field(default_factory=dict)
+    frozen: bool | None = None
+    commit_progress: BlockJob = _READY
+
+    def state(self) -> DomainState:
+        return DomainState.RUNNING if self.running else DomainState.SHUTOFF
+
+    def xml(self, *, inactive: bool = False, secure: bool = False) -> str:
+        disks = ""
+        for target, chain in self.chains.items():
+            below = "".join(
+                f"<backingStore type='file'><format type='raw'/><source file='{path}'/>"
+                for path in chain[1:]
+            )
+            job = (
+                ""
+                if inactive or target not in self.jobs
+                else (
+                    f"<mirror type='file' job='active-commit'><source file='{chain[1]}'/></mirror>"
+                )
+            )
+            disks += (
+                f"<disk type='file'><driver type='qcow2'/><source file='{chain[0]}'/>{below}"
+                f"{'</backingStore>' * len(chain[1:])}{job}<target dev='{target}'/></disk>"
+            )
+        names = f"<name>{self.name}</name><uuid>{self.uuid}</uuid>"
+        return f"<domain>{names}<devices>{disks}</devices></domain>"
+
+    def has_managed_save(self) -> bool:
+        return False
+
+    def commit_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
+        self.jobs[target] = self.commit_progress
+
+    def block_job(self, target: str) -> BlockJob | None:
+        return self.jobs.get(target)
+
+    def block_job_pivot(self, target: str) -> None:
+        del self.jobs[target], self.chains[target][0]
+
+    def filesystems_frozen(self) -> bool | None:
+        return self.frozen
+
+    def thaw(self) -> None:
+        if self.frozen is None:
+            raise AgentError("there is no agent")
+        self.frozen = False
+
+
+class FakeHost:
+    """``fail_next``: how many of the next look-ups fail with ``failure``."""
+
+    uri = "qemu:///fake"
+
+    def __init__(self, *domains: FakeDomain) -> None:
+        self.there = list(domains)
+        self.fail_next = 0
+        self.failure: HostError = HostError("no")
+
+    def domains(self) -> list[Any]:
+        return list(self.there)
+
+    def find_domain(self, name_or_uuid: str) -> Any:
+        if self.fail_next:
+            self.fail_next -= 1
+            raise self.failure
+        found = (d for d in self.there if name_or_uuid in (d.name, d.uuid))
+        return next(found, None)
+
+    def domain(self, name_or_uuid: str) -> Any:
+        found = self.find_domain(name_or_uuid)
+        if found is None:
+            raise UnknownVm(f"no {name_or_uuid}")
+        return found

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drvm.core.errors import HostError
+from drvm.snapshot.domainxml import Layer, read, with_disk_on_base
+
+UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
+
+
+def domain(disks: str = "", os: str = "", devices: str = "") -> str:
+    return f"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+    <name>web</name><uuid>{UUID}</uuid><os>{os}</os>
+    <metadata><x:note xmlns:x='http://example.org/x' by='ops'>keep</x:note></metadata>
+    <devices>{disks}{devices}<graphics type='vnc' passwd='s3cret'/></devices>
+    <qemu:commandline><qemu:arg value='-S'/></qemu:commandline></domain>"""
+
+
+ON_OVERLAY = """<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
+<source file='/i/a.qcow2.drvm-0123456789abcdef.overlay' index='5'/>
+<backingStore type='file' index='3'><format type='raw'/><source file='/i/a.img'/>
+<backingStore type='file' index='4'><format type='raw'/><source file='/i/t.img'/><backingStore/>
+</backingStore></backingStore><target dev='vda' bus='virtio'/></disk>"""
+
+
+def test_a_chain_is_read_from_the_top_down() -> None:
+    disk = read(domain(ON_OVERLAY)).disks[0]
+    assert [str(layer.path) for layer in disk.layers] == [
+        "/i/a.qcow2.drvm-0123456789abcdef.overlay",
+        "/i/a.img",
+        "/i/t.img",
+    ]
+    assert [layer.format for layer in disk.layers] == ["qcow2", "raw", "raw"]
+
+
+def test_a_mirror_tells_its_job_its_target_and_whether_it_is_ready() -> None:
+    mirror = """<mirror type='file' job='active-commit' ready='yes'><format type='raw'/>
+    <source file='/i/a.img' index='2'/></mirror>"""
+    disk = read(domain(ON_OVERLAY.replace("<target", mirror + "<target"))).disks[0]
+    assert disk.mirror is not None
+    assert (disk.mirror.job, disk.mirror.ready) == ("active-commit", True)
+    assert disk.mirror.path == Path("/i/a.img")
+
+
+def test_state_outside_the_disks_is_told() -> None:
+    machine = read(
+        domain(os="<nvram>/n/web_VARS.fd</nvram>", devices="<tpm><backend type='emulator'/></tpm>")
+    )
+    assert machine.nvram == Path("/n/web_VARS.fd")
+    assert machine.special == ("tpm",)
+
+
+def test_moving_a_disk_to_its_base_keeps_all_else_as_it_was() -> None:
+    overlay = Path("/i/a.qcow2.drvm-0123456789abcdef.overlay")
+    moved = with_disk_on_base(
+        domain(ON_OVERLAY), "vda", overlay, Layer("file", Path("/i/a.img"), "raw")
+    )
+    disk = read(moved).disks[0]
+    assert [str(layer.path) for layer in disk.layers] == ["/i/a.img", "/i/t.img"]
+    assert disk.layers[0].format == "raw"
+    assert "overlay" not in moved
+    for kept in ("s3cret", "cache='none'", "<qemu:arg", "<x:note", "keep", "bus='virtio'"):
+        assert kept.replace("'", '"') in moved
+
+
+def test_a_block_device_becomes_a_block_device_again_even_without_a_backing_store() -> None:
+    plain = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
+    <source file='/o/x.overlay'/><target dev='vdb'/></disk>"""
+    base = Layer("block", Path("/dev/vg/lv"), "raw")
+    disk = read(with_disk_on_base(domain(plain), "vdb", Path("/o/x.overlay"), base)).disks[0]
+    assert disk.layers == (Layer("block", Path("/dev/vg/lv"), "raw"),)
+
+
+def test_a_disk_that_is_not_on_the_overlay_is_not_moved() -> None:
+    with pytest.raises(HostError):
+        with_disk_on_base(
+            domain(ON_OVERLAY), "vda", Path("/i/other"), Layer("file", Path("/i/a.img"), "raw")
+        )
+
+
+BOMB = """<!DOCTYPE d [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>"""
+HOSTILE = [
+    "",
+    "<domain",
+    "<other/>",
+    BOMB + domain(),
+    "<!DOCTYPE d SYSTEM 'file:///etc/passwd'>" + domain(),
+    domain().replace(UUID, "../../etc"),
+    domain("<disk type='file'><target dev='../vda'/></disk>"),
+    domain(ON_OVERLAY + ON_OVERLAY),
+    domain(
+        "<disk><target dev='vda'/>" + "<backingStore><a/>" * 70 + "</backingStore>" * 70 + "</disk>"
+    ),
+    "<domain>" + " " * (4 * 1024 * 1024) + "</domain>",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_xml_is_refused(text: str) -> None:
+    with pytest.raises(HostError):
+        read(text)
+
+
+words = st.text(
+    st.characters(min_codepoint=32, max_codepoint=0x2FFF, exclude_characters="\x7f"), max_size=20
+)
+
+
+@given(words, words, words, st.sampled_from(["file", "block", "network", "volume", "x"]))
+def test_any_names_and_kinds_are_read_as_they_are_or_refused(
+    path: str, image_format: str, name: str, kind: str
+) -> None:
+    def quoted(text: str) -> str:
+        return escape(text, {"'": "&apos;"})
+
+    disk = f"""<disk type='{kind}'><driver type='{quoted(image_format)}'/>
+    <source file='/{quoted(path)}'/><target dev='vda'/></disk>"""
+    try:
+        found = read(domain(disk).replace("<name>web", f"<name>{quoted(name)}")).disks[0]
+    except HostError:
+        assert name == "" or "\x85" in path + image_format + name
+        return
+    assert found.layers[0].format == image_format
+    if kind in ("file", "block"):
+        assert found.top is not None and found.top == Path("/" + path)
+    else:
+        assert found.top is None
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_machine_or_a_host_error(text: str) -> None:
+    with pytest.raises(HostError):
+        read(text)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drvm.core.errors import CaptureError, Locked
+from drvm.snapshot.journal import VERSION, Entry, Journal, JournalDisk
+
+UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
+POINT = "0123456789abcdef"
+OVERLAY = f"/i/a.qcow2.drvm-{POINT}.overlay"
+DISK = JournalDisk("vda", "/i/a.qcow2", "qcow2", "file", OVERLAY)
+ENTRY = Entry(VERSION, "external", POINT, UUID, "web", "qemu:///system", (DISK,))
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    entry = ENTRY.in_phase("pivoting", "vda")
+    journal.write(entry)
+    assert journal.read(UUID) == entry
+    assert journal.machines() == [UUID]
+    journal.remove(UUID)
+    assert journal.read(UUID) is None
+    journal.remove(UUID)
+
+
+def test_a_machine_has_one_worker_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    with (
+        Journal(tmp_path).lock(UUID, "web"),
+        pytest.raises(Locked, match="web"),
+        Journal(tmp_path).lock(UUID, "web"),
+    ):
+        pytest.fail("locked twice")
+    with Journal(tmp_path).lock(UUID, "web"):
+        pass
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "another machine": {"vm_uuid": UUID.replace("3", "4")},
+    "a newer format": {"version": VERSION + 1},
+    "no point id": {"point_id": "../../etc"},
+    "a file that is not ours": {"overlay": "/etc/passwd"},
+    "an overlay of another point": {"overlay": OVERLAY.replace("f.", "e.")},
+    "an overlay elsewhere": {"overlay": "/etc" + OVERLAY[2:]},
+    "a relative path": {"base": "a.qcow2", "overlay": OVERLAY[3:]},
+    "an unknown phase": {"phase": "dreaming"},
+    "an unknown format": {"base_format": "vmdk"},
+    "a target that is a path": {"target": "../vda"},
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_a_journal_that_is_not_sound_is_told_and_kept(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    journal = Journal(tmp_path)
+    journal.write(ENTRY)
+    path = tmp_path / "journal" / f"{UUID}.json"
+    document = json.loads(path.read_text())
+    for name, value in change.items():
+        (document if name in document else document["disks"][0])[name] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(CaptureError, match="not understood"):
+        journal.read(UUID)
+    assert path.exists()
+
+
+@given(data=st.binary(max_size=200))
+def test_a_journal_of_any_bytes_is_told(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("j")
+    journal = Journal(tmp_path)
+    journal.write(ENTRY)
+    (tmp_path / "journal" / f"{UUID}.json").write_bytes(data)
+    with pytest.raises(CaptureError):
+        journal.read(UUID)
+
+
+def test_a_name_that_is_no_uuid_never_becomes_a_file_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="UUID"):
+        Journal(tmp_path).read("../../etc/passwd")
