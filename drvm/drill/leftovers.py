@@ -37,12 +37,12 @@ class Removed:
     problems: tuple[str, ...]
 
 
-def find_leftovers(host: Host, directory: Path) -> Leftovers:
-    """Those of drills whose images go below ``directory``. Raises ``HostError``."""
+def find_leftovers(host: Host, *directories: Path) -> Leftovers:
+    """Those of drills whose images go below ``directories``. Raises ``HostError``."""
     networks = [name for name in host.network_names() if is_drill_name(name)]
     dead: list[Leftover] = []
     alone: list[str] = []
-    places = _places(directory)
+    places = [place for directory in directories for place in _places(directory)]
     for place in places:
         try:
             with taken_over(place):
@@ -50,15 +50,14 @@ def find_leftovers(host: Host, directory: Path) -> Leftovers:
         except Locked:
             continue  # its process lives
         except FileNotFoundError:
-            if not place.exists():
-                continue
-            if is_empty(place):
+            empty = is_empty(place)
+            if empty:
                 dead.append(Leftover(place, (str(place),)))
-            else:
+            elif empty is not None:
                 alone.append(f"{place} has no lock file: no drill is known to have made it")
     known = {place.name for place in places}
     alone += [
-        f"network {name}: its drill has no directory below {directory}"
+        f"network {name}: no directory of its drill is known; virsh net-destroy ends it"
         for name in networks
         if name not in known
     ]

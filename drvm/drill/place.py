@@ -23,7 +23,7 @@ _NAME = re.compile(r"drvm-drill-[0-9a-f]{16}", re.ASCII)
 _LOCK = "lock"
 _MODE = 0o711
 """QEMU's user may reach the images, whose names it is given, and list nothing."""
-_TRIES = 5
+_TRIES = 100
 
 
 def drill_name(drill_id: str) -> str:
@@ -98,9 +98,13 @@ def tear_down(host: Host, directory: Path) -> list[str]:
     return problems
 
 
-def is_empty(directory: Path) -> bool:
-    """Killed between the directory's making and its lock, or at the very end of its removal."""
-    return next(directory.iterdir(), None) is None
+def is_empty(directory: Path) -> bool | None:
+    """Killed between the directory's making and its lock, or at the very end of its removal.
+    ``None`` where it is gone."""
+    try:
+        return next(directory.iterdir(), None) is None
+    except FileNotFoundError:
+        return None
 
 
 def _lock(directory: Path, create: int) -> int:

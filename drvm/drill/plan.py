@@ -55,7 +55,8 @@ class DrillPlan:
 
     ``network``: ``None`` for a machine without a network card. ``emulated``: the original ran on
     KVM and the drill will not. ``data_bytes``: what will be written to the images.
-    ``created``: the instant that the point shows. ``started``, ``plan_s``: when the planning began, and how long it took.
+    ``created``: the instant that the point shows. ``started``, ``plan_s``: when the planning
+    began, and how long it took.
     """
 
     id: str

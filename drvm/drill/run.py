@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Protocol
 
 from drvm import __version__
 from drvm.core.clock import Clock
@@ -17,17 +18,23 @@ from drvm.drill.place import made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
 from drvm.host.model import Domain, Host
 from drvm.report.model import MAX_DETAIL_CHARS, CheckResult, DrillResult
-from drvm.restore.images import ImageRestorer
+from drvm.restore.images import PlannedImage
 
 _MAX_PICTURE_BYTES = 8 * 1024 * 1024
 _MAX_SHORT_CHARS = 300
 _MAX_POINT_WARNINGS = 20
 
 
+class Restorer(Protocol):
+    def restore(self, image: PlannedImage, progress: Progress) -> int:
+        """See ``ImageRestorer``."""
+        ...
+
+
 def run_drill(
     plan: DrillPlan,
     host: Host,
-    restorer: ImageRestorer,
+    restorer: Restorer,
     clock: Clock,
     progress: Progress,
     trace: Trace = no_trace,
@@ -53,7 +60,7 @@ class _Drill:
         self,
         plan: DrillPlan,
         host: Host,
-        restorer: ImageRestorer,
+        restorer: Restorer,
         clock: Clock,
         progress: Progress,
         trace: Trace,
@@ -80,8 +87,8 @@ class _Drill:
     def run(self) -> DrillResult:
         try:
             with made(self._plan.directory):
-                self._trace("directory-made")
                 try:
+                    self._trace("directory-made")
                     self._recover()
                 finally:
                     self._progress.stage("tearing the drill down")
@@ -168,7 +175,7 @@ class _Drill:
             consistency=point.consistency,
             started=plan.started,
             finished=self._clock.now(),
-            passed=self._rto_s is not None,
+            passed=self._rto_s is not None and not self._failure,
             rto_seconds=None if self._rto_s is None else round(self._rto_s, 3),
             rto_target_seconds=plan.request.rto_target_s,
             rpo_seconds=round(max(0.0, age_s), 3),

@@ -1,0 +1,99 @@
+"""A KVM host in memory that starts machines, for drills. ``fail`` names the calls that raise, and
+what they raise; ``agent`` and ``answer`` are what the guest does when it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from defusedxml.ElementTree import fromstring
+
+from drvm.core.errors import UnknownVm
+from drvm.host.model import DomainState, GuestCommandResult, HostCapabilities
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
+
+
+@dataclass
+class DrillHost:
+    uri: str = "qemu:///system"
+    fail: dict[str, BaseException] = field(default_factory=dict)
+    agent: Callable[[], object] = lambda: None
+    answer: Callable[[Any], GuestCommandResult] = lambda _: GuestCommandResult(0, b"42\n", b"")
+    firmwares: frozenset[str] = frozenset({"bios"})
+    machines: dict[str, str] = field(default_factory=dict)
+    networks: set[str] = field(default_factory=set)
+    calls: list[str] = field(default_factory=list)
+
+    def did(self, call: str) -> None:
+        self.calls.append(call)
+        if call in self.fail:
+            raise self.fail[call]
+
+    def hostname(self) -> str:
+        return "kvm1"
+
+    def domains(self) -> list[DrilledDomain]:
+        return [DrilledDomain(self, name) for name in self.machines]
+
+    def find_domain(self, name: str) -> DrilledDomain | None:
+        return DrilledDomain(self, name) if name in self.machines else None
+
+    def start_transient(self, domain_xml: str) -> DrilledDomain:
+        self.did("start")
+        name = fromstring(domain_xml).findtext("name")
+        self.machines[name] = domain_xml
+        return DrilledDomain(self, name)
+
+    def capabilities(self) -> HostCapabilities:
+        return HostCapabilities("x86_64", frozenset(), frozenset({"qemu"}), self.firmwares)
+
+    def pools(self) -> list[Any]:
+        return []
+
+    def network_names(self) -> list[str]:
+        return sorted(self.networks)
+
+    def create_network(self, network_xml: str) -> None:
+        self.did("create-network")
+        self.networks.add(fromstring(network_xml).findtext("name"))
+
+    def destroy_network(self, name: str) -> None:
+        self.did("destroy-network")
+        self.networks.discard(name)
+
+
+@dataclass
+class DrilledDomain:
+    host: DrillHost
+    name: str
+
+    @property
+    def uuid(self) -> str:
+        return str(fromstring(self.xml()).findtext("uuid"))
+
+    def xml(self, **_: bool) -> str:
+        return self.host.machines[self.name]
+
+    def state(self) -> DomainState:
+        if self.name not in self.host.machines:
+            raise UnknownVm(f"no domain {self.name}")
+        return DomainState.RUNNING
+
+    def agent_ping(self, **_: int) -> None:
+        self.state()
+        self.host.did("ping")
+        self.host.agent()
+
+    def guest_run(self, argv: Sequence[str], **_: float) -> GuestCommandResult:
+        self.host.did("run")
+        return self.host.answer(argv)
+
+    def screenshot(self) -> bytes:
+        self.host.did("screenshot")
+        return PNG
+
+    def destroy(self) -> None:
+        self.host.did("destroy")
+        self.host.machines.pop(self.name, None)

@@ -1,0 +1,237 @@
+"""A drill measures what it does, says what it proved, and leaves nothing, whatever happens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from drvm.core.errors import AgentError, DamageFound, HostError
+from drvm.core.progress import NoProgress
+from drvm.drill.checks.agent import AgentCheck
+from drvm.drill.checks.command import CommandCheck
+from drvm.drill.plan import DrillPlan
+from drvm.drill.run import run_drill
+from drvm.host.model import GuestCommandResult
+from drvm.report.model import DrillResult, decode_drill, encode_drill
+from tests.fakes.drill_host import PNG
+from tests.unit.drill.conftest import DEFINITION, Stage
+
+COMMAND = CommandCheck(("/bin/count",), timeout_s=10)
+STEPS = ("restore", "create-network", "start", "ping", "run", "screenshot")
+
+
+@dataclasses.dataclass
+class Restorer:
+    stage: Stage
+
+    def restore(self, image: object, progress: object) -> int:
+        return self.stage.restore(image, progress)  # type: ignore[arg-type]
+
+
+def drill(
+    stage: Stage, plan: DrillPlan | None = None, steps: list[str] | None = None
+) -> DrillResult:
+    return run_drill(
+        plan or stage.plan(checks=(AgentCheck(), COMMAND)),
+        stage.host,  # type: ignore[arg-type]
+        Restorer(stage),
+        stage.clock,
+        NoProgress(),
+        (steps if steps is not None else []).append,
+    )
+
+
+def boots_in(stage: Stage, seconds: float) -> None:
+    started: list[float] = []
+
+    def agent() -> None:
+        started.append(stage.clock.passed_s)
+        if stage.clock.passed_s < started[0] + seconds:
+            raise AgentError("not yet")
+
+    stage.host.agent = agent
+
+
+def test_a_drill_whose_checks_pass_is_passed_and_can_be_kept(stage: Stage) -> None:
+    result = drill(stage)
+    assert result.passed
+    assert result.failure == ""
+    assert [check.passed for check in result.checks] == [True, True]
+    assert result.screenshot_png == PNG
+    assert result.data_bytes == 4096
+    assert decode_drill(encode_drill(result)) == result
+    assert stage.is_clean()
+
+
+def test_rto_counts_from_the_first_byte_asked_to_the_last_check_passed(stage: Stage) -> None:
+    boots_in(stage, 30)
+    plan = dataclasses.replace(stage.plan(checks=(AgentCheck(), COMMAND)), plan_s=2.0)
+    stage.clock.sleep(1000)  # somebody reads the plan
+    result = drill(stage, plan)
+    assert result.rto_seconds == 2 + 100 + 30
+    assert result.phases == {"plan": 2.0, "data": 100.0, "define": 0.0, "boot": 30.0, "checks": 0.0}
+
+
+def test_rpo_is_the_age_of_the_point_when_the_drill_began(stage: Stage) -> None:
+    assert drill(stage).rpo_seconds == 3 * 3600
+
+
+def test_targets_are_kept_beside_the_verdict(stage: Stage) -> None:
+    result = drill(stage, stage.plan(rto_target_s=1.0, rpo_target_s=1.0))
+    assert (result.passed, result.rto_met, result.rpo_met) == (True, False, False)
+
+
+def test_a_point_from_the_future_is_a_warning(stage: Stage) -> None:
+    plan = stage.plan()
+    future = dataclasses.replace(plan, created=plan.started.replace(year=2030))
+    result = drill(stage, future)
+    assert result.rpo_seconds == 0
+    assert any("future" in warning for warning in result.warnings)
+
+
+def test_the_guest_runs_in_isolation_between_directory_and_checks(stage: Stage) -> None:
+    steps: list[str] = []
+    drill(stage, steps=steps)
+    assert steps == [
+        *("directory-made", "restored vda", "network-made", "machine-started"),
+        *("checks-ended", "torn-down"),
+    ]
+
+
+def test_a_check_that_fails_fails_the_drill_and_leaves_a_picture(stage: Stage) -> None:
+    stage.host.answer = lambda _: GuestCommandResult(3, b"", b"\x1b[31mno table")
+    result = drill(stage)
+    assert (result.passed, result.rto_seconds, result.failure) == (False, None, "")
+    assert [check.passed for check in result.checks] == [True, False]
+    assert "\\x1b[31mno table" in result.checks[1].detail
+    assert result.screenshot_png == PNG
+    assert decode_drill(encode_drill(result)) == result
+    assert stage.is_clean()
+
+
+def test_a_guest_that_never_boots_fails_the_drill_in_bounded_time(stage: Stage) -> None:
+    boots_in(stage, 10**9)
+    result = drill(stage)
+    assert not result.passed
+    assert result.phases["boot"] <= 300
+    assert result.screenshot_png == PNG
+    assert stage.is_clean()
+
+
+@pytest.mark.parametrize("step", STEPS[:4])
+def test_whatever_breaks_off_is_a_failed_drill_and_everything_is_torn_down(
+    stage: Stage, step: str
+) -> None:
+    stage.host.fail[step] = HostError(f"{step} broke")
+    result = drill(stage)
+    assert not result.passed
+    assert result.rto_seconds is None
+    assert f"{step} broke" in result.failure
+    assert decode_drill(encode_drill(result)) == result
+    assert stage.is_clean()
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_or_a_bug_anywhere_tears_everything_down(
+    stage: Stage, step: str, error: type[BaseException]
+) -> None:
+    stage.host.fail[step] = error()
+    with pytest.raises(error):
+        drill(stage)
+    assert stage.is_clean()
+
+
+@pytest.mark.parametrize("step", ["directory-made", "restored vda", "network-made", "checks-ended"])
+def test_a_disk_that_fills_up_is_a_failed_drill(stage: Stage, step: str) -> None:
+    def trace(name: str) -> None:
+        if name == step:
+            raise OSError(28, "No space left on device")
+
+    result = run_drill(
+        stage.plan(),
+        stage.host,
+        Restorer(stage),
+        stage.clock,
+        NoProgress(),
+        trace,  # type: ignore[arg-type]
+    )
+    assert not result.passed
+    assert "No space left" in result.failure
+    assert stage.is_clean()
+
+
+def test_damage_found_on_the_way_fails_the_drill_before_anything_starts(stage: Stage) -> None:
+    stage.host.fail["restore"] = DamageFound("leaf 0 of a disk is not what it should be")
+    result = drill(stage)
+    assert "leaf 0" in result.failure
+    assert "start" not in stage.host.calls
+    assert result.proven == ()
+
+
+@pytest.mark.parametrize("call", ["destroy", "destroy-network"])
+def test_what_could_not_be_torn_down_is_a_warning_and_keeps_the_directory_as_its_mark(
+    stage: Stage, call: str
+) -> None:
+    stage.host.fail[call] = HostError("libvirtd is busy")
+    result = drill(stage)
+    assert result.passed
+    assert any("libvirtd is busy" in warning for warning in result.warnings)
+    assert len([*stage.directory.iterdir()]) == 1
+    assert "destroy-network" in stage.host.calls
+
+
+def test_a_guest_without_a_screen_is_a_warning(stage: Stage) -> None:
+    stage.host.fail["screenshot"] = HostError("no screen")
+    result = drill(stage)
+    assert result.passed
+    assert result.screenshot_png is None
+    assert any("no screen" in warning for warning in result.warnings)
+
+
+def test_what_was_proven_is_what_was_reached(stage: Stage) -> None:
+    stage.host.answer = lambda _: GuestCommandResult(3, b"", b"")
+    proven = "\n".join(drill(stage).proven)
+    assert "every stored block of 1 disk (4.0 KiB) was read back" in proven
+    assert "its agent answered" in proven
+    assert "/bin/count" not in proven
+
+
+def test_what_is_not_proven_is_said(make: Callable[..., Stage]) -> None:
+    stage = make(definition=DEFINITION.replace("type='qemu'", "type='kvm'", 1), warnings=("hm",))
+    result = drill(stage, stage.plan(virt_type="qemu"))
+    said = "\n".join(result.not_proven)
+    for words in (
+        *("crash-consistent", "isolated", "name or UUID", "emulated"),
+        *("left out of the drilled machine: hostdev pci 0000:3b:00.0", "the RTO counts"),
+    ):
+        assert words in said
+    assert "said when the point was made: hm" in result.warnings
+
+
+def test_the_guests_user_can_reach_the_images_and_list_nothing(stage: Stage) -> None:
+    plan = stage.plan()
+    modes: list[int] = []
+
+    def trace(_: str) -> None:
+        if plan.directory.exists():
+            modes.append(plan.directory.stat().st_mode & 0o777)
+
+    run_drill(plan, stage.host, Restorer(stage), stage.clock, NoProgress(), trace)  # type: ignore[arg-type]
+    assert set(modes) == {0o711}
+
+
+def test_the_nvram_of_the_point_lies_where_the_machine_looks_for_it(
+    make: Callable[..., Stage],
+) -> None:
+    efi = DEFINITION.replace("<os>", "<os firmware='efi'>")
+    stage = make(definition=efi, nvram=b"variables")
+    stage.host.firmwares = frozenset({"bios", "efi"})
+    plan = stage.plan()
+    assert f"<nvram>{plan.nvram_path}</nvram>" in plan.definition.xml
+    seen: list[bytes] = []
+    stage.host.agent = lambda: seen.append(plan.nvram_path.read_bytes())
+    assert drill(stage, plan).passed
+    assert seen == [b"variables"]
