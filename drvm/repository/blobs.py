@@ -27,7 +27,6 @@ class BlobWriter:
         self._emit = emit
         self._builder = PackBuilder(sealer, "meta")
         self._names: list[bytes] = []
-        self.stored_bytes = 0
 
     def add(self, plain: bytes) -> NewBlob:
         codec, payload = frames.encode(plain, frames.METADATA_LEVEL)
@@ -67,7 +66,6 @@ class BlobWriter:
 
     def _rotate(self) -> None:
         pack = self._builder.finish()
-        self._names.append(pack.name)
-        self.stored_bytes += len(pack.data)
-        self._emit(pack)
         self._builder = PackBuilder(self._sealer, "meta")
+        self._names.append(pack.name)
+        self._emit(pack)

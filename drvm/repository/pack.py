@@ -24,7 +24,7 @@ import zstandard
 from drvm.chunker import frames
 from drvm.chunker.blocks import BLOCK_BYTES, ID_BYTES, Buffer, Ids, ids_from_bytes
 from drvm.chunker.frames import FRAME_BLOCKS, FRAME_BYTES
-from drvm.core.errors import DamageFound, UnsupportedFormat
+from drvm.core.errors import DamageFound, RepositoryError, UnsupportedFormat
 from drvm.repository.crypto import SALT_BYTES, TAG_BYTES, ObjectCipher, Sealer
 from drvm.repository.layout import FORMAT_VERSION, PACK_MAX_BLOCKS, PACK_MAX_BYTES
 
@@ -72,6 +72,7 @@ class PackBuilder:
         self._table: list[tuple[int, int, int]] = []
         self._ids: list[bytes] = []
         self._blocks = 0
+        self._finished = False
         self.stored_bytes = 0
 
     def __len__(self) -> int:
@@ -89,8 +90,13 @@ class PackBuilder:
         """Seal a frame; returns its number. ``ids``: 16 bytes a block, data packs only.
 
         What was sealed is opened and compared before it counts: a bit that flips in memory
-        here would otherwise be found on the day of the restore.
+        here would otherwise be found on the day of the restore. Raises ``RepositoryError`` for
+        more than a reader takes.
         """
+        if self._finished:
+            raise ValueError("the pack is finished")
+        if plain_bytes > _largest(self.kind):
+            raise RepositoryError(f"{plain_bytes} bytes at once, at most {_largest(self.kind)} fit")
         number = len(self._frames)
         sealed = self._cipher.seal(_FRAMES, number, payload)
         if self._cipher.open(_FRAMES, number, sealed) != payload:
@@ -103,6 +109,10 @@ class PackBuilder:
         return number
 
     def finish(self) -> SealedPack:
+        """Once: its tables have one nonce each."""
+        if self._finished:
+            raise ValueError("the pack is finished")
+        self._finished = True
         body = b"".join(self._frames)
         body += bytes(_padding(len(body)))
         ids = self._cipher.seal(_IDS, 0, b"".join(self._ids))
@@ -176,10 +186,11 @@ class OpenPack:
 
     def ids(self, sealed_ids: bytes) -> tuple[Ids, npt.NDArray[np.int64]]:
         """(ids, ordinals) of all blocks of a data pack."""
-        ids = ids_from_bytes(self._cipher.open(_IDS, 0, sealed_ids, what=self._what))
+        opened = self._cipher.open(_IDS, 0, sealed_ids, what=self._what)
         counts = self.frames.plain_bytes // BLOCK_BYTES
-        if self.footer.kind != "data" or int(counts.sum()) != len(ids):
+        if self.footer.kind != "data" or int(counts.sum()) * ID_BYTES != len(opened):
             raise DamageFound(f"{self._what} has another number of ids than blocks")
+        ids = ids_from_bytes(opened)
         first = np.repeat(np.cumsum(counts) - counts, counts)
         slot = np.arange(len(ids)) - first
         return ids, np.repeat(np.arange(len(counts)) * FRAME_BLOCKS, counts) + slot
@@ -188,8 +199,8 @@ class OpenPack:
 def _decode_table(packed: bytes, footer: Footer, what: str) -> FrameTable:
     limit = 4 + 12 * _MAX_FRAMES
     try:
-        plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=limit)
-    except zstandard.ZstdError as error:
+        plain = frames.decompress(packed, limit)
+    except ValueError as error:
         raise DamageFound(f"{what} has a damaged frame table: {error}") from None
     (count,) = struct.unpack_from("<I", plain) if len(plain) >= 4 else (-1,)
     if count > _MAX_FRAMES or len(plain) != 4 + 12 * count:
@@ -197,12 +208,19 @@ def _decode_table(packed: bytes, footer: Footer, what: str) -> FrameTable:
     stored, plain_bytes, codec = (
         np.frombuffer(plain, dtype="<u4", offset=4).reshape(3, count).astype(np.int64)
     )
-    largest = FRAME_BYTES if footer.kind == "data" else MAX_BLOB_BYTES
-    whole = footer.kind == "meta" or not (plain_bytes % BLOCK_BYTES).any()
-    fits = int(stored.sum()) <= footer.body_bytes and int(plain_bytes.max(initial=0)) <= largest
-    if not whole or not fits or int(codec.max(initial=0)) > 22:
+    fits = int(stored.sum()) <= footer.body_bytes and int(codec.max(initial=0)) <= 22
+    fits &= int(plain_bytes.max(initial=0)) <= _largest(footer.kind)
+    if footer.kind == "data":
+        fits &= not (plain_bytes % BLOCK_BYTES).any()
+        fits &= int(plain_bytes.sum()) <= PACK_MAX_BLOCKS * BLOCK_BYTES
+    if not fits:
         raise DamageFound(f"{what} has an impossible frame table")
     return FrameTable(np.cumsum(stored) - stored, stored, plain_bytes, codec)
+
+
+def _largest(kind: Kind) -> int:
+    """The most plain bytes of a frame."""
+    return FRAME_BYTES if kind == "data" else MAX_BLOB_BYTES
 
 
 def _padding(size: int) -> int:

@@ -65,7 +65,7 @@ def within(seconds: float, work: Callable[[], object]) -> None:
     def run() -> None:
         try:
             work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
             failure.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
