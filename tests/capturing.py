@@ -74,11 +74,13 @@ def image_digest(path: Path, image_format: str, scratch: Path, processes: Proces
 
 
 def file_in_image(path: Path, image_format: str, name: str, scratch: Path) -> bytes:
-    """A file of the ext4 in an image, by way of qemu-img and debugfs."""
+    """A file of the ext4 in an image of the lab's guest, by way of qemu-img and debugfs. Its
+    qcow2 has a partition at 1 MiB, its raw disk has none."""
     raw, processes = scratch / f"{path.name}.look", SystemProcesses()
     argv = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", str(path), str(raw)]
     processes.run(argv, timeout_s=120)
-    argv = ["debugfs", "-R", f"cat {name}", str(raw)]
+    start = MIB if image_format == "qcow2" else 0
+    argv = ["debugfs", "-R", f"cat {name}", f"{raw}?offset={start}"]
     data = processes.run(argv, timeout_s=60, max_output_bytes=256 * MIB).stdout
     raw.unlink()
     return data

@@ -8,7 +8,6 @@ from typing import Any
 from drvm.core.errors import AgentError, HostError, UnknownVm
 from drvm.host.model import BlockJob, DomainState
 
-
 _READY = BlockJob("active-commit", 1, 1, ready=True)
 
 
