@@ -9,6 +9,7 @@
     │   └── UnknownPoint                2
     ├── StoreError                      1
     │   ├── ObjectMissing               1   the store answered: there is no such object
+    │   ├── ObjectTruncated             1   the object is shorter than what was asked for
     │   ├── ObjectExists                1   create-if-absent lost: somebody else created it
     │   ├── StoreRefused                1   the store answered: no (permission, credentials, bucket)
     │   ├── StoreUnreachable            1   no answer, or a passing fault (retryable)
@@ -85,6 +86,10 @@ class StoreError(DrvmError):
 
 class ObjectMissing(StoreError):
     """The store answered that the object does not exist."""
+
+
+class ObjectTruncated(StoreError):
+    """The object is shorter than the range that was asked for."""
 
 
 class ObjectExists(StoreError):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drvm.chunker.blocks import Ids
-from drvm.core.errors import DamageFound, ObjectMissing
+from drvm.core.errors import DamageFound, ObjectMissing, ObjectTruncated
 from drvm.core.files import write_durably
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import pack_object
@@ -31,6 +31,8 @@ _OPEN_PACKS = 2048
 _BLOB_WINDOWS = 8
 _BLOB_WINDOW_BYTES = 1024 * 1024
 MAX_RANGE_BYTES = 4 * 1024 * 1024
+MAX_RANGE_PLAIN_BYTES = 16 * 1024 * 1024
+"""What a request may unpack to: pages that hold little shrink to a thousandth."""
 MAX_GAP_BYTES = 64 * 1024
 """Frames closer than this are fetched in one request: a request costs more than the bytes."""
 
@@ -64,12 +66,8 @@ class PackReader:
             if name in self._open:
                 self._open.move_to_end(name)
                 return self._open[name]
-        tail = self._tail(name, TAIL_GUESS_BYTES)
-        footer = parse_footer(name, tail)
-        if footer.table_bytes + FOOTER_BYTES > len(tail):
-            tail = self._tail(name, footer.table_bytes + FOOTER_BYTES)
-        table = tail[len(tail) - FOOTER_BYTES - footer.table_bytes : -FOOTER_BYTES]
-        return self._remember(name, OpenPack(self._sealer, name, footer, table))
+        footer, tail = self._end(name, lambda footer: footer.table_bytes)
+        return self._remember(name, OpenPack(self._sealer, name, footer, tail[:-FOOTER_BYTES]))
 
     def blob(self, ref: BlobRef) -> bytes:
         """A blob of a metadata pack. Neighbours are read along with it and kept for a while."""
@@ -157,9 +155,17 @@ class PackReader:
         with _named(name):
             return self._store.get(pack_object(name), offset=offset, length=length)
 
-    def _tail(self, name: bytes, length: int) -> bytes:
+    def _end(self, name: bytes, tables_bytes: Callable[[Footer], int]) -> tuple[Footer, bytes]:
+        """The footer, and the pack's end: so many bytes of tables, then the footer."""
         with _named(name):
-            return self._store.get_tail(pack_object(name), length)
+            tail = self._store.get_tail(pack_object(name), TAIL_GUESS_BYTES)
+            footer = parse_footer(name, tail)
+            wanted = tables_bytes(footer) + FOOTER_BYTES
+            if wanted > len(tail):
+                tail = self._store.get_tail(pack_object(name), wanted)
+        if wanted > len(tail):
+            raise DamageFound(f"pack {name.hex()} is truncated")
+        return footer, tail[-wanted:]
 
     def _whole(self, name: bytes) -> bytes:
         with _named(name):
@@ -167,13 +173,13 @@ class PackReader:
 
     # -- the cache of tables ------------------------------------------------------------------
     def _fetch_tables(self, name: bytes) -> bytes:
-        footer = self.open(name).footer
-        tables = self._tail(name, footer.ids_bytes + footer.table_bytes + FOOTER_BYTES)
+        footer, tables = self._end(name, lambda footer: footer.ids_bytes + footer.table_bytes)
         _check_tables(name, footer, tables)
         if self._cache_dir is not None:
             path = self._cache_dir / name.hex()
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(path, tables if footer.kind == "data" else tables[-FOOTER_BYTES:])
+            with contextlib.suppress(OSError):  # a cache that can't be written is only slow
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_durably(path, tables if footer.kind == "data" else tables[-FOOTER_BYTES:])
         return tables
 
     def _cached_tables(self, name: bytes) -> bytes | None:
@@ -191,11 +197,13 @@ class PackReader:
 
 @contextlib.contextmanager
 def _named(name: bytes) -> Iterator[None]:
-    """A pack that is missing is damage to whatever names it."""
+    """A pack that is missing or cut is damage to whatever names it."""
     try:
         yield
     except ObjectMissing as error:
         raise DamageFound(f"pack {name.hex()} is missing from the repository") from error
+    except ObjectTruncated as error:
+        raise DamageFound(f"pack {name.hex()} is damaged: {error}") from error
 
 
 def _check_tables(name: bytes, footer: Footer, tables: bytes) -> None:
@@ -208,19 +216,24 @@ def _check_tables(name: bytes, footer: Footer, tables: bytes) -> None:
 
 
 def _coalesce(pack: OpenPack, wanted: npt.NDArray[np.int64]) -> Iterator[list[int]]:
-    """Groups of neighbouring frames, each at most one range of ``MAX_RANGE_BYTES``."""
+    """Groups of neighbouring frames, each one range that is bounded both packed and unpacked."""
+    table = pack.frames
     group: list[int] = []
-    start = end = 0
+    start = end = unpacked = 0
     for number in wanted.tolist():
-        offset = int(pack.frames.offset[number])
-        stop = offset + int(pack.frames.stored_bytes[number])
-        if group and (offset - end > MAX_GAP_BYTES or stop - start > MAX_RANGE_BYTES):
+        offset, plain_bytes = int(table.offset[number]), int(table.plain_bytes[number])
+        stop = offset + int(table.stored_bytes[number])
+        if group and (
+            offset - end > MAX_GAP_BYTES
+            or stop - start > MAX_RANGE_BYTES
+            or unpacked + plain_bytes > MAX_RANGE_PLAIN_BYTES
+        ):
             yield group
             group = []
         if not group:
-            start = offset
+            start, unpacked = offset, 0
         group.append(number)
-        end = stop
+        end, unpacked = stop, unpacked + plain_bytes
     if group:
         yield group
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from drvm.core.errors import StoreError
+from drvm.core.errors import ObjectTruncated, StoreError
 from drvm.core.units import MIB
 
 MAX_NAME_LENGTH = 512
@@ -51,8 +51,9 @@ class Store(Protocol):
     def get(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """Exactly ``length`` bytes from ``offset``; up to the end where ``length`` is ``None``.
 
-        Raises ``ObjectMissing``, and ``StoreError`` where the range leaves the object or the
-        answer is longer than ``MAX_OBJECT_BYTES``. Never returns less than was asked for.
+        Raises ``ObjectMissing``, ``ObjectTruncated`` where the range leaves the object, and
+        ``StoreError`` where the answer is longer than ``MAX_OBJECT_BYTES``. Never returns less
+        than was asked for.
         """
         ...
 
@@ -135,10 +136,10 @@ def check_size(name: str, size_bytes: int) -> None:
         )
 
 
-def past_the_end(name: str, offset: int, length: int | None, size_bytes: int) -> StoreError:
+def past_the_end(name: str, offset: int, length: int | None, size_bytes: int) -> ObjectTruncated:
     """The error for a range that leaves the object."""
     asked = "the rest" if length is None else f"{length} bytes"
-    return StoreError(
+    return ObjectTruncated(
         f"{name} has {size_bytes} bytes; asked for {asked} from byte {offset}",
         hint="the object is shorter than what refers to it says: drvm check finds what it hits",
     )

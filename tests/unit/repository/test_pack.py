@@ -38,8 +38,8 @@ def meta_pack(*plains: bytes) -> SealedPack:
 def data_pack(*counts: int) -> SealedPack:
     builder = PackBuilder(SEALER, "data")
     for number, blocks in enumerate(counts):
-        plain = bytes([number]) * blocks * BLOCK_BYTES
-        ids = b"".join(bytes([number, slot]) * 8 for slot in range(blocks))
+        plain = number.to_bytes(2) * (blocks * BLOCK_BYTES // 2)
+        ids = b"".join(struct.pack(">HH", number, slot) * 4 for slot in range(blocks))
         builder.add(*frames.encode(plain, 1), len(plain), ids)
     return builder.finish()
 
@@ -89,7 +89,7 @@ def test_ids_come_back_with_the_ordinals_of_their_blocks_also_behind_partial_fra
     ids, ordinals = opened(pack).ids(sealed_ids(pack))
     expected = [(n, slot) for n, blocks in enumerate(counts) for slot in range(blocks)]
     assert ordinals.tolist() == [n * FRAME_BLOCKS + slot for n, slot in expected]
-    assert ids.tobytes() == b"".join(bytes(place) * 8 for place in expected)
+    assert ids.tobytes() == b"".join(struct.pack(">HH", *place) * 4 for place in expected)
 
 
 def test_packs_of_equal_content_have_different_names():

@@ -1,0 +1,208 @@
+"""Reading packs by range: each frame once, in few requests, and from no cache on trust."""
+
+import itertools
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drvm.chunker import frames
+from drvm.chunker.blocks import BLOCK_BYTES
+from drvm.chunker.frames import FRAME_BYTES
+from drvm.core.errors import DamageFound
+from drvm.repository import packs as packs_module
+from drvm.repository.layout import pack_object
+from drvm.repository.pack import PackBuilder, SealedPack
+from drvm.repository.packs import BlobRef, PackReader
+from tests.unit.repository.faults import FaultyStore
+from tests.unit.repository.test_pack import SEALER, data_pack, meta_pack
+
+
+def stored(*packs: SealedPack) -> FaultyStore:
+    store = FaultyStore()
+    for pack in packs:
+        store.put(pack_object(pack.name), pack.data)
+    store.calls.clear()
+    return store
+
+
+def noise_pack(count: int) -> tuple[SealedPack, list[bytes]]:
+    builder, plains = PackBuilder(SEALER, "data"), []
+    for _ in range(count):
+        plain = os.urandom(BLOCK_BYTES)
+        builder.add(*frames.encode(plain, 1), len(plain), os.urandom(16))
+        plains.append(plain)
+    return builder.finish(), plains
+
+
+NOISE, NOISE_PLAINS = noise_pack(60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 59), max_size=40), st.integers(1, 12), st.integers(0, 12))
+def test_every_frame_asked_for_is_read_once_in_order_within_the_limits(wanted, most, gap):
+    reader = PackReader(stored(NOISE), SEALER)
+    stored_bytes = BLOCK_BYTES + 16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packs_module, "MAX_RANGE_BYTES", most * stored_bytes)
+        patch.setattr(packs_module, "MAX_GAP_BYTES", gap * stored_bytes)
+        groups = reader.ranges(NOISE.name, np.array(wanted, dtype=np.int64))
+    assert [number for group in groups for number in group] == sorted(set(wanted))
+    for group in groups:
+        assert group[-1] - group[0] < most
+        assert all(after - before <= gap + 1 for before, after in itertools.pairwise(group))
+        assert reader.frames(NOISE.name, group) == [(n, NOISE_PLAINS[n]) for n in group]
+
+
+def test_one_range_is_one_request():
+    store = stored(NOISE)
+    reader = PackReader(store, SEALER)
+    (group,) = reader.ranges(NOISE.name, np.arange(0, 60, 7))
+    store.calls.clear()
+    reader.frames(NOISE.name, group)
+    assert store.calls == [f"get {pack_object(NOISE.name)}"]
+
+
+def test_a_range_that_unpacks_to_much_is_divided():
+    """Blocks that shrink to nothing: 256 MiB would come out of a single range of a pack."""
+    pack = data_pack(*[32] * 300)
+    reader = PackReader(stored(pack), SEALER)
+    for group in reader.ranges(pack.name, np.arange(300)):
+        assert len(group) * FRAME_BYTES <= packs_module.MAX_RANGE_PLAIN_BYTES
+
+
+@pytest.mark.parametrize("numbers", [[60], [0, 1 << 40]])
+def test_a_frame_that_the_pack_does_not_have_is_damage(numbers):
+    with pytest.raises(DamageFound, match="lacks frames"):
+        PackReader(stored(NOISE), SEALER).ranges(NOISE.name, np.array(numbers))
+
+
+@pytest.mark.parametrize("number", [-1, 2, 1 << 40])
+def test_a_blob_that_the_pack_does_not_have_is_damage(number):
+    pack = meta_pack(b"a", b"b")
+    with pytest.raises(DamageFound, match="no blob"):
+        PackReader(stored(pack), SEALER).blob(BlobRef(pack.name, number))
+
+
+def test_blocks_and_blobs_are_not_taken_for_each_other():
+    meta, data = meta_pack(b"a"), data_pack(1)
+    reader = PackReader(stored(meta, data), SEALER)
+    with pytest.raises(DamageFound):
+        reader.blob(BlobRef(data.name, 0))
+    with pytest.raises(DamageFound):
+        reader.ranges(meta.name, np.array([0]))
+    assert reader.ids(meta.name) is None
+
+
+def test_a_pack_that_is_missing_is_damage_to_what_names_it():
+    reader = PackReader(FaultyStore(), SEALER)
+    for read in (reader.open, reader.ids, reader.verify):
+        with pytest.raises(DamageFound, match="missing"):
+            read(bytes(32))
+
+
+def test_blobs_at_the_edges_of_windows_come_back(monkeypatch):
+    monkeypatch.setattr(packs_module, "_BLOB_WINDOW_BYTES", 1000)
+    plains = [os.urandom(size) for size in (300, 684, 0, 1, 999, 984, 2500, 16, 5000, 400)]
+    pack = meta_pack(*plains)
+    reader = PackReader(stored(pack), SEALER)
+    for number in [*range(len(plains)), *reversed(range(len(plains)))]:
+        assert reader.blob(BlobRef(pack.name, number)) == plains[number]
+
+
+def test_neighbouring_blobs_are_read_in_one_request():
+    pack = meta_pack(*(os.urandom(100) for _ in range(50)))
+    store = stored(pack)
+    reader = PackReader(store, SEALER)
+    for number in range(50):
+        reader.blob(BlobRef(pack.name, number))
+    assert len(store.calls) == 2  # the tail, the window
+
+
+def test_a_table_longer_than_the_first_guess_is_read_whole(monkeypatch):
+    monkeypatch.setattr(packs_module, "TAIL_GUESS_BYTES", 128)
+    reader = PackReader(stored(NOISE), SEALER)
+    assert len(reader.open(NOISE.name).frames.offset) == 60
+    ids, ordinals = reader.ids(NOISE.name)
+    assert len(ids) == len(ordinals) == 60
+
+
+def test_the_tables_of_a_small_pack_cost_one_request():
+    store = stored(NOISE)
+    PackReader(store, SEALER).ids(NOISE.name)
+    assert len(store.calls) == 1
+
+
+@pytest.mark.parametrize("keep", [0, 1, 127, 128, 140])
+def test_a_pack_of_which_only_an_end_is_left_is_damage(keep):
+    data = NOISE.data[len(NOISE.data) - keep :]
+    reader = PackReader(stored(SealedPack(NOISE.name, data)), SEALER)
+    for read in (reader.ids, reader.open, reader.verify):
+        with pytest.raises(DamageFound):
+            read(NOISE.name)
+
+
+def test_a_pack_whose_beginning_was_cut_off_is_damage_when_it_is_read():
+    shorter = SealedPack(NOISE.name, NOISE.data[-3000:])
+    reader = PackReader(stored(shorter), SEALER)
+    (group,) = reader.ranges(NOISE.name, np.array([59]))
+    with pytest.raises(DamageFound):
+        reader.frames(NOISE.name, group)
+    pack = meta_pack(*(os.urandom(5000) for _ in range(3)))
+    reader = PackReader(stored(SealedPack(pack.name, pack.data[-2000:])), SEALER)
+    with pytest.raises(DamageFound):
+        reader.blob(BlobRef(pack.name, 2))
+
+
+def test_verify_needs_no_key_and_finds_every_kind_of_damage():
+    for at in (0, len(NOISE.data) // 2, -FRAME_BYTES // 64, -200, -1):
+        broken = bytearray(NOISE.data)
+        broken[at] ^= 1
+        with pytest.raises(DamageFound):
+            PackReader(stored(SealedPack(NOISE.name, bytes(broken))), SEALER).verify(NOISE.name)
+    PackReader(stored(NOISE), SEALER).verify(NOISE.name)
+
+
+@pytest.mark.parametrize("pack", [NOISE, meta_pack(b"x")], ids=["data", "meta"])
+def test_tables_are_kept_locally_and_not_asked_for_again(pack, tmp_path):
+    first = PackReader(stored(pack), SEALER, tmp_path / "tables").ids(pack.name)
+    store = stored(pack)
+    second = PackReader(store, SEALER, tmp_path / "tables").ids(pack.name)
+    assert store.calls == []
+    assert (first is None) == (second is None)
+    if first is not None and second is not None:
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other", "directory"])
+def test_kept_tables_are_believed_no_more_than_the_store(damage, tmp_path):
+    PackReader(stored(NOISE), SEALER, tmp_path).ids(NOISE.name)
+    (path,) = tmp_path.iterdir()
+    kept = path.read_bytes()
+    path.unlink()
+    if damage == "directory":
+        path.mkdir()
+    else:
+        other = data_pack(1).data
+        flipped = bytes([kept[0] ^ 1]) + kept[1:]
+        damaged = {"flip": flipped, "cut": kept[1:], "empty": b"", "other": other}[damage]
+        path.write_bytes(damaged)
+    ids, _ = PackReader(stored(NOISE), SEALER, tmp_path).ids(NOISE.name)
+    assert len(ids) == 60
+    if damage != "directory":
+        assert path.read_bytes() == kept  # and healed
+
+
+def test_a_cache_that_cannot_be_written_costs_requests_and_no_backup(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    assert PackReader(stored(NOISE), SEALER, blocked / "tables").ids(NOISE.name) is not None
+
+
+def test_the_cache_is_for_its_owner_only(tmp_path):
+    PackReader(stored(NOISE), SEALER, tmp_path / "tables").ids(NOISE.name)
+    (path,) = (tmp_path / "tables").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
