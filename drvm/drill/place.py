@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, Locked, RestoreError
 from drvm.host.model import Host
 
@@ -24,6 +25,7 @@ _LOCK = "lock"
 _MODE = 0o711
 """QEMU's user may reach the images, whose names it is given, and list nothing."""
 _TRIES = 100
+_PAUSE_S = 0.01
 
 
 def drill_name(drill_id: str) -> str:
@@ -36,7 +38,7 @@ def is_drill_name(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def made(directory: Path) -> Iterator[None]:
+def made(directory: Path, clock: Clock) -> Iterator[None]:
     """Make the drill's directory and hold its lock. Removing it is ``tear_down``'s.
 
     Raises ``RestoreError`` or ``OSError``, having left nothing. Between its making and its lock
@@ -50,6 +52,7 @@ def made(directory: Path) -> Iterator[None]:
         try:
             descriptor = _lock(directory, os.O_CREAT)
         except (FileNotFoundError, Locked):
+            clock.sleep(_PAUSE_S)
             continue
         try:
             directory.chmod(_MODE)

@@ -86,7 +86,7 @@ class _Drill:
 
     def run(self) -> DrillResult:
         try:
-            with made(self._plan.directory):
+            with made(self._plan.directory, self._clock):
                 try:
                     self._trace("directory-made")
                     self._recover()

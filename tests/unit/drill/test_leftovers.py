@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from drvm.core.clock import SystemClock
 from drvm.core.errors import HostError
 from drvm.drill.leftovers import find_leftovers, remove_leftovers
 from drvm.drill.place import drill_name, made, tear_down
@@ -20,7 +21,7 @@ NAME = drill_name(ID)
 def abandon(directory: Path) -> Path:
     """As a drill leaves it that was killed: everything there, the lock given up."""
     place = directory / NAME
-    with made(place):
+    with made(place, SystemClock()):
         (place / "vda.raw").write_bytes(b"disk")
         (place / ".vdb.raw.1234.drvm-partial").write_bytes(b"half a disk")
     return place
@@ -52,7 +53,7 @@ def test_a_dead_drill_is_removed_and_removing_again_is_harmless(tmp_path: Path) 
 
 def test_a_drill_that_runs_is_not_a_leftover(tmp_path: Path) -> None:
     host = DrillHost(networks={NAME})
-    with made(tmp_path / NAME):
+    with made(tmp_path / NAME, SystemClock()):
         assert find_leftovers(host, tmp_path) == find_leftovers(DrillHost(), tmp_path / "nothing")
     assert len(find_leftovers(host, tmp_path).dead) == 1
 
@@ -60,7 +61,7 @@ def test_a_drill_that_runs_is_not_a_leftover(tmp_path: Path) -> None:
 def test_a_drill_that_runs_is_not_removed_even_if_it_was_found_dead_before(tmp_path: Path) -> None:
     host = DrillHost(networks={NAME})
     found = find_leftovers(host, abandon(tmp_path).parent)
-    with made(tmp_path / NAME):
+    with made(tmp_path / NAME, SystemClock()):
         assert remove_leftovers(host, found) == ()
         assert (tmp_path / NAME / "vda.raw").exists()
     assert host.networks == {NAME}
@@ -157,7 +158,7 @@ def test_a_drill_that_begins_while_somebody_cleans_up_gets_its_directory(tmp_pat
     try:
         for number in range(100):
             place = tmp_path / drill_name(f"{number:016x}")
-            with made(place):
+            with made(place, SystemClock()):
                 (place / "vda.raw").touch(exist_ok=False)
                 assert tear_down(DrillHost(), place) == []
     finally:

@@ -1,0 +1,251 @@
+"""Drills of a real guest's real point: it boots in isolation, is checked, and nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from drvm.backup.run import Backup
+from drvm.core.clock import SystemClock
+from drvm.core.ids import new_point_id
+from drvm.core.process import Processes
+from drvm.core.progress import NoProgress, Trace, no_trace
+from drvm.drill.checks.agent import AgentCheck
+from drvm.drill.checks.base import Check
+from drvm.drill.checks.command import CommandCheck
+from drvm.drill.leftovers import find_leftovers, remove_leftovers
+from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
+from drvm.drill.run import run_drill
+from drvm.host.libvirt_host import LibvirtHost
+from drvm.lab import guest as lab
+from drvm.report.html import html_report
+from drvm.report.json_report import json_report
+from drvm.report.junit import junit_report
+from drvm.report.model import DrillResult, ReportInput, decode_drill, encode_drill
+from drvm.repository.manifest import Manifest
+from drvm.repository.repository import Repository
+from drvm.restore.images import ImageRestorer
+from drvm.snapshot.capture import CaptureRequest
+from drvm.snapshot.choose import choose
+from drvm.store.memory import MemoryStore
+from tests.capturing import assert_back_on_its_disks, make_parts
+from tests.guests import BOOT_LIMIT_S, Guest, MakeGuest, unique_name
+
+pytestmark = pytest.mark.guest
+
+NOTE = CommandCheck(("/bin/cat", "/data/note"), expect_output="^written before the point$")
+ALONE = CommandCheck(("/bin/sh", "-c", "ip link show eth0 && ip route"), expect_output=r"eth0.*UP")
+CLOCK = SystemClock()
+
+
+@dataclass(frozen=True)
+class Drills:
+    """A point of a guest that goes on running, and a directory for drills of it."""
+
+    guest: Guest
+    point: Manifest
+    repository: Repository
+    directory: Path
+    uri: str
+    virt_type: lab.VirtType
+    processes: Processes
+
+    def plan(self, *checks: Check) -> DrillPlan:
+        request = DrillRequest(
+            self.point,
+            checks,
+            boot_timeout_s=BOOT_LIMIT_S,
+            rto_target_s=600.0,
+            directory=self.directory,
+            virt_type=self.virt_type,
+        )
+        with contextlib.closing(LibvirtHost(self.uri)) as host:
+            return plan_drill(self.repository, host, request, CLOCK)
+
+    def run(self, plan: DrillPlan, trace: Trace = no_trace) -> DrillResult:
+        restorer = ImageRestorer(self.repository, self.processes, CLOCK)
+        with contextlib.closing(LibvirtHost(self.uri)) as host:
+            return run_drill(plan, host, restorer, CLOCK, NoProgress(), trace)
+
+    def left_of(self, plan: DrillPlan) -> list[str]:
+        """What virsh and the directory still show of it."""
+        found = [f"file {path.name}" for path in self.directory.iterdir()]
+        for kind, command in (("machine", "list"), ("network", "net-list")):
+            names = self.virsh(command, "--all", "--name").split()
+            found += [f"{kind} {name}" for name in names if name == plan.name]
+        return found
+
+    def virsh(self, *arguments: str) -> str:
+        argv = ["virsh", "-q", "-c", self.uri, *arguments]
+        return self.processes.run(argv, timeout_s=60).stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def network(
+    processes: Processes, libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The original's, so that its network card can be isolated."""
+    name = unique_name("net")
+    definition = tmp_path_factory.mktemp("net") / "net.xml"
+    definition.write_text(f"<network><name>{name}</name></network>")
+    processes.run(["virsh", "-c", libvirt_uri, "net-create", str(definition)], timeout_s=60)
+    yield name
+    processes.run(["virsh", "-c", libvirt_uri, "net-destroy", name], timeout_s=60)
+
+
+@pytest.fixture(scope="module")
+def drills(
+    make_module_guest: MakeGuest,
+    network: str,
+    libvirt_uri: str,
+    virt_type: lab.VirtType,
+    processes: Processes,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Drills]:
+    guest = make_module_guest("drilled", network=network)
+    guest.run("echo written before the point >/data/note; sync")
+    parts = make_parts(libvirt_uri, tmp_path_factory.mktemp("state"), processes)
+    repository = Repository.create(MemoryStore(), b"correct horse")
+    backup = Backup(
+        repository, writer="test", level=1, clock=CLOCK, progress=NoProgress(), trace=no_trace
+    )
+    vm_uuid = guest.virsh("domuuid").strip()
+    taken = backup.run(
+        choose(parts, guest.name).engine, CaptureRequest(guest.name, new_point_id()), vm_uuid
+    )
+    assert taken.cleanup is None
+    guest.run("echo written after the point >/data/note; sync")
+    with lab.workspace(unique_name("drills")) as directory:
+        yield Drills(
+            guest, taken.point.manifest, repository, directory, libvirt_uri, virt_type, processes
+        )
+    assert_back_on_its_disks(guest, parts)
+
+
+def assert_original_is_untouched(guest: Guest) -> None:
+    assert guest.virsh("domstate").strip() == "running"
+    assert guest.run("cat /data/note") == "written after the point\n"
+
+
+def rows_of(png: bytes) -> set[bytes]:
+    """The different rows of a picture: text on a screen makes many."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    at, data, width, channels = 8, b"", 0, {0: 1, 2: 3, 3: 1, 6: 4}
+    line_bytes = 0
+    while at < len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        body = png[at + 8 : at + 8 + length]
+        if kind == b"IHDR":
+            width, _, depth, colour = struct.unpack_from(">IIBB", body)
+            line_bytes = 1 + width * channels[colour] * depth // 8
+        data += body if kind == b"IDAT" else b""
+        at += 12 + length
+    pixels = zlib.decompress(data)
+    assert width >= 320
+    return {pixels[n : n + line_bytes] for n in range(0, len(pixels), line_bytes)}
+
+
+def test_a_drill_boots_the_point_in_isolation_checks_it_and_leaves_nothing(drills: Drills) -> None:
+    plan = drills.plan(AgentCheck(), NOTE, ALONE)
+    seen: dict[str, str] = {}
+
+    def trace(step: str) -> None:
+        if step == "checks-ended":
+            seen["network"] = drills.virsh("net-dumpxml", plan.name)
+            seen["machine"] = drills.virsh("dumpxml", plan.name)
+
+    result = drills.run(plan, trace)
+    assert result.passed, result
+    assert [check.passed for check in result.checks] == [True, True, True]
+    assert "written before the point" in result.checks[1].detail
+    assert "default" not in result.checks[2].detail
+    assert "<forward" not in seen["network"]
+    assert "<ip" not in seen["network"]
+    assert str(drills.guest.directory) not in seen["machine"]
+    mac = drills.guest.virsh("domiflist").split()[4]
+    assert mac in seen["machine"]
+    assert result.rto_seconds is not None
+    assert result.rto_seconds <= (result.finished - result.started).total_seconds()
+    assert abs(sum(result.phases.values()) - result.rto_seconds) < 1
+    assert result.screenshot_png is not None
+    assert len(rows_of(result.screenshot_png)) > 20
+    assert result.warnings == ()
+    assert drills.left_of(plan) == []
+    assert_original_is_untouched(drills.guest)
+
+
+def test_the_result_of_a_drill_is_kept_and_rendered(drills: Drills) -> None:
+    result = drills.run(drills.plan(AgentCheck()))
+    drills.repository.put_drill(result.vm_uuid, result.id, encode_drill(result))
+    (kept,) = [decode_drill(record) for record in drills.repository.drills()]
+    assert kept == result
+    report = ReportInput(
+        generated=CLOCK.now(), repository="memory", vms=(), drills=(kept,), drvm_version="0"
+    )
+    assert "data:image/png;base64," in html_report(report)
+    assert result.id.encode() in json_report(report)
+    assert b'failures="0"' in junit_report(report)
+
+
+def test_a_drill_whose_command_fails_is_failed_and_shows_the_screen(drills: Drills) -> None:
+    wrong = CommandCheck(("/bin/sh", "-c", "echo no such table >&2; exit 3"), timeout_s=2.0)
+    plan = drills.plan(AgentCheck(), wrong)
+    result = drills.run(plan)
+    assert (result.passed, result.rto_seconds) == (False, None)
+    assert [check.passed for check in result.checks] == [True, False]
+    assert "exit code 3 instead of 0" in result.checks[1].detail
+    assert "no such table" in result.checks[1].detail
+    assert result.screenshot_png is not None
+    assert len(rows_of(result.screenshot_png)) > 20
+    assert drills.left_of(plan) == []
+
+
+def test_a_guest_that_powers_off_fails_its_checks_and_leaves_nothing(drills: Drills) -> None:
+    off = CommandCheck(("/bin/sh", "-c", "poweroff -f"), timeout_s=20.0)
+    plan = drills.plan(AgentCheck(), off, NOTE)
+    result = drills.run(plan)
+    assert [check.passed for check in result.checks] == [True, False, False]
+    assert "not running any more" in result.checks[2].detail
+    assert drills.left_of(plan) == []
+
+
+@pytest.mark.parametrize(
+    "step", ["directory-made", "restored vda", "network-made", "machine-started"]
+)
+def test_a_killed_drill_ends_its_guest_and_its_leftovers_are_removed(
+    drills: Drills, step: str
+) -> None:
+    plan = drills.plan(AgentCheck())
+
+    def kill(name: str) -> None:
+        if name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            drills.run(plan, kill)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"{step} was not reached"
+    deadline_s = CLOCK.monotonic_s() + 30
+    while f"machine {plan.name}" in drills.left_of(plan):
+        assert CLOCK.monotonic_s() < deadline_s, "the guest outlived its drill"
+        CLOCK.sleep(0.1)
+    made = f"network {plan.name}"
+    assert (made in drills.left_of(plan)) == (step in ("network-made", "machine-started"))
+    with contextlib.closing(LibvirtHost(drills.uri)) as host:
+        found = find_leftovers(host, drills.directory)
+        assert [leftover.directory for leftover in found.dead] == [plan.directory]
+        assert not any(removed.problems for removed in remove_leftovers(host, found))
+    assert drills.left_of(plan) == []
+    assert_original_is_untouched(drills.guest)
