@@ -139,8 +139,8 @@ class DamageFound(RepositoryError):
 class PacksCondemned(RepositoryError):
     """Packs that this attempt relies on are absent or being collected.
 
-    ``packs`` holds their names (32 bytes each). The attempt has been aborted in the repository; a new one must not
-    refer to them.
+    ``packs`` holds their names (32 bytes each). The attempt has been aborted in the repository;
+    a new one must not refer to them.
     """
 
     def __init__(self, message: str, *, packs: frozenset[bytes]) -> None:

@@ -12,6 +12,7 @@ from drvm.core.errors import DrvmError, Interrupted
 from drvm.core.progress import Progress
 from drvm.daemon.service import Job
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.fleet import machines
 from drvm.wiring.jobs import BackupOptions, drill_latest, take_point
 
 log = logging.getLogger("drvm.daemon")
@@ -44,8 +45,7 @@ def _each_vm(
         with open_wiring() as wiring:
             names = sorted(
                 domain.name
-                for host in wiring.hosts()
-                for domain in host.domains()
+                for _, domain in machines(wiring.hosts())
                 if wiring.settings.policy_of(domain.name) == policy
             )
             for vm in names:

@@ -112,8 +112,8 @@ def _identity(facts: TargetFacts, need: Needs) -> Iterator[str]:
     if not need.replace:
         if named:
             yield (
-                f"a VM named {need.name!r} exists on {facts.uri}: use --clone --name NAME for a copy "
-                "beside it, or --replace to take its place"
+                f"a VM named {need.name!r} exists on {facts.uri}: use --clone --name NAME for a "
+                "copy beside it, or --replace to take its place"
             )
         for domain in owner:
             if domain not in named:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drvm.core.errors import RestoreError
+from drvm.core.errors import RestoreError, UnknownVm
 from drvm.host.model import Domain, DomainState, Host
 from drvm.restore.preflight import ExistingDomain, TargetFacts
 from drvm.restore.source import parse
@@ -18,7 +18,9 @@ def gather(
     """
     return TargetFacts(
         uri=host.uri,
-        domains=tuple(_existing(domain) for domain in host.domains()),
+        domains=tuple(
+            existing for domain in host.domains() if (existing := _existing(domain)) is not None
+        ),
         networks=frozenset(host.network_names()),
         pools={pool.name: pool for pool in host.pools()},
         capabilities=host.capabilities(),
@@ -27,12 +29,16 @@ def gather(
     )
 
 
-def _existing(domain: Domain) -> ExistingDomain:
+def _existing(domain: Domain) -> ExistingDomain | None:
+    """``None`` for one that is gone since the listing."""
     try:
+        running = domain.state() is not DomainState.SHUTOFF
         tree = parse(domain.xml(inactive=True))
         macs = frozenset(
             mac.get("address", "").lower() for mac in tree.iterfind("devices/interface/mac")
         )
     except RestoreError:
         macs = frozenset()  # not one of ours to judge: its name and UUID still count
-    return ExistingDomain(domain.name, domain.uuid, macs, domain.state() is not DomainState.SHUTOFF)
+    except UnknownVm:
+        return None
+    return ExistingDomain(domain.name, domain.uuid, macs, running)

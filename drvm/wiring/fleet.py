@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from drvm.config.model import PolicyConfig
 from drvm.core.clock import parse_rfc3339
-from drvm.host.model import Host
+from drvm.core.errors import UnknownVm
+from drvm.drill.place import is_drill_name
+from drvm.host.model import Domain, Host
 from drvm.repository.points import Point
 from drvm.schedule.rpo import Rpo, rpo_state
 
@@ -27,6 +30,14 @@ class FleetVm:
     rpo: Rpo
 
 
+def machines(hosts: Iterable[Host]) -> Iterator[tuple[Host, Domain]]:
+    """The machines that can be protected: the hosts' own, without those of drills."""
+    for host in hosts:
+        for domain in host.domains():
+            if not is_drill_name(domain.name):
+                yield host, domain
+
+
 def survey(
     hosts: Iterable[Host],
     points: Sequence[Point],
@@ -37,11 +48,10 @@ def survey(
     by_uuid: dict[str, list[Point]] = {}
     for point in points:
         by_uuid.setdefault(point.manifest.vm_uuid, []).append(point)
-    there = {
-        domain.uuid: (domain.name, host.uri, domain.state().value)
-        for host in hosts
-        for domain in host.domains()
-    }
+    there: dict[str, tuple[str, str | None, str | None]] = {}
+    for host, domain in machines(hosts):
+        with contextlib.suppress(UnknownVm):  # gone since the listing
+            there[domain.uuid] = (domain.name, host.uri, domain.state().value)
     fleet = []
     for uuid in there.keys() | by_uuid.keys():
         mine = by_uuid.get(uuid, [])

@@ -23,6 +23,7 @@ from drvm.core.units import format_bytes
 from drvm.repository.manifest import Manifest
 from drvm.snapshot.imagefiles import ImageFile
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.fleet import machines
 from drvm.wiring.jobs import BackupOptions, plan_point, take_image_point, take_point
 
 
@@ -105,7 +106,7 @@ def _names(wiring: Wiring, vms: Sequence[str], policy: str | None) -> list[str]:
     """In the order given, each once. All must exist before the first is touched."""
     if policy is not None:
         chosen = wiring.settings.policy_named(policy)
-        known = [domain.name for host in wiring.hosts() for domain in host.domains()]
+        known = [domain.name for _, domain in machines(wiring.hosts())]
         vms = (*vms, *(vm for vm in sorted(known) if chosen.covers(vm)))
         if not vms:
             raise UsageError(f"policy {policy!r} covers no VM of the hosts", hint="drvm vms")
