@@ -7,7 +7,9 @@ it touched; and yet every map names the whole disk.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
+from collections.abc import Callable, Set
 
 from drvm.chunker.blocks import LEAF_BLOCKS, block_count, leaf_count
 from drvm.chunker.runs import Leaf, decode_leaf
@@ -17,7 +19,8 @@ from drvm.repository.layout import FANOUT
 from drvm.repository.nodes import Child, Node, decode_node, encode_node
 from drvm.repository.packs import BlobRef, Fetch
 
-_NODES_KEPT = 256
+_NODES_KEPT = 16
+"""Disks are read and written in order; an aged node's pack sets take megabytes."""
 
 
 def levels(leaves: int) -> int:
@@ -46,7 +49,7 @@ class DiskMap:
         self._root = root
         self.size_bytes = size_bytes
         self.leaves = leaf_count(size_bytes)
-        self._nodes: OrderedDict[BlobRef, Node] = OrderedDict()
+        self._nodes: OrderedDict[tuple[BlobRef, int, int], Node] = OrderedDict()
 
     def child(self, level: int, index: int) -> Child | None:
         """What refers to node ``index`` of ``level``; ``None`` where everything is zero."""
@@ -91,39 +94,59 @@ class DiskMap:
         found: set[bytes] = set()
         root = self.child(levels(self.leaves), 0)
         if root is not None:
-            self._collect(root, levels(self.leaves), 0, found)
+            self._collect(root, levels(self.leaves), 0, found, set())
         return found
 
-    def _collect(self, child: Child, level: int, index: int, found: set[bytes]) -> None:
-        """Leaves are not read: their packs stand in the nodes above them."""
+    def _collect(
+        self, child: Child, level: int, index: int, found: set[bytes], seen: set[BlobRef]
+    ) -> None:
+        """Leaves are not read: their packs stand in the nodes above them. A node is looked at
+        once, also where a hostile map names it in many places."""
         assert isinstance(child.ref, BlobRef)
         found.add(child.ref.pack)
         found |= child.packs
-        if level > 0:
+        if level > 0 and child.ref not in seen:
+            seen.add(child.ref)
             for place, below in self._node(child, level, index).children.items():
-                self._collect(below, level - 1, index * FANOUT + place, found)
+                self._collect(below, level - 1, index * FANOUT + place, found, seen)
 
     def _node(self, child: Child, level: int, index: int) -> Node:
         ref = child.ref
         assert isinstance(ref, BlobRef)
-        if ref in self._nodes:
-            self._nodes.move_to_end(ref)
-            return self._nodes[ref]
         count = min(FANOUT, width(self.leaves, level - 1) - index * FANOUT)
+        key = (ref, level, count)
+        if key in self._nodes:
+            self._nodes.move_to_end(key)
+            return self._nodes[key]
         try:
             node = decode_node(self._fetch(ref), ref.pack, level, count)
         except ValueError as error:
             raise DamageFound(f"a disk map is damaged: {error}") from None
-        self._nodes[ref] = node
+        self._nodes[key] = node
         while len(self._nodes) > _NODES_KEPT:
             self._nodes.popitem(last=False)
         return node
 
 
-class DiskMapWriter:
-    """Builds the map of one disk from its leaves, in any order, sharing with the parent's."""
+def relies_on(child: Child, packs: frozenset[bytes]) -> bool:
+    """Whether the child itself, or a block below it, lies in one of ``packs``."""
+    return isinstance(child.ref, BlobRef) and (
+        child.ref.pack in packs or not child.packs.isdisjoint(packs)
+    )
 
-    def __init__(self, blobs: BlobWriter, size_bytes: int, parent: DiskMap | None) -> None:
+
+class DiskMapWriter:
+    """Builds the map of one disk from its leaves, in any order, sharing with the parent's what
+    does not lie in ``banned`` packs."""
+
+    def __init__(
+        self,
+        blobs: BlobWriter,
+        size_bytes: int,
+        parent: DiskMap | None,
+        banned: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self._banned = banned
         self._blobs = blobs
         self._leaves = leaf_count(size_bytes)
         self._parent = parent
@@ -140,23 +163,27 @@ class DiskMapWriter:
 
     def finish(self) -> BlobRef | NewBlob | None:
         """The root; ``None`` for a disk of zeroes."""
-        below: dict[int, Child] = dict(self._put)
-        for index in self._kept:
-            assert self._parent is not None
-            child = self._parent.leaf_child(index)
-            if child is not None:
-                below[index] = child
-        for level in range(1, levels(self._leaves) + 1):
-            below = self._level(level, below)
-        return below[0].ref if below else None
+        nodes = self._level(1, self._put.keys() | self._kept, self._leaf)
+        for level in range(2, levels(self._leaves) + 1):
+            nodes = self._level(level, nodes.keys(), nodes.__getitem__)
+        return nodes[0].ref if nodes else None
 
-    def _level(self, level: int, below: dict[int, Child]) -> dict[int, Child]:
-        by_node: dict[int, dict[int, Child]] = {}
-        for index, child in below.items():
-            by_node.setdefault(index // FANOUT, {})[index % FANOUT] = child
+    def _leaf(self, index: int) -> Child:
+        """Kept leaves are looked up node by node: all their pack sets at once could fill the
+        memory."""
+        if index in self._put:
+            return self._put[index]
+        child = self._parent.leaf_child(index) if self._parent is not None else None
+        assert child is not None, "a leaf was kept that the parent does not have"
+        return child
+
+    def _level(
+        self, level: int, below: Set[int], child_at: Callable[[int], Child]
+    ) -> dict[int, Child]:
         count = width(self._leaves, level - 1)
         nodes: dict[int, Child] = {}
-        for index, children in sorted(by_node.items()):
+        for index, group in itertools.groupby(sorted(below), lambda child: child // FANOUT):
+            children = {child % FANOUT: child_at(child) for child in group}
             node = Node(level, min(FANOUT, count - index * FANOUT), children)
             nodes[index] = self._shared(node, index) or Child(self._add(node))
         return nodes
@@ -167,7 +194,8 @@ class DiskMapWriter:
             isinstance(child.ref, NewBlob) for child in node.children.values()
         ):
             return None
-        return self._parent.same_node(node, index)
+        child = self._parent.same_node(node, index)
+        return None if child is None or relies_on(child, self._banned) else child
 
     def _add(self, node: Node) -> NewBlob:
         return self._blobs.add_node(lambda name_of: encode_node(node, name_of))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drvm.chunker.blocks import LEAF_BLOCKS
 from drvm.chunker.runs import PACK_NAME_BYTES
 from drvm.repository.blobs import NewBlob
 from drvm.repository.layout import FANOUT
@@ -93,7 +94,9 @@ def decode_node(data: bytes, own_pack: bytes, level: int, count: int) -> Node:
     if max(owners) > tables + 1:
         raise ValueError("node refers to a pack that it does not name")
     digests = _split(data[at : at + digests_bytes], DIGEST_BYTES) or [b""] * len(places)
-    child_packs = _child_packs(data[at + digests_bytes :], needs)
+    child_packs = _child_packs(data[at + digests_bytes :], needs, len(places))
+    if not child_packs.keys() <= set(places):
+        raise ValueError("node says what a child needs that is not there")
     names = [b"", own_pack, *_split(data[_HEADER.size :][: tables * 32], PACK_NAME_BYTES)]
     children = {
         place: Child(
@@ -114,9 +117,11 @@ def _needs(node: Node) -> dict[bytes, int]:
     return needs
 
 
-def _child_packs(data: bytes, count: int) -> dict[int, list[bytes]]:
-    names = _split(data[: count * PACK_NAME_BYTES], PACK_NAME_BYTES)
-    bitmaps = _split(data[count * PACK_NAME_BYTES :], _BITMAP_BYTES)
+def _child_packs(data: bytes, count: int, children: int) -> dict[int, list[bytes]]:
+    at = count * PACK_NAME_BYTES
+    if int.from_bytes(data[at:], "little").bit_count() > children * LEAF_BLOCKS:
+        raise ValueError("node names more packs than the leaves below it have blocks")
+    names, bitmaps = _split(data[:at], PACK_NAME_BYTES), _split(data[at:], _BITMAP_BYTES)
     by_child: dict[int, list[bytes]] = {}
     for name, raw in zip(names, bitmaps, strict=True):
         bitmap = int.from_bytes(raw, "little")
