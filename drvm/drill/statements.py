@@ -30,8 +30,8 @@ def data_proven(plan: DrillPlan, written_bytes: int) -> str:
 
 
 def started_proven(plan: DrillPlan) -> str:
-    how = "emulated" if plan.emulated else "as the original would"
-    return f"the rebuilt machine was accepted by libvirt on {plan.host} and started {how}"
+    how = ", emulated instead of on KVM" if plan.emulated else ""
+    return f"libvirt on {plan.host} accepted the rebuilt machine and started it{how}"
 
 
 def not_proven(plan: DrillPlan) -> tuple[str, ...]:
@@ -54,6 +54,8 @@ def _not_proven(plan: DrillPlan) -> Iterator[str]:
     )
     if plan.emulated:
         yield "how fast it is and how it behaves on KVM: it ran emulated, on a made-up processor"
+    if plan.nvram is None and "<nvram>" in plan.definition.xml:
+        yield "its firmware settings: the point holds none, so it began with empty ones"
     yield (
         "how long people, another host and its network would need: the RTO counts on this host, "
         "from the first byte asked of the repository"

@@ -119,5 +119,5 @@ def make_stage(
         VM,
     )
     directory = tmp_path / "drills"
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     return Stage(repository, taken.point.manifest, DrillHost(), clock, directory, [])

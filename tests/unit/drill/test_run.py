@@ -235,3 +235,13 @@ def test_the_nvram_of_the_point_lies_where_the_machine_looks_for_it(
     stage.host.agent = lambda: seen.append(plan.nvram_path.read_bytes())
     assert drill(stage, plan).passed
     assert seen == [b"variables"]
+
+
+def test_a_machine_that_had_to_begin_with_empty_firmware_settings_says_so(
+    make: Callable[..., Stage],
+) -> None:
+    for nvram in (None, b"variables"):
+        stage = make(definition=DEFINITION.replace("<os>", "<os firmware='efi'>"), nvram=nvram)
+        stage.host.firmwares = frozenset({"bios", "efi"})
+        said = any("firmware settings" in line for line in drill(stage).not_proven)
+        assert said == (nvram is None)
