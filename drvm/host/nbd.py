@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ _STATUS_BYTES = GIB
 _START_S = 15.0
 _POLL_S = 0.02
 _MAX_CLIENTS = 32
+_PREFIX = "drvm-nbd-"
+_SWEEP_AGE_S = 3600.0
 _ALLOCATION = "base:allocation"
 _STATE_ZERO = 2
 
@@ -62,7 +65,8 @@ class NbdExport:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as cleanup:
-            directory = Path(tempfile.mkdtemp(prefix="drvm-nbd-"))
+            _sweep(self._clock)
+            directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
             cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
             self.socket = directory / "socket"
             log = directory / "log"
@@ -183,6 +187,21 @@ def _status(handle: Any, offset: int, length: int) -> list[tuple[int, ExtentKind
     if not ranges:
         raise HostError(f"the NBD server says nothing about the range at {offset}")
     return ranges
+
+
+def _sweep(clock: Clock) -> None:
+    """Remove the directories of exports whose process was killed: old ones of this user's where
+    no server answers any more."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = directory.lstat()
+            age_s = clock.now().timestamp() - status.st_mtime
+            if status.st_uid != os.geteuid() or age_s < _SWEEP_AGE_S:
+                continue
+            try:
+                _shut_down(_connect(directory / "socket"))
+            except HostError:
+                shutil.rmtree(directory)
 
 
 def _connect(socket: Path) -> Any:

@@ -152,7 +152,8 @@ class PutBack:
             self._images.commit_offline(Path(disk.overlay), Path(disk.base))
             entry = self._note(entry.in_phase("merged", target))
             self._trace(f"merged-{target}")
-            self._redefine(entry, disk)
+            if not self._redefine(entry, disk):
+                self._remove_overlay(entry, disk)
         elif action is Action.REDEFINE:
             self._redefine(entry, disk)
         return entry
@@ -177,32 +178,37 @@ class PutBack:
                 )
             self._clock.sleep(_POLL_S)
 
-    def _redefine(self, entry: Entry, disk: JournalDisk) -> None:
-        """Only the definition is changed, and only this disk in it."""
+    def _redefine(self, entry: Entry, disk: JournalDisk) -> bool:
+        """Only the definition is changed, and only this disk in it. ``False`` where there is no
+        definition that names the overlay."""
         domain = self._host.find_domain(entry.vm_uuid)
         if domain is None:
-            return
+            return False
         text = domain.xml(inactive=True, secure=True)
         stored = read(text).disk(disk.target)
-        if stored is not None and stored.top == Path(disk.overlay):
-            base = Layer(disk.base_kind, Path(disk.base), disk.base_format)
-            self._host.define(with_disk_on_base(text, disk.target, Path(disk.overlay), base))
-            self._trace(f"redefined-{disk.target}")
+        if stored is None or stored.top != Path(disk.overlay):
+            return False
+        base = Layer(disk.base_kind, Path(disk.base), disk.base_format)
+        self._host.define(with_disk_on_base(text, disk.target, Path(disk.overlay), base))
+        self._trace(f"redefined-{disk.target}")
+        return True
 
     # -- the end ------------------------------------------------------------------------------
     def _remove_overlays(self, entry: Entry) -> None:
-        truth = truths.look(self._host.find_domain(entry.vm_uuid))
-        left = [disk for disk in entry.disks if Path(disk.overlay).exists()]
-        for disk in left:
-            overlay = Path(disk.overlay)
-            if truths.names(truth, overlay) or self._named_by_others(entry, overlay):
-                raise CleanupFailed(f"a machine still names {overlay}")
-            if disk.phase != "planned" and in_use(overlay):
-                raise CleanupFailed(f"{overlay} is still open in QEMU")
-        for disk in left:
-            _sync(Path(disk.base))
-            remove_durably(Path(disk.overlay))
+        for disk in entry.disks:
+            if Path(disk.overlay).exists():
+                self._remove_overlay(entry, disk)
         self._trace("overlays-removed")
+
+    def _remove_overlay(self, entry: Entry, disk: JournalDisk) -> None:
+        overlay = Path(disk.overlay)
+        truth = truths.look(self._host.find_domain(entry.vm_uuid))
+        if truths.names(truth, overlay) or self._named_by_others(entry, overlay):
+            raise CleanupFailed(f"a machine still names {overlay}")
+        if disk.phase != "planned" and in_use(overlay):
+            raise CleanupFailed(f"{overlay} is still open in QEMU")
+        _sync(Path(disk.base))
+        remove_durably(overlay)
 
     def _thaw(self, entry: Entry) -> list[str]:
         domain = self._host.find_domain(entry.vm_uuid)

@@ -120,6 +120,8 @@ def _entry(parts: Parts, vm_uuid: str) -> Entry | None:
     """What the journal says; where it is lost, what the file names in the XML say."""
     entry = parts.journal.read(vm_uuid)
     domain = parts.host.find_domain(vm_uuid)
+    if entry is not None and domain is None and entry.uri != parts.host.uri:
+        raise CaptureError(f"{entry.vm_name} belongs to {entry.uri}, not to {parts.host.uri}")
     if entry is not None or domain is None:
         return entry
     if not any(_MARK in domain.xml(inactive=stored) for stored in (False, True)):

@@ -170,6 +170,19 @@ def test_a_snapshot_on_top_of_ours_is_named_and_left_until_it_is_gone(
     assert_back_on_its_disks(machine, parts)
 
 
+def test_a_machine_that_is_undefined_and_ends_meanwhile_leaves_whole_disks(
+    machine: Guest, parts: Parts
+) -> None:
+    machine.virsh("start", "--paused")
+    with capture(parts, machine.name):
+        the_guest_writes(machine, 1, "write -P 66 1M 64k")
+        machine.virsh("undefine")
+        machine.virsh("destroy")
+    qemu_io(machine.disks["vdb"], "raw", "read -P 66 1M 64k")
+    assert [p.name for p in machine.directory.iterdir() if p.name.endswith(".overlay")] == []
+    assert parts.journal.machines() == []
+
+
 def test_two_captures_of_one_machine_at_once_are_refused(machine: Guest, parts: Parts) -> None:
     machine.virsh("start", "--paused")
     with capture(parts, machine.name):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,23 @@ def test_an_export_ends_with_its_context_and_leaves_no_socket(tmp_path: Path) ->
     with NbdExport(SystemProcesses(), tmp_path / "disk", "raw") as export:
         assert export.socket.exists()
     assert not export.socket.parent.exists()
+
+
+def test_what_killed_processes_left_is_swept_away_when_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "disk").write_bytes(bytes(MIB))
+    old, young = tmp_path / "drvm-nbd-old", tmp_path / "drvm-nbd-young"
+    for directory in (old, young):
+        directory.mkdir()
+        (directory / "log").touch()
+    os.utime(old, (1, 1))
+    with NbdExport(SystemProcesses(), tmp_path / "disk", "raw") as export:
+        os.utime(export.socket.parent, (1, 1))
+        with NbdExport(SystemProcesses(), tmp_path / "disk", "raw"):
+            assert export.socket.exists()
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_an_image_that_is_no_image_is_refused_with_the_servers_words(tmp_path: Path) -> None:
