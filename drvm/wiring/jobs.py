@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from drvm import __version__
 from drvm.backup.plan import BackupPlan, plan_backup
 from drvm.backup.run import Backup, BackupResult
-from drvm.config.model import CheckConfig, DrillConfig, PolicyConfig
+from drvm.config.model import DrillConfig, PolicyConfig
 from drvm.core.clock import parse_rfc3339
 from drvm.core.errors import RepositoryError
 from drvm.core.ids import new_point_id
@@ -64,6 +64,18 @@ class BackupOptions:
         )
 
 
+def drill_checks(config: DrillConfig) -> tuple[Check, ...]:
+    """In their order."""
+    made = []
+    for check in config.checks:
+        (kind,) = (name for name in type(check).model_fields if getattr(check, name) is not None)
+        model = getattr(check, kind)
+        # not model_dump: that writes durations as people do
+        fields = {name: getattr(model, name) for name in type(model).model_fields}
+        made.append(make_check(kind, fields))
+    return tuple(made)
+
+
 def plan_drill_of(wiring: Wiring, point: Manifest, virt_type: VirtType | None = None) -> DrillPlan:
     """As the policy of the VM says; without one, the drill proves that the guest's agent answers.
     Raises ``PreflightFailed``."""
@@ -71,7 +83,7 @@ def plan_drill_of(wiring: Wiring, point: Manifest, virt_type: VirtType | None = 
     drill = (policy.drill if policy is not None else None) or DrillConfig()
     request = DrillRequest(
         point=point,
-        checks=tuple(_check(check) for check in drill.checks),
+        checks=drill_checks(drill),
         boot_timeout_s=drill.boot_timeout_s,
         rto_target_s=drill.rto_s,
         rpo_target_s=policy.rpo_s if policy is not None else None,
@@ -176,11 +188,6 @@ def finish_leftovers(wiring: Wiring) -> list[Finished]:
                 words = "; ".join(removed.problems) or "removed"
                 done.append(Finished(str(removed.directory), not removed.problems, words))
     return done
-
-
-def _check(config: CheckConfig) -> Check:
-    (kind,) = (name for name in type(config).model_fields if getattr(config, name) is not None)
-    return make_check(kind, getattr(config, kind).model_dump())
 
 
 def _row(vm: FleetVm) -> VmRow:

@@ -1,0 +1,54 @@
+"""What the config says reaches the rooms below in their own words."""
+
+from __future__ import annotations
+
+from drvm.config.load import parse_config
+from drvm.config.model import CheckConfig, PolicyConfig
+from drvm.drill.checks.registry import KINDS, make_check
+from drvm.wiring.jobs import BackupOptions, drill_checks
+
+CONFIG = b"""
+policies:
+  - name: nightly
+    vms: ["web*"]
+    consistency: filesystem
+    freeze_timeout: 7s
+    commit_bandwidth: 200 MiB/s
+    exclude_disks: {"web*": [vdc], web1: [vdd], db1: [vda]}
+    drill:
+      checks:
+        - agent: {}
+        - command: {run: [test, -s, /data], expect_exit: 1, expect_output: "no.*", timeout: 2m}
+"""
+
+
+def policy() -> PolicyConfig:
+    return parse_config(CONFIG, "config.yaml", {}).policies[0]
+
+
+def test_a_policy_says_how_its_vms_are_captured() -> None:
+    assert BackupOptions.of(policy(), "web1") == BackupOptions(
+        exclude_disks=frozenset({"vdc", "vdd"}),
+        require_filesystem=True,
+        freeze_timeout_s=7,
+        commit_bandwidth_mib_s=200,
+    )
+
+
+def test_a_vm_without_a_policy_is_captured_by_the_defaults() -> None:
+    assert BackupOptions.of(None, "web1") == BackupOptions()
+
+
+def test_every_kind_of_check_that_the_config_knows_can_be_made() -> None:
+    assert set(CheckConfig.model_fields) == set(KINDS)
+    config = policy().drill
+    assert config is not None
+    agent, command = drill_checks(config)
+    assert agent == make_check("agent", {})
+    expected = {
+        "run": ("test", "-s", "/data"),
+        "expect_exit": 1,
+        "expect_output": "no.*",
+        "timeout_s": 120.0,
+    }
+    assert command == make_check("command", expected)
