@@ -18,7 +18,8 @@ from drvm.chunker.blocks import (
     zero_ids,
 )
 from drvm.chunker.runs import PACK_NAME_BYTES, ZERO, Leaf, decode_leaf, encode_leaf
-from drvm.repository.diskmap import DiskMap, DiskMapWriter
+from drvm.core.errors import DamageFound
+from drvm.repository.diskmap import DiskMap, DiskMapWriter, relies_on
 from drvm.repository.index import Index
 from drvm.repository.nodes import DIGEST_BYTES, Child
 from drvm.repository.writer import SESSION, BlockStore, Tally
@@ -45,7 +46,7 @@ class DiskWriter:
     the disk's end.
 
     ``parent`` is the disk's map in the parent point, and ``banned`` are packs that must not be
-    relied on.
+    relied on. Damage in the parent's map is no error: what can't be relied on is stored anew.
     """
 
     def __init__(
@@ -80,12 +81,10 @@ class DiskWriter:
     def data(self, data: Buffer) -> None:
         """The next bytes of the disk. The last block of the disk is padded with zeroes."""
         view = memoryview(data).cast("B")
-        short = -len(view) % BLOCK_BYTES
-        if short:
-            if self.position_bytes + len(view) != self._size_bytes:
-                raise ValueError("only the end of a disk may be less than a block")
-            view = memoryview(bytes(view) + bytes(short))
-        for first, count in self._in_leaf(len(view) // BLOCK_BYTES):
+        blocks = self._blocks_in(len(view))
+        if len(view) % BLOCK_BYTES:
+            view = memoryview(bytes(view) + bytes(-len(view) % BLOCK_BYTES))
+        for first, count in self._in_leaf(blocks):
             part = view[: count * BLOCK_BYTES]
             view = view[count * BLOCK_BYTES :]
             ids, pack, ordinal = self._store.store(part)
@@ -93,7 +92,7 @@ class DiskWriter:
 
     def zero(self, length_bytes: int) -> None:
         """The next ``length_bytes`` read as zeroes."""
-        for first, count in self._in_leaf(block_count(length_bytes)):
+        for first, count in self._in_leaf(self._blocks_in(length_bytes)):
             self._fill(first, *_empty_leaf(count))
 
     def unchanged(self, length_bytes: int) -> bool:
@@ -102,18 +101,18 @@ class DiskWriter:
         Returns False, having done nothing, where the parent's blocks can't be relied on or
         their ids are not at hand: then the range must be read and given to ``data``.
         """
-        count = block_count(length_bytes)
+        count = self._blocks_in(length_bytes)
         leaf_index, first = divmod(self._position, LEAF_BLOCKS)
         if first + count > LEAF_BLOCKS:
             raise ValueError("an unchanged range must lie inside one leaf")
         if self._parent is None or self._parent.size_bytes < self.position_bytes + length_bytes:
             return False
-        child = self._parent.leaf_child(leaf_index)
+        reliable, child = self._parent_child(leaf_index)
+        if not reliable:
+            return False
         if child is None:
             self.zero(length_bytes)
             return True
-        if not self._reliable(child):
-            return False
         if count == len(self._pack) == self._parent.leaf_blocks(leaf_index):
             self._map.keep(leaf_index)
             self._next_leaf(count)
@@ -143,10 +142,18 @@ class DiskWriter:
         self._pending = waiting
 
     # -- inside -------------------------------------------------------------------------------
+    def _blocks_in(self, length_bytes: int) -> int:
+        """How many blocks the next ``length_bytes`` are. Raises ``ValueError``, before anything
+        is taken, where they end inside a block or outside of the disk."""
+        end = self._position * BLOCK_BYTES + length_bytes
+        if length_bytes < 0 or end > self._size_bytes:
+            raise ValueError("a range leaves the disk")
+        if length_bytes % BLOCK_BYTES and end != self._size_bytes:
+            raise ValueError("only the end of a disk may be less than a block")
+        return block_count(length_bytes)
+
     def _in_leaf(self, count: int) -> Iterator[tuple[int, int]]:
         """(first block in its leaf, number) of each part of the next ``count`` blocks."""
-        if self._position + count > self._blocks:
-            raise ValueError("a range leaves the disk")
         while count:
             first = self._position % LEAF_BLOCKS
             step = min(count, len(self._pack) - first)
@@ -171,8 +178,8 @@ class DiskWriter:
         if not (pack != ZERO).any():
             return
         digest = self._hasher.leaf_digest(ids)[:DIGEST_BYTES]
-        child = self._parent.leaf_child(index) if self._parent is not None else None
-        if child is not None and child.digest == digest and self._reliable(child):
+        reliable, child = self._parent_child(index)
+        if reliable and child is not None and child.digest == digest:
             self._map.keep(index)
             return
         used = np.unique(pack[pack != ZERO]).tolist()
@@ -207,13 +214,23 @@ class DiskWriter:
         ordinals[ours] = ordinal
         return Leaf((*leaf.packs, *session_packs), pack, ordinals)
 
-    def _reliable(self, child: Child) -> bool:
-        own = getattr(child.ref, "pack", None)
-        return own not in self._banned and not child.packs & self._banned
+    def _parent_child(self, index: int) -> tuple[bool, Child | None]:
+        """Whether the parent can be relied on for this leaf, and what refers to it there:
+        ``None`` for zeroes."""
+        if self._parent is None:
+            return False, None
+        try:
+            child = self._parent.leaf_child(index)
+        except DamageFound:
+            return False, None
+        return child is None or not relies_on(child, self._banned), child
 
     def _parent_blocks(self, index: int, first: int, count: int) -> tuple[Ids, _I64, _I64] | None:
         """(ids, pack numbers, ordinals) of blocks in the parent, if the index knows them all."""
-        leaf = self._parent.leaf(index) if self._parent is not None else None
+        try:
+            leaf = self._parent.leaf(index) if self._parent is not None else None
+        except DamageFound:
+            return None
         if leaf is None or len(leaf.pack) < first + count:
             return None
         ids, pack, ordinal = _empty_leaf(count)

@@ -89,19 +89,33 @@ def commit(
     sealed = sealer.seal_object(b"point", name, manifest.encode())
     create_once(store, name, sealed)
     trace("manifest-created")
-    condemned = {info.name.removeprefix(CONDEMNED) for info in store.list(CONDEMNED)}
-    present = {pack_name(info.name) for info in store.list(PACKS)}
-    bad = {pack for pack in need if pack not in present or pack.hex() in condemned}
+    condemned = condemned_packs(store)
+    present = present_packs(store)
+    bad = need & condemned | need - present
     trace("packs-checked")
     if bad:
         _decide(store, sealer, manifest.id, generation, "aborted", sealed)
         raise PacksCondemned(
             f"{len(bad)} packs of point {manifest.id} are absent or being collected",
-            packs=frozenset(bad),
+            packs=bad,
         )
     _decide(store, sealer, manifest.id, generation, "ok", sealed)
     trace("final-created")
     return Point(manifest, generation)
+
+
+def condemned_packs(store: Store) -> frozenset[bytes]:
+    return _names(store, CONDEMNED)
+
+
+def present_packs(store: Store) -> frozenset[bytes]:
+    return _names(store, PACKS)
+
+
+def _names(store: Store, prefix: str) -> frozenset[bytes]:
+    """The packs that the objects below ``prefix`` are called after; others are not ours."""
+    objects = (PACKS + info.name.removeprefix(prefix) for info in store.list(prefix))
+    return frozenset(name for name in map(pack_name, objects) if name is not None)
 
 
 def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Listing:

@@ -26,7 +26,6 @@ from drvm.repository.diskmap import DiskMap
 from drvm.repository.index import ExactIndex
 from drvm.repository.keys import MAX_SLOT_BYTES, make_slot, open_slots
 from drvm.repository.layout import (
-    CONDEMNED,
     CONFIG,
     DRILLS,
     FORMAT_VERSION,
@@ -36,7 +35,6 @@ from drvm.repository.layout import (
     RepositoryConfig,
     decode_config,
     drill_object,
-    pack_name,
 )
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.packs import PackReader
@@ -69,6 +67,8 @@ class Repository:
         cache = cache_dir / config.repository_id / "tables" if cache_dir is not None else None
         self.packs = PackReader(store, self._sealer, cache)
         self._index = ExactIndex()
+        self._metadata: set[bytes] = set()
+        self._shunned: frozenset[bytes] = frozenset()
 
     @staticmethod
     def create(store: Store, passphrase: bytes, cache_dir: Path | None = None) -> Repository:
@@ -133,26 +133,33 @@ class Repository:
     def refresh(self, banned: frozenset[bytes] = frozenset()) -> None:
         """Bring the index up to date with the store.
 
-        Packs that are condemned, banned or whose tables are damaged serve no deduplication."""
-        condemned = {info.name.removeprefix(CONDEMNED) for info in self.store.list(CONDEMNED)}
-        present = {pack_name(info.name) for info in self.store.list(PACKS)} - {None}
-        usable = {
-            name
-            for name in present
-            if name is not None and name not in banned and name.hex() not in condemned
-        }
+        Packs that are condemned, banned or whose tables are damaged serve no deduplication, and
+        nothing that a parent point has in them is kept."""
+        condemned = protocol.condemned_packs(self.store)
+        present = protocol.present_packs(self.store)
+        self._shunned = condemned | banned
+        usable = present - self._shunned
         known = self._index.known()
         self._index.forget(known - usable)
+        wanted = sorted(usable - known - self._metadata)
         with ThreadPoolExecutor(_TABLE_FETCHERS, thread_name_prefix="tables") as pool:
-            wanted = sorted(usable - known)
             for name, table in zip(wanted, pool.map(self._table, wanted), strict=True):
-                if table is not None:
+                if isinstance(table, RepositoryError):
+                    self._shunned |= {name}
+                elif table is None:
+                    self._metadata.add(name)
+                else:
                     self._index.add(name, *table)
 
     def session(self, *, level: int, banned: frozenset[bytes] = frozenset()) -> Session:
         """Begin to write. ``refresh`` comes first: the index is as new as its last call."""
         return Session(
-            self.store, self._sealer, self.hasher, self._index, level=level, banned=banned
+            self.store,
+            self._sealer,
+            self.hasher,
+            self._index,
+            level=level,
+            banned=banned | self._shunned,
         )
 
     def commit(self, manifest: Manifest, trace: Trace = no_trace) -> Point:
@@ -191,11 +198,11 @@ class Repository:
         return records
 
     # -- inside -------------------------------------------------------------------------------
-    def _table(self, name: bytes) -> tuple[Ids, npt.NDArray[np.int64]] | None:
+    def _table(self, name: bytes) -> tuple[Ids, npt.NDArray[np.int64]] | RepositoryError | None:
         try:
             return self.packs.ids(name)
-        except DamageFound:
-            return None
+        except RepositoryError as error:
+            return error
 
 
 def _slots(store: Store) -> list[tuple[str, bytes]]:

@@ -69,7 +69,7 @@ class Session:
 
     def disk(self, size_bytes: int, parent: DiskMap | None) -> DiskWriter:
         """Begin the next disk; the one before must be complete."""
-        map_writer = DiskMapWriter(self._blob_writer, size_bytes, parent)
+        map_writer = DiskMapWriter(self._blob_writer, size_bytes, parent, self._banned)
         disk = DiskWriter(
             size_bytes,
             self._blocks,

@@ -109,6 +109,6 @@ def vault() -> Vault:
     return new_vault()
 
 
-def new_vault() -> Vault:
-    store = MemoryStore()
+def new_vault(store: MemoryStore | None = None) -> Vault:
+    store = store or MemoryStore()
     return Vault(store, Repository.create(store, PASSPHRASE))
