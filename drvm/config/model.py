@@ -82,7 +82,6 @@ class CheckConfig(Section):
 
 class DrillConfig(Section):
     schedule: Text | None = None
-    host: Text | None = None
     directory: AbsolutePath | None = None
     rto_s: DurationText | None = Field(default=None, alias="rto")
     boot_timeout_s: DurationText = Field(default=300.0, alias="boot_timeout")

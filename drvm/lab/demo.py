@@ -204,7 +204,7 @@ def _story(demo: Demo, report_dir: Path) -> Path:
 def _configure(demo: Demo) -> None:
     """What ``init`` wrote, and a policy."""
     config = demo.directory / "config.yaml"
-    check = ["/bin/sh", "-c", "grep -q 'second version' /data/notes"]
+    check = ["/bin/grep", "-q", "second version", "/data/notes"]
     drills = demo.directory / "drills"
     drills.mkdir(mode=0o711)
     text = f"""\

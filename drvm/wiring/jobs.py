@@ -90,17 +90,14 @@ def plan_drill_of(wiring: Wiring, point: Manifest, virt_type: VirtType | None = 
         directory=wiring.drill_directory(policy),
         virt_type=virt_type,
     )
-    return plan_drill(wiring.repository(), wiring.host(drill.host), request, wiring.clock)
+    return plan_drill(wiring.repository(), wiring.host(), request, wiring.clock)
 
 
 def carry_out_drill(
     wiring: Wiring, plan: DrillPlan, progress: Progress, trace: Trace = no_trace
 ) -> DrillResult:
     """Drill, and keep the result in the repository, passed or not."""
-    policy = wiring.settings.policy_of(plan.request.point.vm)
-    uri = policy.drill.host if policy is not None and policy.drill is not None else None
-    host = wiring.host(uri)
-    result = run_drill(plan, host, wiring.restorer(), wiring.clock, progress, trace)
+    result = run_drill(plan, wiring.host(), wiring.restorer(), wiring.clock, progress, trace)
     wiring.repository().put_drill(result.vm_uuid, result.id, encode_drill(result))
     return result
 
@@ -171,8 +168,8 @@ def take_image_point(
     return backup.run(engine, request, machine_uuid(name))
 
 
-def find_drill_leftovers(wiring: Wiring, host: Host) -> list[Leftovers]:
-    return [find_leftovers(host, directory) for directory in wiring.drill_directories()]
+def find_drill_leftovers(wiring: Wiring, host: Host) -> Leftovers:
+    return find_leftovers(host, *wiring.drill_directories())
 
 
 def finish_leftovers(wiring: Wiring) -> list[Finished]:
@@ -183,10 +180,9 @@ def finish_leftovers(wiring: Wiring) -> list[Finished]:
         for recovered in recover(wiring.parts(host)):
             words = recovered.problem or "; ".join(recovered.steps)
             done.append(Finished(recovered.vm_name, not recovered.problem, words, recovered.hint))
-        for found in find_drill_leftovers(wiring, host):
-            for removed in remove_leftovers(host, found):
-                words = "; ".join(removed.problems) or "removed"
-                done.append(Finished(str(removed.directory), not removed.problems, words))
+        for removed in remove_leftovers(host, find_drill_leftovers(wiring, host)):
+            words = "; ".join(removed.problems) or "removed"
+            done.append(Finished(str(removed.directory), not removed.problems, words))
     return done
 
 

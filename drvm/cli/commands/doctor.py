@@ -116,11 +116,11 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
         findings.append(
             Finding(f"half-done {half.vm_name}", False, steps, "drvm doctor --fix finishes it")
         )
-    for found in find_drill_leftovers(wiring, host):
-        for left in found.dead:
-            parts = ", ".join(left.parts)
-            findings.append(Finding("dead drill", False, parts, "drvm doctor --fix removes it"))
-        findings += [Finding("left alone", True, line) for line in found.left_alone]
+    leftovers = find_drill_leftovers(wiring, host)
+    for left in leftovers.dead:
+        parts = ", ".join(left.parts)
+        findings.append(Finding("dead drill", False, parts, "drvm doctor --fix removes it"))
+    findings += [Finding("left alone", True, line) for line in leftovers.left_alone]
     return findings
 
 
