@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from drvm.core.clock import parse_rfc3339, rfc3339
 from drvm.core.errors import DamageFound, UnsupportedFormat
 from drvm.core.ids import is_disk_target, is_point_id, is_uuid
-from drvm.repository.layout import FORMAT_VERSION
+from drvm.repository.layout import FORMAT_VERSION, decode_json
 from drvm.repository.packs import BlobRef
 
 MAX_DISK_BYTES = 1 << 52
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class StoredBlob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A reference to a blob: the pack's name in hex, and the blob's number in it."""
 
-    pack: str
-    number: int
+    pack: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    number: _Count
 
     @staticmethod
     def of(ref: BlobRef) -> StoredBlob:
@@ -37,12 +40,12 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     target: str
-    size_bytes: int
-    format: str
+    size_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_DISK_BYTES)]
+    format: Annotated[str, msgspec.Meta(pattern=r"\A(raw|qcow2)\Z")]
     method: str
-    read_bytes: int
-    new_bytes: int
-    stored_bytes: int
+    read_bytes: _Count
+    new_bytes: _Count
+    stored_bytes: _Count
     image_options: dict[str, str] = {}
     root: StoredBlob | None = None
 
@@ -63,8 +66,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     host: str
     drvm_version: str
     parent: str | None = None
-    frozen_seconds: float = 0.0
-    stored_bytes: int = 0
+    frozen_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    stored_bytes: _Count = 0
     disks: tuple[Disk, ...] = ()
     definition: StoredBlob | None = None
     nvram: StoredBlob | None = None
@@ -83,13 +86,13 @@ def digest(sealed_manifest: bytes) -> str:
 def decode_manifest(data: bytes, name: str) -> Manifest:
     """Raises ``DamageFound`` or ``UnsupportedFormat``. Even a key holder may write lies: names
     become part of paths, sizes of allocations, so they are checked here, once."""
+    version = decode_json(data, _AnyVersion, name).format_version
+    if version != FORMAT_VERSION:
+        raise UnsupportedFormat(f"{name} has format version {version}")
+    manifest = decode_json(data, Manifest, name)
     try:
-        version = msgspec.json.decode(data, type=_AnyVersion).format_version
-        if version != FORMAT_VERSION:
-            raise UnsupportedFormat(f"{name} has format version {version}")
-        manifest = msgspec.json.decode(data, type=Manifest)
         _check(manifest)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except ValueError as error:
         raise DamageFound(f"{name} is not a valid manifest: {error}") from None
     return manifest
 
@@ -99,15 +102,19 @@ class _AnyVersion(msgspec.Struct):
 
 
 def _check(manifest: Manifest) -> None:
-    if not is_point_id(manifest.id) or not is_uuid(manifest.vm_uuid):
+    points = (manifest.id,) if manifest.parent is None else (manifest.id, manifest.parent)
+    if not all(map(is_point_id, points)) or not is_uuid(manifest.vm_uuid):
         raise ValueError("ids are malformed")
     targets = [disk.target for disk in manifest.disks]
     if len(set(targets)) != len(targets) or not all(map(is_disk_target, targets)):
         raise ValueError("disk targets are malformed")
-    for disk in manifest.disks:
-        if not 0 <= disk.size_bytes <= MAX_DISK_BYTES or disk.format not in ("raw", "qcow2"):
-            raise ValueError(f"disk {disk.target} is malformed")
-    blobs = [disk.root for disk in manifest.disks] + [manifest.definition, manifest.nvram]
-    for blob in blobs:
-        if blob is not None and (len(blob.ref().pack) != 32 or blob.number < 0):
-            raise ValueError("a reference is malformed")
+    if not _is_instant(manifest.created) or not _is_instant(manifest.finished):
+        raise ValueError("times are malformed")
+
+
+def _is_instant(text: str) -> bool:
+    """Whether it is written as ``rfc3339`` writes: such texts sort by time."""
+    try:
+        return rfc3339(parse_rfc3339(text)) == text
+    except (ValueError, OverflowError):
+        return False
