@@ -10,7 +10,7 @@ import click
 
 from drvm.cli.invocation import Invocation, require_config
 from drvm.cli.opening import opened
-from drvm.core.errors import DrvmError, UsageError
+from drvm.core.errors import DrvmError, Interrupted, UsageError
 from drvm.daemon.policies import jobs
 from drvm.daemon.service import Service
 from drvm.wiring.assembly import Wiring
@@ -57,7 +57,8 @@ def command(invocation: Invocation) -> None:
             "no policy of the config has a schedule", hint='add schedule: "0 3 * * *" to a policy'
         )
     log.info("%d jobs; stop with SIGTERM", len(planned))
-    Service(planned, max_parallel=settings.daemon.max_parallel).run()
+    with contextlib.suppress(Interrupted, KeyboardInterrupt):  # being told to stop is no failure
+        Service(planned, max_parallel=settings.daemon.max_parallel).run()
 
 
 def _recover(wiring: Wiring) -> None:

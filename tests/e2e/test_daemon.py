@@ -1,0 +1,51 @@
+"""The daemon on a real guest: puts right what was left, takes points by itself, stops cleanly."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from drvm.core.clock import SystemClock
+from drvm.lab.guest import wait_for_text
+from drvm.lab.services import S3Server
+from tests.appliance import make_appliance
+from tests.guests import MakeGuest
+
+pytestmark = [pytest.mark.guest, pytest.mark.s3]
+
+LIMIT_S = 150.0
+
+
+def test_a_daemon_recovers_at_the_start_takes_points_on_schedule_and_stops_on_sigterm(
+    make_guest: MakeGuest, seaweedfs: S3Server, libvirt_uri: str, tmp_path: Path
+) -> None:
+    guest = make_guest("daemon")
+    policy = f'policies:\n  - {{name: often, vms: ["{guest.name}"], schedule: "* * * * *"}}\n'
+    url = f"s3://{seaweedfs.bucket}/daemon"
+    appliance = make_appliance(tmp_path, url, seaweedfs, policy)
+    appliance.drvm("init")
+    appliance.backup_killed_at(guest.name, "reading")
+    assert "overlay" in guest.virsh("domblklist")
+    log = tmp_path / "daemon.log"
+    with log.open("wb") as stream:
+        daemon = subprocess.Popen(
+            appliance.argv("daemon"),
+            env=dict(appliance.env),
+            stdin=subprocess.DEVNULL,
+            stderr=stream,
+        )
+    try:
+        assert wait_for_text(log, "next at", LIMIT_S, SystemClock()), log.read_text()
+        assert guest.name in log.read_text()
+        assert "overlay" not in guest.virsh("domblklist")
+        assert wait_for_text(log, "backup often: done", LIMIT_S, SystemClock()), log.read_text()
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        code = daemon.wait(60)
+    assert code == 0, log.read_text()
+    (point,) = appliance.json("points", guest.name)["points"]
+    assert point["consistency"] == "filesystem"
+    assert "overlay" not in guest.virsh("domblklist")
