@@ -37,13 +37,14 @@ from drvm.repository.layout import (
     FINALS,
     PACKS,
     POINTS,
+    decode_json,
     final_object,
     pack_name,
     parse_point,
     point_object,
 )
 from drvm.repository.manifest import Manifest, decode_manifest, digest
-from drvm.store.base import Store
+from drvm.store.base import MAX_OBJECT_BYTES, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,9 @@ def commit(
     """
     generation = new_generation()
     name = point_object(manifest.vm_uuid, manifest.id, generation)
-    sealed = sealer.seal_object(b"point", name, manifest.encode())
+    encoded = manifest.encode()
+    decode_manifest(encoded, name)  # what no reader would take must not end the attempt as good
+    sealed = sealer.seal_object(b"point", name, encoded)
     create_once(store, name, sealed)
     trace("manifest-created")
     condemned = condemned_packs(store)
@@ -120,13 +123,17 @@ def _names(store: Store, prefix: str) -> frozenset[bytes]:
 
 def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Listing:
     """Read all manifests that have a final, of one VM or of all."""
-    finals = {info.name.removeprefix(FINALS) for info in store.list(FINALS)}
+    finals = {info.name.removeprefix(FINALS): info for info in store.list(FINALS)}
     prefix = f"{POINTS}{vm_uuid}/" if vm_uuid is not None else POINTS
     good: dict[str, Point] = {}
     problems: list[str] = []
     for info in store.list(prefix):
         parsed = parse_point(info.name)
-        if parsed is None or f"{parsed[1]}.{parsed[2]}" not in finals:
+        final = finals.get(f"{parsed[1]}.{parsed[2]}") if parsed is not None else None
+        if parsed is None or final is None:
+            continue
+        if max(info.size_bytes, final.size_bytes) > MAX_OBJECT_BYTES:
+            problems.append(f"{info.name} or its final is larger than any object of drvm")
             continue
         try:
             point = read_point(store, sealer, *parsed)
@@ -197,7 +204,4 @@ def _decide(
 def _read_final(store: Store, sealer: Sealer, point_id: str, generation: str) -> Final:
     name = final_object(point_id, generation)
     plain = sealer.open_object(b"final", name, store.get(name))
-    try:
-        return msgspec.json.decode(plain, type=Final)
-    except msgspec.MsgspecError as error:
-        raise DamageFound(f"{name} is damaged: {error}") from None
+    return decode_json(plain, Final, name)
