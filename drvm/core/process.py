@@ -6,6 +6,7 @@ environment: the PATH and a C locale, never drvm's own variables, which may hold
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from drvm.core.errors import ProcessFailed
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 2000
+_GRACE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Processes(Protocol):
         max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> Output:
         """Run to the end. Raises ``ProcessFailed`` on any other exit than 0, on a missing
-        program, when the time is up (the process group is killed) and on too much output."""
+        program, when the time is up and on too much output. Where its time is up, or we are
+        interrupted, its process group gets SIGTERM, and SIGKILL if that does not help."""
         ...
 
     def spawn(
@@ -162,9 +165,17 @@ def _start(
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Whatever is left of the process's own group ends with it."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    """A process that still runs may clean up, and ends with whatever is left of its group."""
+    if process.poll() is not None:
+        return
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -237,6 +237,8 @@ def _remove_all(host: LibvirtHost, processes: Processes, name: str) -> None:
         if domain.name.startswith(f"{name}-"):
             domain.destroy()
             domain.undefine()
+    for drill in (lab.IMAGES / name / "drills").glob("drvm-drill-*"):
+        host.destroy_network(drill.name)
     with contextlib.suppress(ProcessFailed):
         _virsh(processes, "pool-destroy", f"{name}-pool")
 

@@ -1,5 +1,7 @@
 """Extents cover a disk whole, or are refused."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def test_cover_joins_neighbours_and_keeps_every_byte(parts):
     extents, size = laid_out(parts)
     joined = list(cover(extents, size))
     assert kinds(joined) == kinds(extents)
-    assert all(a.kind is not b.kind for a, b in zip(joined, joined[1:], strict=False))
+    assert all(a.kind is not b.kind for a, b in itertools.pairwise(joined))
 
 
 @pytest.mark.parametrize(

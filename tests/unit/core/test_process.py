@@ -1,0 +1,92 @@
+"""Other processes: bounded in time and output, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from drvm.core import process
+from drvm.core.errors import ProcessFailed
+from drvm.core.process import SystemProcesses
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def test_output_and_input_go_through() -> None:
+    output = SystemProcesses().run(["sh", "-c", "cat; echo no >&2"], timeout_s=30, stdin=b"yes")
+    assert (output.stdout, output.stderr) == (b"yes", b"no\n")
+
+
+def test_a_failure_tells_the_last_words() -> None:
+    with pytest.raises(ProcessFailed, match=r"sh failed \(7\): broken"):
+        SystemProcesses().run(["sh", "-c", "echo broken >&2; exit 7"], timeout_s=30)
+
+
+def test_a_missing_program_is_named() -> None:
+    with pytest.raises(ProcessFailed, match="no-such-program is not installed"):
+        SystemProcesses().run(["no-such-program"], timeout_s=30)
+
+
+def test_children_do_not_see_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
+    output = SystemProcesses().run(["env"], timeout_s=30, env={"EXTRA": "1"})
+    assert b"planted" not in output.stdout
+    assert b"EXTRA=1" in output.stdout
+
+
+def test_too_much_output_is_an_error() -> None:
+    with pytest.raises(ProcessFailed, match="more than 1000 bytes"):
+        SystemProcesses().run(["seq", "10000"], timeout_s=30, max_output_bytes=1000)
+
+
+def test_a_process_whose_time_is_up_may_clean_up_and_takes_its_children_along(
+    tmp_path: Path,
+) -> None:
+    pids, cleaned = tmp_path / "pids", tmp_path / "cleaned"
+    script = (
+        f"trap 'touch {cleaned}; exit' TERM; sleep 1000 & echo $! > {pids}; "
+        "while :; do sleep 0.05; done"
+    )
+    with pytest.raises(ProcessFailed, match="did not end within"):
+        SystemProcesses().run(["sh", "-c", script], timeout_s=1)
+    assert cleaned.exists()
+    assert gone(int(pids.read_text()))
+
+
+def test_a_process_that_ignores_sigterm_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_GRACE_S", 0.2)
+    pid = tmp_path / "pid"
+    script = f"trap '' TERM; echo $$ > {pid}; while :; do sleep 0.05; done"
+    with pytest.raises(ProcessFailed, match="did not end within"):
+        SystemProcesses().run(["sh", "-c", script], timeout_s=1)
+    assert gone(int(pid.read_text()))
+
+
+def test_a_spawned_process_runs_on_until_it_is_stopped(tmp_path: Path) -> None:
+    child = SystemProcesses().spawn(["sh", "-c", "echo up; sleep 1000"], log=tmp_path / "log")
+    assert child.returncode() is None
+    child.stop()
+    child.stop()
+    assert child.returncode() == -signal.SIGTERM
+
+
+def test_a_detached_process_has_a_session_of_its_own() -> None:
+    child = SystemProcesses().spawn(["sleep", "1000"], detach=True)
+    try:
+        deadline = time.monotonic() + 30
+        while os.getsid(child.pid) != child.pid and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert os.getsid(child.pid) == child.pid
+    finally:
+        child.stop()
