@@ -87,9 +87,13 @@ def _format(file: ImageFile) -> str:
     """Said, or by the suffix; what the file holds decides nothing. But a qcow2 that would be
     read as a raw disk is surely a mistake."""
     if not file.path.exists():
-        raise CaptureError(f"there is no image {file.path}")
-    hint = "say its format: raw or qcow2"
+        raise CaptureError(f"there is no image {file.path}", hint="check its path")
+    hint = "say what it is: --format raw or --format qcow2"
     block = is_block_device(file.path)
+    if not block and not file.path.is_file():
+        raise CaptureError(
+            f"{file.path} is neither a file nor a block device", hint="name the image file itself"
+        )
     found = file.format or ("raw" if block else _FORMATS.get(file.path.suffix.lower()))
     if found not in FORMATS:
         raise CaptureError(f"the format of {file.path} is not known", hint=hint)

@@ -1,8 +1,10 @@
 """What a capture is about to do to a machine, on disk before it does it.
 
 One file per machine, ``<vm-uuid>.json``, replaced as a whole and synced; and one lock per machine,
-``<vm-uuid>.lock``, held for as long as a process works on it, gone with that process. All drvm
-processes of a host must be given the same directory.
+``<vm-uuid>.lock``, held for as long as a process works on it, gone with that process. The lock is
+taken twice: next to the journal, and in a place that all drvm processes of this user on the host
+share. Without the latter, a drvm with another state directory would take a capture that is under
+way for one whose journal was lost, and end it (seen in tests that ran side by side).
 """
 
 from __future__ import annotations
@@ -72,25 +74,26 @@ class Entry:
 class Journal:
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir / "journal"
+        shared = _shared_directory()
+        self._lock_directories = (self._directory, *([] if shared is None else [shared]))
 
     @contextlib.contextmanager
     def lock(self, vm_uuid: str, vm_name: str) -> Iterator[None]:
         """Raises ``Locked`` at once if another process, or thread, works on the machine."""
-        descriptor = os.open(
-            self._path(vm_uuid, "lock"),
-            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0o600,
-        )
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Locked(
-                    f"another drvm process works on {vm_name}", hint="try again when it is done"
-                ) from None
+        with contextlib.ExitStack() as held:
+            for directory in self._lock_directories:
+                path = self._path(vm_uuid, "lock", directory)
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                descriptor = os.open(path, flags, 0o600)
+                held.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise Locked(
+                        f"another drvm process works on {vm_name}",
+                        hint="try again when it is done",
+                    ) from None
             yield
-        finally:
-            os.close(descriptor)
 
     def write(self, entry: Entry) -> None:
         """Durable when it returns."""
@@ -126,11 +129,19 @@ class Journal:
     def remove(self, vm_uuid: str) -> None:
         remove_durably(self._path(vm_uuid, "json"))
 
-    def _path(self, vm_uuid: str, suffix: str) -> Path:
+    def _path(self, vm_uuid: str, suffix: str, directory: Path | None = None) -> Path:
         if not is_uuid(vm_uuid):
             raise ValueError(f"{vm_uuid!r} is no UUID")
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._directory / f"{vm_uuid}.{suffix}"
+        directory = directory or self._directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory / f"{vm_uuid}.{suffix}"
+
+
+def _shared_directory() -> Path | None:
+    """This user's own directory below ``/run``, which is empty after a boot, as locks are."""
+    user = os.geteuid()
+    parent = Path("/run") if user == 0 else Path("/run/user") / str(user)
+    return parent / "drvm" if os.access(parent, os.W_OK) else None
 
 
 def _check(disk: JournalDisk, point_id: str, path: Path) -> None:

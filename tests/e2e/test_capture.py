@@ -134,18 +134,6 @@ def test_an_agent_that_hangs_costs_the_label_but_neither_time_nor_the_guest(
     assert_back_on_its_disks(guest, parts)
 
 
-def test_a_policy_that_asks_for_frozen_file_systems_gets_no_less(
-    guest: Guest, parts: Parts
-) -> None:
-    with (
-        stopped_agent(guest),
-        pytest.raises(CaptureError, match="can't be frozen"),
-        capture(parts, guest.name, filesystem=True),
-    ):
-        pytest.fail("captured without a freeze")
-    assert_back_on_its_disks(guest, parts)
-
-
 def test_file_systems_that_somebody_else_froze_are_left_to_him(guest: Guest, parts: Parts) -> None:
     guest.agent("guest-fsfreeze-freeze")
     try:

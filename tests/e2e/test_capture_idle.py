@@ -183,12 +183,39 @@ def test_a_machine_that_is_undefined_and_ends_meanwhile_leaves_whole_disks(
     assert parts.journal.machines() == []
 
 
+def test_a_policy_that_asks_for_frozen_file_systems_gets_no_less(
+    machine: Guest, parts: Parts
+) -> None:
+    machine.virsh("start")
+    with (
+        pytest.raises(CaptureError, match="can't be frozen: .*agent"),
+        capture(parts, machine.name, filesystem=True),
+    ):
+        pytest.fail("captured without a freeze")
+    assert_back_on_its_disks(machine, parts)
+
+
 def test_two_captures_of_one_machine_at_once_are_refused(machine: Guest, parts: Parts) -> None:
     machine.virsh("start", "--paused")
     with capture(parts, machine.name):
         with pytest.raises(Locked), capture(parts, machine.name):
             pytest.fail("captured twice")
         assert find(parts, machine.name) == []
+    assert_back_on_its_disks(machine, parts)
+
+
+def test_a_drvm_with_another_state_directory_does_not_recover_a_capture_that_is_under_way(
+    machine: Guest, parts: Parts, libvirt_uri: str, tmp_path: Path, processes: Processes
+) -> None:
+    other = make_parts(libvirt_uri, tmp_path / "elsewhere", processes)
+    machine.virsh("start", "--paused")
+    with capture(parts, machine.name) as frozen:
+        before = machine.virsh("domblklist")
+        assert recover(other, machine.name) == []
+        with pytest.raises(Locked), capture(other, machine.name):
+            pytest.fail("captured twice")
+        assert machine.virsh("domblklist") == before
+        assert len({digest(disk) for disk in frozen.disks}) == 2
     assert_back_on_its_disks(machine, parts)
 
 
@@ -216,10 +243,8 @@ def test_a_machine_that_is_started_while_it_is_read_starts_and_is_not_stored(
 
 
 KILLS = (
-    "overlays-made",
     "snapshot-taken",
     "commit-started-vda",
-    "commit-ready-vda",
     "pivoted-vda",
     "pivoted-vdb",
 )
