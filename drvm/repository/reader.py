@@ -79,10 +79,8 @@ def _read_window(
     ids = zero_ids(sum(disk_map.leaf_blocks(first_leaf + n) for n in range(leaf_count)))
     frame = window.ordinal // FRAME_BLOCKS
     for pack, number, plain in _fetch(window, packs, pool):
-        start = np.searchsorted(window.pack, pack)
-        stop = np.searchsorted(window.pack, pack, side="right")
-        low = int(start + np.searchsorted(frame[start:stop], number))
-        high = int(start + np.searchsorted(frame[start:stop], number, side="right"))
+        start, stop = np.searchsorted(window.pack, (pack, pack + 1))
+        low, high = start + np.searchsorted(frame[start:stop], (number, number + 1))
         slot = window.ordinal[low:high] % FRAME_BLOCKS
         block = window.block[low:high]
         if int(slot.max()) * BLOCK_BYTES >= len(plain):
@@ -124,7 +122,8 @@ def _fetch(
     try:
         for pack in np.unique(window.pack).tolist():
             name = window.packs[pack]
-            numbers = window.ordinal[window.pack == pack] // FRAME_BLOCKS
+            first, stop = np.searchsorted(window.pack, (pack, pack + 1))
+            numbers = window.ordinal[first:stop] // FRAME_BLOCKS
             for group in packs.ranges(name, numbers):
                 under_way.append((pack, pool.submit(packs.frames, name, group)))
                 if len(under_way) > _IN_FLIGHT:
