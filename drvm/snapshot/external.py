@@ -1,7 +1,7 @@
 """The default engine: external snapshot, read the frozen base, commit, pivot.
 
 For machines that run or are paused; qcow2, raw and block devices. Between entering and leaving,
-the guest writes to an overlay next to its image. See ``docs/adr`` for why the commit is shallow.
+the guest writes to an overlay next to its image. Why the commit is shallow: ``docs/adr/005``.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def test_a_policy_that_asks_for_frozen_file_systems_gets_no_less(
 ) -> None:
     machine.virsh("start")
     with (
-        pytest.raises(CaptureError, match="can't be frozen: .*agent"),
+        pytest.raises(CaptureError, match=r"can't be frozen: .*agent"),
         capture(parts, machine.name, filesystem=True),
     ):
         pytest.fail("captured without a freeze")

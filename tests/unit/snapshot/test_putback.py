@@ -15,8 +15,8 @@ from drvm.host.images import ImageTool
 from drvm.host.model import BlockJob, Host
 from drvm.snapshot.journal import VERSION, Entry, Journal, JournalDisk
 from drvm.snapshot.putback import Limits, PutBack
-from tests.fakes.clock import FakeClock
 from tests.fakes.chain_host import FakeDomain, FakeHost
+from tests.fakes.clock import FakeClock
 
 UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
 POINT = "0123456789abcdef"
