@@ -15,7 +15,13 @@ from typing import TextIO
 import click
 
 from drvm.cli.output import Flags, Output
-from drvm.core.errors import ConfigError, DrvmError, Interrupted, PreflightFailed
+from drvm.core.errors import (
+    ConfigError,
+    DamageFound,
+    DrvmError,
+    Interrupted,
+    PreflightFailed,
+)
 from drvm.core.text import printable
 
 FAILED = 1
@@ -38,7 +44,7 @@ def explain(error: BaseException, flags: Flags) -> Failure:
     if isinstance(error, ConfigError | PreflightFailed):
         return Failure(error.message, error.exit_code, error.hint, error.problems)
     if isinstance(error, DrvmError):
-        return Failure(error.message, error.exit_code, error.hint)
+        return Failure(error.message, error.exit_code, error.hint or _usual_hint(error))
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return explain(Interrupted("interrupted"), flags)
     if isinstance(error, click.UsageError):
@@ -51,6 +57,13 @@ def explain(error: BaseException, flags: Flags) -> Failure:
         where = f": {error.filename}" if error.filename is not None else ""
         return Failure(f"{error.strerror.lower()}{where}", FAILED, "-v shows where it happened")
     return _bug(error, flags)
+
+
+def _usual_hint(error: DrvmError) -> str:
+    """For errors that say what is wrong but not what to do."""
+    if isinstance(error, DamageFound):
+        return "points that don't need it can still be restored: drvm points lists them"
+    return ""
 
 
 def tell(failure: Failure, output: Output, stderr: TextIO) -> None:

@@ -81,8 +81,14 @@ def _add_verbosity(flags: Flags, count: int) -> None:
     flags.verbosity += count
 
 
+def _set_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    """A verb reads its settings from the value of its own context."""
+    if value is not None and not ctx.resilient_parsing:
+        ctx.obj = dataclasses.replace(ctx.obj, named_config=value)
+
+
 def _common_options(*, hidden: bool) -> list[click.Option]:
-    """``--json``, ``-q`` and ``-v`` may stand before and behind the verb."""
+    """They may stand before and behind the verb."""
 
     def option(names: list[str], change: Callable[[Flags, Any], None], text: str) -> click.Option:
         counted = change is _add_verbosity
@@ -101,10 +107,21 @@ def _common_options(*, hidden: bool) -> list[click.Option]:
         option(["--json"], _set_json, "Print one JSON document instead of text."),
         option(["-q", "--quiet"], _set_quiet, "No progress, only errors on stderr."),
         option(["-v", "--verbose"], _add_verbosity, "Say more on stderr; twice: everything."),
+        click.Option(
+            ["--config"],
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            hidden=hidden,
+            callback=_set_config,
+            help="The config file.  [default: DRVM_CONFIG, else /etc/drvm/config.yaml]",
+        ),
     ]
 
 
 def _add_common_options(command: click.Command) -> None:
+    command.epilog = "Every verb also takes --json, -q, -v and --config FILE: see drvm --help."
     taken = {name for parameter in command.params for name in parameter.opts}
     for option in _common_options(hidden=True):
         if not taken.intersection(option.opts):
@@ -123,18 +140,9 @@ def _add_common_options(command: click.Command) -> None:
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 damage found or drill "
     "failed, 10 no repository, 11 locked, 12 wrong key, 130 interrupted.",
 )
-@click.option(
-    "--config",
-    "named_config",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The config file.  [default: DRVM_CONFIG, else /etc/drvm/config.yaml]",
-)
 @click.version_option(__version__, "--version", prog_name="drvm", message="%(prog)s %(version)s")
-@click.pass_context
-def program(ctx: click.Context, named_config: Path | None) -> None:
+def program() -> None:
     """Backup, snapshots and disaster recovery for KVM virtual machines."""
-    ctx.obj = dataclasses.replace(ctx.obj, named_config=named_config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

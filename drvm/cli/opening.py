@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from drvm.cli.invocation import Invocation
 from drvm.config.settings import NO_OVERRIDES, Overrides
 from drvm.core.text import printable
-from drvm.repository.points import Point
+from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
 from drvm.repository.select import select
 from drvm.wiring.assembly import Wiring
@@ -38,8 +38,11 @@ def warn(invocation: Invocation, text: str) -> None:
 def good_points(
     invocation: Invocation, repository: Repository, vm_uuid: str | None = None
 ) -> tuple[Point, ...]:
+    return told(invocation, repository.points(vm_uuid))
+
+
+def told(invocation: Invocation, listing: Listing) -> tuple[Point, ...]:
     """The good points; what can't be read is told, and does not hide the others."""
-    listing = repository.points(vm_uuid)
     for problem in listing.problems:
         warn(invocation, problem)
     return listing.points

@@ -16,6 +16,9 @@ import msgspec
 
 from drvm.core.text import printable
 
+_MIN_WRAPPED_CHARS = 24
+_WIDER_THAN_ANY = 100_000
+
 
 @dataclass(slots=True)
 class Flags:
@@ -28,8 +31,12 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """``wraps``: on a terminal that is too narrow its cells take several lines. All others stay
+    whole, so that an id can be copied; the terminal itself then breaks the line."""
+
     title: str
     right: bool = False
+    wraps: bool = False
 
 
 class Output:
@@ -64,7 +71,7 @@ class Output:
             self._stream.write(printable(text, len(text), lines=True).rstrip("\n") + "\n")
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-        """Aligned; with a rule and wrapped cells on a terminal, plain columns elsewhere."""
+        """Aligned columns; on a terminal with bold titles and wrapped cells."""
         if self.json:
             return
         cells = [[printable(cell, len(cell)) for cell in row] for row in rows]
@@ -84,19 +91,25 @@ class Output:
             self._stream.write("  ".join(padded).rstrip() + "\n")
 
     def _rich_table(self, columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
-        from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(
-                column.title, justify="right" if column.right else "left", overflow="fold"
+                column.title.upper(),
+                justify="right" if column.right else "left",
+                no_wrap=not column.wraps,
+                min_width=_MIN_WRAPPED_CHARS if column.wraps else None,
+                overflow="fold",
             )
         for row in cells:
             table.add_row(*(Text(cell) for cell in row))
-        Console(file=self._stream, no_color=not self._colour, highlight=False).print(table)
+        needed = Console(width=_WIDER_THAN_ANY).measure(table).minimum
+        console = Console(file=self._stream, no_color=not self._colour, highlight=False)
+        console.width = max(console.width, needed)
+        console.print(table)
 
 
 def _encode(value: object) -> object:

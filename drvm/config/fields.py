@@ -84,6 +84,29 @@ def _read_repository_url(value: object) -> str:
     return value
 
 
+def host_uri_problem(uri: str) -> str | None:
+    """libvirt has the last word, but a password in it would stand in every message."""
+    try:
+        parts = urlsplit(uri)
+        password = parts.password
+    except ValueError:
+        return "is no URI such as qemu:///system"
+    if not uri.isprintable() or " " in uri:
+        return "has blanks or control characters"
+    if password is not None:
+        return "must not hold a password: libvirt takes none there (see its auth.conf)"
+    return None
+
+
+def _read_host_uri(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be a libvirt URI such as qemu:///system")
+    problem = host_uri_problem(value)
+    if problem is not None:
+        raise ValueError(f"the libvirt URI {problem}")
+    return value
+
+
 def _read_endpoint(value: object) -> str:
     if isinstance(value, str) and value.isprintable():
         try:
@@ -117,6 +140,7 @@ RateMibPerSecond = Annotated[
 ]
 AbsolutePath = Annotated[Path, BeforeValidator(_read_directory), _AS_TEXT]
 RepositoryUrl = Annotated[str, BeforeValidator(_read_repository_url)]
+HostUri = Annotated[str, BeforeValidator(_read_host_uri), Field(max_length=1000)]
 Endpoint = Annotated[str, BeforeValidator(_read_endpoint)]
 Pattern = Annotated[str, BeforeValidator(_read_pattern), Field(max_length=1000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]

@@ -37,6 +37,14 @@ _PLAIN_TEXTS = {
 }
 
 
+_LIMITS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
 def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
     """``--config``, else ``DRVM_CONFIG``, else the default path if there is a file.
 
@@ -106,6 +114,9 @@ def _mistake(details: ErrorDetails, read: Document) -> Mistake:
         text = f"must be one of {details['ctx']['expected']}"
     elif kind == "value_error":
         text = str(details["ctx"]["error"])
+    elif kind in _LIMITS:
+        word, limit = _LIMITS[kind]
+        text = f"must be {word} {details['ctx'][limit]}"
     else:
         text = _PLAIN_TEXTS.get(kind) or details["msg"][:1].lower() + details["msg"][1:]
     return Mistake(read.line_of(path), path, text)

@@ -15,6 +15,7 @@ from drvm.config.fields import (
     AbsolutePath,
     DurationText,
     Endpoint,
+    HostUri,
     Name,
     Pattern,
     RateMibPerSecond,
@@ -49,7 +50,7 @@ class RepositoryConfig(Section):
 
 
 class HostConfig(Section):
-    uri: Text
+    uri: HostUri
 
 
 class AgentCheck(Section):

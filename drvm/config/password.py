@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from drvm.config.settings import PasswordCommand, PasswordFile
-from drvm.core.errors import UsageError
+from drvm.core.errors import ProcessFailed, UsageError
 from drvm.core.process import Processes
 
 MAX_PASSWORD_BYTES = 4096
@@ -26,12 +26,20 @@ def read_password(
     """Without its line end, never empty. Raises ``UsageError`` or ``ProcessFailed``."""
     if isinstance(source, PasswordFile):
         return check_password(_read_file(source.path), f"the password file {source.path}")
-    output = processes.run(
-        source.argv,
-        timeout_s=COMMAND_TIMEOUT_S,
-        env={name: environ[name] for name in _PASSED_ON if name in environ},
-        max_output_bytes=MAX_PASSWORD_BYTES + 2,
-    )
+    try:
+        output = processes.run(
+            source.argv,
+            timeout_s=COMMAND_TIMEOUT_S,
+            env={name: environ[name] for name in _PASSED_ON if name in environ},
+            max_output_bytes=MAX_PASSWORD_BYTES + 2,
+        )
+    except ProcessFailed:
+        # not its own words: what it wrote may hold what it was asked for
+        raise ProcessFailed(
+            f"the password command {source.argv[0]} did not end well",
+            hint="run it in a shell to see why; it must print the passphrase and end with 0 "
+            f"within {COMMAND_TIMEOUT_S:.0f} s",
+        ) from None
     return check_password(output.stdout, f"the password command {source.argv[0]}")
 
 
@@ -40,9 +48,11 @@ def check_password(data: bytes, source: str) -> bytes:
     if data.endswith(b"\n"):
         data = data[:-1].removesuffix(b"\r")
     if not data:
-        raise UsageError(f"{source} gave an empty passphrase")
+        raise UsageError(f"{source} gave an empty passphrase", hint="a passphrase is one line")
     if len(data) > MAX_PASSWORD_BYTES:
-        raise UsageError(f"{source} gave more than {MAX_PASSWORD_BYTES} bytes")
+        raise UsageError(
+            f"{source} gave more than {MAX_PASSWORD_BYTES} bytes", hint="a passphrase is one line"
+        )
     return data
 
 
@@ -60,5 +70,6 @@ def _read_file(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise UsageError(
-            f"can't read the password file {path}: {(reason or 'not a path').lower()}"
+            f"can't read the password file {path}: {(reason or 'not a path').lower()}",
+            hint="set password_file in the config, DRVM_PASSWORD_FILE or DRVM_PASSWORD_COMMAND",
         ) from None

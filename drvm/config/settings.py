@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from drvm.config.fields import repository_url_problem
+from drvm.config.fields import host_uri_problem, repository_url_problem
 from drvm.config.model import Compression, Config, DaemonConfig, PolicyConfig
 from drvm.core.errors import NoRepository, UsageError
 
@@ -96,6 +96,9 @@ def resolve(
     """Raises ``UsageError`` for variables that can't be meant. An empty variable is none."""
     config = config or Config()
     host_uri = overrides.host_uri or environ.get("LIBVIRT_DEFAULT_URI")
+    problem = host_uri_problem(host_uri) if host_uri else None
+    if problem is not None:
+        raise UsageError(f"the libvirt URI {problem}", hint="see --to and LIBVIRT_DEFAULT_URI")
     cache_dir = environ.get("DRVM_CACHE_DIR")
     return Settings(
         repository=_repository(config, environ, overrides),
@@ -120,7 +123,10 @@ def _repository(
         return None
     problem = repository_url_problem(url)
     if problem is not None:
-        raise UsageError(f"the repository URL {problem}")
+        raise UsageError(
+            f"the repository URL {problem}",
+            hint="s3://bucket/prefix or file:///path; set by DRVM_REPOSITORY or the config",
+        )
     if not url.startswith("s3:"):
         return RepositorySettings(url, None, None)
     return RepositorySettings(
@@ -141,7 +147,10 @@ def _password(config: Config, environ: Mapping[str, str], overrides: Overrides) 
         return PasswordFile(overrides.password_file)
     file, command = environ.get("DRVM_PASSWORD_FILE"), environ.get("DRVM_PASSWORD_COMMAND")
     if file and command:
-        raise UsageError("DRVM_PASSWORD_FILE and DRVM_PASSWORD_COMMAND exclude each other")
+        raise UsageError(
+            "DRVM_PASSWORD_FILE and DRVM_PASSWORD_COMMAND exclude each other",
+            hint="unset one of them",
+        )
     if file:
         return PasswordFile(Path(file))
     if command:
@@ -163,5 +172,5 @@ def _password(config: Config, environ: Mapping[str, str], overrides: Overrides) 
 
 def _absolute(text: str, name: str) -> Path:
     if not text.startswith("/"):
-        raise UsageError(f"{name} is no absolute path")
+        raise UsageError(f"{name} is no absolute path", hint="begin it with /")
     return Path(text)

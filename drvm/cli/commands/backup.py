@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from drvm.backup.run import BackupResult
 from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.cli.opening import opened, warn
 from drvm.cli.views import point_fields, show_points
-from drvm.core.errors import DrvmError, Interrupted, UsageError
+from drvm.core.errors import DrvmError, Interrupted, UnknownVm, UsageError
 from drvm.core.ids import is_vm_name
 from drvm.core.progress import Progress
 from drvm.core.text import printable
@@ -38,18 +38,32 @@ class _Outcome:
 
 @click.command("backup")
 @click.argument("vms", nargs=-1, metavar="VM...")
-@click.option("--policy", help="All VMs of this policy.")
+@click.option("--policy", metavar="NAME", help="All VMs of this policy.")
 @click.option("--image", is_flag=True, help="The arguments are image files without a VM.")
-@click.option("--name", help="With --image: what they are called together.")
+@click.option("--name", metavar="NAME", help="With --image: what they are called together.")
 @click.option(
     "--format",
     "image_format",
     type=click.Choice(["raw", "qcow2"]),
     help="With --image: their format; default: by the suffix.",
 )
-@click.option("--exclude-disk", multiple=True, metavar="vdb", help="Leave this disk out.")
-@click.option("--require-filesystem", is_flag=True, help="No point rather than a crash-consistent.")
-@click.option("--freeze-timeout", type=click.IntRange(1, 10), metavar="SECONDS")
+@click.option(
+    "--exclude-disk",
+    multiple=True,
+    metavar="TARGET",
+    help="Leave this disk out, such as vdb; repeatable.",
+)
+@click.option(
+    "--require-filesystem",
+    is_flag=True,
+    help="No point, but an error, where the guest can't be frozen.",
+)
+@click.option(
+    "--freeze-timeout",
+    type=click.IntRange(1, 10),
+    metavar="SECONDS",
+    help="How long the guest may stay frozen, 1 to 10.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done; touch nothing.")
 @click.pass_obj
 def command(
@@ -76,12 +90,18 @@ def command(
       drvm backup --policy nightly
       drvm backup --image --name firewall /srv/firewall.qcow2
     """
+    about_vms = {
+        "--policy": policy,
+        "--exclude-disk": exclude_disk,
+        "--require-filesystem": require_filesystem,
+        "--freeze-timeout": freeze_timeout,
+        "--dry-run": dry_run,
+    }
+    _refuse_foreign(about_vms if image else {"--name": name, "--format": image_format}, image)
     with opened(invocation) as wiring:
         if image:
-            outcome = _images(invocation, wiring, vms, name, image_format, dry_run=dry_run)
+            outcome = _images(invocation, wiring, vms, name, image_format)
         else:
-            if name is not None or image_format is not None:
-                raise UsageError("--name and --format go with --image")
             names = _names(wiring, vms, policy)
 
             def options(vm: str) -> BackupOptions:
@@ -102,6 +122,21 @@ def command(
     return _tell(invocation, outcome)
 
 
+def _refuse_foreign(options: Mapping[str, object], image: bool) -> None:
+    """An option that would be without any effect is likely a misunderstanding."""
+    given = ", ".join(name for name, value in options.items() if value)
+    if given and image:
+        raise UsageError(
+            f"{given} and --image exclude each other",
+            hint="drvm backup --image --name NAME FILE...",
+        )
+    if given:
+        raise UsageError(
+            f"{given} without --image means nothing",
+            hint="drvm backup --image --name NAME FILE..., or drvm backup VM...",
+        )
+
+
 def _names(wiring: Wiring, vms: Sequence[str], policy: str | None) -> list[str]:
     """In the order given, each once. All must exist before the first is touched."""
     if policy is not None:
@@ -112,7 +147,17 @@ def _names(wiring: Wiring, vms: Sequence[str], policy: str | None) -> list[str]:
             raise UsageError(f"policy {policy!r} covers no VM of the hosts", hint="drvm vms")
     if not vms:
         raise UsageError("which VMs?", hint="drvm backup VM..., or --policy NAME; drvm vms")
-    return list(dict.fromkeys(wiring.find(vm)[1].name for vm in vms))
+    return list(dict.fromkeys(_found(wiring, vm) for vm in vms))
+
+
+def _found(wiring: Wiring, vm: str) -> str:
+    """Its name. Raises ``UnknownVm``."""
+    try:
+        return wiring.find(vm)[1].name
+    except UnknownVm as error:
+        if "/" in vm or Path(vm).is_file():
+            error.hint = f"is it an image file? drvm backup --image --name NAME {vm}"
+        raise
 
 
 def _images(
@@ -121,16 +166,15 @@ def _images(
     paths: Sequence[str],
     name: str | None,
     image_format: str | None,
-    *,
-    dry_run: bool,
 ) -> _Outcome:
     if not paths or name is None:
-        raise UsageError("image files need a name", hint="drvm backup --image --name NAME FILE...")
+        what = "--image needs a name for its files" if paths else "which image files?"
+        raise UsageError(what, hint="drvm backup --image --name NAME FILE...")
     if not is_vm_name(name):
         raise UsageError(f"{name!r} can't be a name", hint="letters, digits and . _ + @ -")
-    if dry_run:
-        raise UsageError("--dry-run has nothing to say about image files")
     files = [ImageFile(Path(path).absolute(), image_format) for path in paths]
+    if len({file.path.resolve() for file in files}) < len(files):
+        raise UsageError("an image file is named twice", hint="name each disk of the machine once")
     return _take(
         invocation, [name], lambda _, progress: take_image_point(wiring, name, files, progress)
     )

@@ -14,6 +14,7 @@ from drvm.lab import demo
 @click.command("demo")
 @click.option(
     "--report-dir",
+    metavar="DIR",
     type=click.Path(path_type=Path),
     default=Path("artefacts"),
     show_default=True,
@@ -31,5 +32,5 @@ def command(invocation: Invocation, report_dir: Path) -> None:
       ./bootstrap demo
     """
     if invocation.output.json:
-        raise UsageError("the demo is for people: it has no --json")
+        raise UsageError("the demo is for people: it has no --json", hint="leave --json out")
     demo.run(invocation.processes, invocation.clock, report_dir.absolute())

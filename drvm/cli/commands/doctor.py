@@ -61,7 +61,7 @@ def command(invocation: Invocation, fix: bool) -> int:
         invocation.output.document({"findings": findings, "ok": all(f.ok for f in findings)})
     else:
         rows = [["ok" if f.ok else "PROBLEM", f.name, _words(f)] for f in findings]
-        invocation.output.table([Column(""), Column("what"), Column("found")], rows)
+        invocation.output.table([Column(""), Column("what"), Column("found", wraps=True)], rows)
     return DONE if all(finding.ok for finding in findings) else 1
 
 

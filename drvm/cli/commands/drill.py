@@ -24,13 +24,19 @@ from drvm.wiring.jobs import carry_out_drill, gather_report, plan_drill_of
 
 @click.command("drill")
 @click.argument("points", nargs=-1, metavar="POINT...")
-@click.option("--policy", help="The latest points of all VMs of this policy.")
+@click.option("--policy", metavar="NAME", help="The latest points of all VMs of this policy.")
 @click.option(
     "--virt-type",
     type=click.Choice(["kvm", "qemu"]),
     help="qemu: emulated, where there is no KVM.",
 )
-@click.option("--report", "report_path", type=click.Path(path_type=Path), help="HTML goes here.")
+@click.option(
+    "--report",
+    "report_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where the page of HTML goes.  [default: below state_dir]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done; touch nothing.")
 @click.pass_obj
 def command(

@@ -10,7 +10,7 @@ from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.cli.opening import opened, warn
 from drvm.config.load import DEFAULT_PATH
 from drvm.config.settings import Overrides, Settings
-from drvm.core.errors import StoreRefused
+from drvm.core.errors import StoreRefused, UsageError
 from drvm.core.files import write_durably
 from drvm.store.probe import ProbeReport, probe
 
@@ -19,6 +19,7 @@ from drvm.store.probe import ProbeReport, probe
 @click.option("--repository", "url", metavar="URL", help="s3://bucket/prefix or file:///path.")
 @click.option(
     "--password-file",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     help="The passphrase; without it drvm asks.",
 )
@@ -38,6 +39,10 @@ def command(invocation: Invocation, url: str | None, password_file: Path | None)
     path = invocation.config_path() or DEFAULT_PATH
     if not path.exists():
         invocation = invocation.without_config()
+    if url is None and invocation.settings().repository is None:
+        raise UsageError(
+            "init where?", hint="drvm init --repository s3://bucket/prefix, or file:///path"
+        )
     overrides = Overrides(
         repository_url=url, password_file=password_file.absolute() if password_file else None
     )

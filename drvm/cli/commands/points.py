@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import good_points, opened
+from drvm.cli.opening import opened, told
 from drvm.cli.views import point_fields, show_points
-from drvm.core.errors import UnknownVm
+from drvm.core.errors import DamageFound, UnknownVm
 
 
 @click.command("points")
@@ -16,13 +16,16 @@ from drvm.core.errors import UnknownVm
 def command(invocation: Invocation, vm: str | None) -> None:
     """List the good recovery points, oldest first, of one VM (by name or UUID) or of all.
 
+    Ends with 4 where something of the repository is damaged: the list then lacks those points.
+
     \b
     Examples:
       drvm points
       drvm points web1 --json | jq -r '.points[-1].id'
     """
     with opened(invocation) as wiring:
-        points = good_points(invocation, wiring.repository())
+        listing = wiring.repository().points()
+        points = told(invocation, listing)
     manifests = [
         point.manifest
         for point in points
@@ -40,3 +43,8 @@ def command(invocation: Invocation, vm: str | None) -> None:
         show_points(invocation.output, manifests)
     else:
         invocation.output.line("no points yet: drvm backup VM takes one")
+    if listing.problems:
+        raise DamageFound(
+            f"{len(listing.problems)} objects of the repository are damaged or lost",
+            hint="the points that are listed are good; the warnings name what is not",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,12 @@ from drvm.wiring.jobs import gather_report
 
 
 @click.command("report")
-@click.option("--output", type=click.Path(path_type=Path), help="The file; default: stdout.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where it goes.  [default: stdout]",
+)
 @click.option(
     "--format",
     "kind",
@@ -44,6 +50,11 @@ def command(
         raise UsageError(f"--json and --format {kind} exclude each other", hint="add --output FILE")
     if kind is None:
         kind = suffixes.get(output.suffix, "html") if output is not None else "html"
+    if output is None and kind == "html" and not invocation.output.json and sys.stdout.isatty():
+        raise UsageError(
+            "the report is a page of HTML, which nobody reads on a terminal",
+            hint="add --output FILE.html, or --format json",
+        )
     with opened(invocation) as wiring:
         report = gather_report(wiring, good_points(invocation, wiring.repository()))
     if output is None and invocation.output.json:

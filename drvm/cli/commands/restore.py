@@ -43,16 +43,21 @@ class TargetOptions:
 
 _OPTIONS = (
     click.option("--to", metavar="URI", help="The libvirt host; default: the first of the config."),
-    click.option("--pool", default="default", show_default=True, help="Its storage pool."),
+    click.option("--pool", metavar="POOL", help="Its storage pool.  [default: default]"),
     click.option(
         "--format",
         "image_format",
         type=click.Choice(["raw", "qcow2"]),
         help="Of the restored images; default: as they were.",
     ),
-    click.option("--disk", "disk", multiple=True, metavar="vda", help="Only this one; repeatable."),
     click.option(
-        "--map-network", multiple=True, metavar="OLD=NEW", help="NEW: NAME or bridge:NAME."
+        "--disk", multiple=True, metavar="TARGET", help="Only this one, such as vda; repeatable."
+    ),
+    click.option(
+        "--map-network",
+        multiple=True,
+        metavar="OLD=NEW",
+        help="Another network: NEW is NAME or bridge:NAME; repeatable.",
     ),
     click.option("--machine", metavar="TYPE", help="Machine type instead of the original's."),
     click.option(
@@ -82,11 +87,13 @@ def collect(options: dict[str, Any]) -> TargetOptions:
     for text in options["map_network"]:
         old, found, new = text.partition("=")
         if not (old and found and new):
-            raise UsageError(f"--map-network {text!r} is not OLD=NEW")
+            raise UsageError(
+                f"--map-network {text!r} is not OLD=NEW", hint="such as --map-network lan=isolated"
+            )
         networks[old] = new
     return TargetOptions(
         to=options["to"],
-        pool=options["pool"],
+        pool=options["pool"] or "default",
         image_format=options["image_format"],
         disks=frozenset(options["disk"]) or None,
         networks=networks,
@@ -103,7 +110,12 @@ def collect(options: dict[str, Any]) -> TargetOptions:
 @click.option("--name", metavar="NAME", help="Another name for the machine.")
 @click.option("--replace", is_flag=True, help="Take the place of the VM that is there (stopped).")
 @click.option("--clone", is_flag=True, help="A new identity: name, UUID, MACs. Needs --name.")
-@click.option("--output", type=click.Path(path_type=Path), help="To this folder, without libvirt.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="To this folder, without libvirt.",
+)
 @click.option("--yes", is_flag=True, help="Don't ask before a VM is replaced.")
 @target_options
 @click.pass_obj
@@ -130,7 +142,9 @@ def command(
       drvm restore 3f9a --output /srv/rescue --format raw
     """
     if replace and clone:
-        raise UsageError("--replace and --clone exclude each other")
+        raise UsageError("--replace and --clone exclude each other", hint="choose one of them")
+    if output is not None:
+        _refuse_with_output({"name": name, "replace": replace, "clone": clone, **options})
     target = collect(options)
     with opened(invocation, Overrides(host_uri=target.to)) as wiring:
         manifest = chosen_point(invocation, wiring, point).manifest
@@ -142,6 +156,18 @@ def command(
         )
         request = make_request(target, identity, name)
         restore_machine(invocation, wiring, manifest, request, target, yes=yes)
+
+
+def _refuse_with_output(options: dict[str, Any]) -> None:
+    """What is about a machine says nothing about images in a folder: likely a misunderstanding."""
+    about_machine = (set(options) | {"start"}) - {"image_format", "disk", "dry_run"}
+    given = sorted(name for name in about_machine if options[name])
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(
+            f"{names} and --output exclude each other",
+            hint="--output writes files only: leave it out to restore the machine",
+        )
 
 
 def make_request(

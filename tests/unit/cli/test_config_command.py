@@ -51,11 +51,32 @@ def test_show_fills_in_the_defaults_and_loads_again(write) -> None:  # type: ign
     assert drvm("--config", write(shown.stdout), "config", "validate").returncode == 0
 
 
-def test_show_hides_credentials_in_urls(write) -> None:  # type: ignore[no-untyped-def]
-    path = write("hosts: [{uri: 'esx://root:hunter2@host/'}]\n")
+def test_show_hides_credentials_in_the_urls_of_a_command(write) -> None:  # type: ignore[no-untyped-def]
+    command = "['curl', 'https://me:hunter2@vault/x']"
+    path = write(f"repository: {{url: 's3://bucket', password_command: {command}}}\n")
     for flags in ([], ["--json"]):
         done = drvm("--config", path, "config", "show", *flags)
-        assert "hunter2" not in done.stdout and "esx://***@host/" in done.stdout
+        assert "hunter2" not in done.stdout and "https://***@vault/x" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hosts: [{uri: 'qemu+tcp://root:hunter2@host/system'}]\n",
+        "repository: {url: 's3://key:hunter2@bucket/prefix'}\n",
+        "repository: {url: 's3://bucket', endpoint: 'https://key:hunter2@host/'}\n",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(write, text: str) -> None:  # type: ignore[no-untyped-def]
+    done = drvm("--config", write(text), "config", "show", "--json")
+    assert done.returncode == 2 and "line 1" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_password_in_the_uri_of_a_host_reaches_no_message() -> None:
+    done = drvm("vms", LIBVIRT_DEFAULT_URI="qemu+tcp://root:hunter2@127.0.0.1:9/system")
+    assert done.returncode == 2
+    assert "must not hold a password" in done.stderr and "hunter2" not in done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
