@@ -124,5 +124,5 @@ class ObjectCipher:
         except InvalidTag:
             raise DamageFound(
                 f"{what} is damaged or was put in the place of another",
-                hint="drvm check lists what else is hit; other points may still be whole",
+                hint="points that don't need it can still be restored: drvm points lists them",
             ) from None

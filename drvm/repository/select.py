@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Sequence
 
-from drvm.core.clock import parse_rfc3339, rfc3339
+from drvm.core.clock import parse_rfc3339
 from drvm.core.errors import UnknownPoint, UsageError
 from drvm.core.text import printable
 from drvm.repository.points import Point
@@ -26,6 +26,8 @@ def select(points: Sequence[Point], text: str) -> Point:
     """
     name, found, moment = text.rpartition("@")
     if found and moment != "latest" and not _DATE.match(moment):
+        if _of_vm(points, name) and not _of_vm(points, text):
+            raise _no_time(moment)
         name, found = text, ""  # the @ belongs to the VM's name
     if not found:
         by_vm = _of_vm(points, text)
@@ -35,13 +37,13 @@ def select(points: Sequence[Point], text: str) -> Point:
         raise _unknown(points, f"there is no point of a VM named {printable(name, 80)!r}")
     if moment == "latest":
         return mine[-1]
-    limit = rfc3339(_moment(moment))
-    before = [point for point in mine if point.manifest.created <= limit]
+    limit = _moment(moment)
+    before = [point for point in mine if parse_rfc3339(point.manifest.created) <= limit]
     if not before:
         first = mine[0].manifest.created
         raise UnknownPoint(
             f"{printable(name, 80)} has no point as old as {moment}",
-            hint=f"its oldest is of {first}",
+            hint=f"its oldest is of {first}: drvm points lists them",
         )
     return before[-1]
 
@@ -70,13 +72,16 @@ def _by_prefix(points: Sequence[Point], text: str) -> Point:
 def _moment(text: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"{printable(text, 40)!r} is not a time", hint="write it as 2026-11-23T04:00"
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
-    return parse_rfc3339(moment.isoformat())
+        return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    except (ValueError, OverflowError):
+        raise _no_time(text) from None
+
+
+def _no_time(text: str) -> UsageError:
+    return UsageError(
+        f"{printable(text, 40)!r} is not a time",
+        hint="write it as 2026-11-23T04:00 (UTC), or with its zone: 2026-11-23T04:00+01:00",
+    )
 
 
 def _unknown(points: Sequence[Point], message: str) -> UnknownPoint:

@@ -63,13 +63,10 @@ def run_folder(
     progress: Progress,
 ) -> Restored:
     """Restore disks, definition and NVRAM into a folder. The definition may hold passwords: only
-    its owner can read it."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise RestoreError(f"{directory} can't be made: {error.strerror}") from None
-    sweep_partial(directory)
+    its owner can read it. An error leaves no file, nor a folder that was made."""
     with ExitStack() as undo:
+        _make_folder(directory, undo)
+        sweep_partial(directory)
         written = _write_images(images, restorer, progress, undo)
         files = [image.path for image in images]
         for name, blob in (("domain.xml", manifest.definition), ("nvram.fd", manifest.nvram)):
@@ -79,6 +76,19 @@ def run_folder(
                 files.append(directory / name)
         undo.pop_all()
     return Restored(tuple(files), written)
+
+
+def _make_folder(directory: Path, undo: ExitStack) -> None:
+    missing = [path for path in (directory, *directory.parents) if not os.path.lexists(path)]
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RestoreError(
+            f"the folder {directory} can't be made: {error.strerror}",
+            hint="name another by --output",
+        ) from None
+    for path in reversed(missing):
+        undo.callback(_remove_empty, path)
 
 
 def _write_images(
@@ -98,6 +108,12 @@ def _write_new(path: Path, data: bytes) -> None:
     if os.path.lexists(path):
         raise RestoreError(f"{path} exists already")
     write_durably(path, data)
+
+
+def _remove_empty(directory: Path) -> None:
+    """What somebody else put into it meanwhile stays."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -141,5 +141,5 @@ def past_the_end(name: str, offset: int, length: int | None, size_bytes: int) ->
     asked = "the rest" if length is None else f"{length} bytes"
     return ObjectTruncated(
         f"{name} has {size_bytes} bytes; asked for {asked} from byte {offset}",
-        hint="the object is shorter than what refers to it says: drvm check finds what it hits",
+        hint="something cut the object; points that don't need it can still be restored",
     )
