@@ -191,9 +191,15 @@ class OpenPack:
         if self.footer.kind != "data" or int(counts.sum()) * ID_BYTES != len(opened):
             raise DamageFound(f"{self._what} has another number of ids than blocks")
         ids = ids_from_bytes(opened)
-        first = np.repeat(np.cumsum(counts) - counts, counts)
-        slot = np.arange(len(ids)) - first
-        return ids, np.repeat(np.arange(len(counts)) * FRAME_BLOCKS, counts) + slot
+        return ids, ordinals_of(counts)
+
+
+def ordinals_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The ordinals of all blocks of a pack, in order, from the number of each frame's blocks."""
+    before = np.cumsum(counts) - counts
+    first = np.arange(len(counts)) * FRAME_BLOCKS
+    ordinals: npt.NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(first - before, counts)
+    return ordinals
 
 
 def _decode_table(packed: bytes, footer: Footer, what: str) -> FrameTable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,8 @@ from drvm.chunker.blocks import (
 from drvm.chunker.frames import FRAME_BLOCKS, FRAME_BYTES
 from drvm.core.errors import DamageFound
 from drvm.repository.crypto import TAG_BYTES, Sealer
-from drvm.repository.index import Index
-from drvm.repository.pack import PackBuilder
+from drvm.repository.index import UNKNOWN, Index, SortedIds
+from drvm.repository.pack import PackBuilder, ordinals_of
 from drvm.repository.uploads import Uploads
 
 SESSION = -2
@@ -57,13 +57,15 @@ class _Frame:
     encoded: Future[tuple[int, bytes]]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Packed:
-    """A finished data pack: which frames of the session it holds."""
+    """A finished data pack: which frames of the session it holds, and the ids in them.
+    ``counts``: blocks of each frame."""
 
     first_frame: int
     name: bytes
-    ids: list[bytes] = field(default_factory=list)
+    ids: bytes
+    counts: _I64
 
 
 class BlockStore:
@@ -82,7 +84,8 @@ class BlockStore:
         self._uploads = uploads
         self._level = level
         self._pool = ThreadPoolExecutor(_COMPRESSORS, thread_name_prefix="compress")
-        self._session: dict[bytes, int] = {}
+        self._recent: dict[bytes, int] = {}  # id -> session ordinal, of packs not yet finished
+        self._finished = SortedIds()  # the same, of those that are
         self._open_frame = bytearray()
         self._open_ids = bytearray()
         self._in_flight: deque[_Frame] = deque()
@@ -100,13 +103,17 @@ class BlockStore:
 
     def store(self, data: Buffer) -> tuple[Ids, _I64, _I64]:
         """Whole blocks in; (ids, pack, ordinal) out, with ``runs.ZERO`` or ``SESSION`` or the
-        index's number as pack."""
+        index's number as pack. A block that comes twice in one call may be stored twice, where
+        a pack is finished in between."""
         view = memoryview(data).cast("B")
         ids = self._hasher.ids(view)
         found = self._index.lookup(ids)
         pack, ordinal = found.pack, found.ordinal
+        ours = self._finished.find(ids)
+        again = (pack < 0) & (ours >= 0)
+        pack[again], ordinal[again] = SESSION, ours[again]
         raw = ids.tobytes()
-        for number in np.flatnonzero((pack < 0) & ids.any(axis=1)).tolist():
+        for number in np.flatnonzero((pack == UNKNOWN) & ids.any(axis=1)).tolist():
             block_id = raw[number * ID_BYTES : (number + 1) * ID_BYTES]
             pack[number] = SESSION
             ordinal[number] = self._place(
@@ -137,23 +144,18 @@ class BlockStore:
     def learn(self) -> None:
         """Tell the index of this session's packs: only when they are durably stored."""
         for packed in self._packs:
-            counts = np.array([len(ids) // ID_BYTES for ids in packed.ids], dtype=np.int64)
-            first = np.repeat(np.cumsum(counts) - counts, counts)
-            slot = np.arange(int(counts.sum())) - first
-            ordinals = np.repeat(np.arange(len(counts)) * FRAME_BLOCKS, counts) + slot
-            self._index.add(packed.name, ids_from_bytes(b"".join(packed.ids)), ordinals)
-            packed.ids = []
+            self._index.add(packed.name, ids_from_bytes(packed.ids), ordinals_of(packed.counts))
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     # -- inside -------------------------------------------------------------------------------
     def _place(self, block_id: bytes, block: memoryview) -> int:
-        known = self._session.get(block_id)
+        known = self._recent.get(block_id)
         if known is not None:
             return known
         ordinal = self._submitted * FRAME_BLOCKS + len(self._open_ids) // ID_BYTES
-        self._session[block_id] = ordinal
+        self._recent[block_id] = ordinal
         self._open_frame += block
         self._open_ids += block_id
         self._tally.new_bytes += BLOCK_BYTES
@@ -186,7 +188,13 @@ class BlockStore:
         if not len(self._builder):
             return
         pack = self._builder.finish()
-        self._packs.append(_Packed(self._builder_first, pack.name, self._builder_ids))
+        ids, counts = b"".join(self._builder_ids), [len(i) // ID_BYTES for i in self._builder_ids]
+        packed = _Packed(self._builder_first, pack.name, ids, np.array(counts, dtype=np.int64))
+        self._packs.append(packed)
+        first_ordinal = self._builder_first * FRAME_BLOCKS
+        self._finished.add(ids_from_bytes(ids), ordinals_of(packed.counts) + first_ordinal)
+        for at in range(0, len(ids), ID_BYTES):
+            del self._recent[ids[at : at + ID_BYTES]]
         self._builder_first += len(self._builder)
         self._builder = PackBuilder(self._sealer, "data")
         self._builder_ids = []

@@ -83,7 +83,7 @@ def needed(vault: Vault, point: Point) -> set[str]:
     return names | {f"points/{point.manifest.vm_uuid}/{key}", f"final/{key}"}
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=150)
 @given(st.sampled_from(KINDS), st.sampled_from(DAMAGES), st.integers(0, 1), st.integers(0, 1 << 30))
 @pytest.mark.parametrize("cached", [False, True])
 def test_damage_is_found_and_hits_only_the_points_that_need_the_object(

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drvm.chunker.blocks import ids_from_bytes
-from drvm.repository.index import UNKNOWN, ExactIndex
+from drvm.repository.index import UNKNOWN, ExactIndex, SortedIds
 
 PACKS = [bytes([n]) * 32 for n in range(4)]
 NUMBERS = st.integers(0, 30)
@@ -61,6 +61,26 @@ def test_ids_by_ordinal_are_all_right_or_not_given(ordinals, wanted):
         assert found.tobytes() == ids(wanted).tobytes()
     else:
         assert found is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.sets(st.integers(1, 300), max_size=30), max_size=12))
+def test_sorted_ids_find_what_was_added_in_any_batches(batches):
+    found, model = SortedIds(), {}
+    for batch in batches:
+        fresh = sorted(batch - model.keys())
+        numbers = [len(model) + at for at in range(len(fresh))]
+        found.add(ids(fresh), np.array(numbers, dtype=np.int64))
+        model |= dict(zip(fresh, numbers, strict=True))
+    wanted = list(range(301))
+    assert found.find(ids(wanted)).tolist() == [model.get(number, UNKNOWN) for number in wanted]
+
+
+def test_sorted_ids_keep_few_runs_however_often_they_grow():
+    found = SortedIds()
+    for number in range(1000):
+        found.add(ids([number + 1]), np.array([number], dtype=np.int64))
+    assert len(found._runs) <= 11
 
 
 def test_of_ids_that_share_a_half_none_is_taken_for_the_other():
