@@ -61,6 +61,15 @@ class ImageRestorer:
 
         Every block is verified. Raises ``DamageFound`` and ``RestoreError``, having left nothing.
         """
+        try:
+            return self._restore(image, progress)
+        except HostError as error:
+            raise RestoreError(
+                f"disk {image.disk.target} can't be restored: {error.message}",
+                hint=error.hint or f"look at the room and the health of {image.path.parent}",
+            ) from None
+
+    def _restore(self, image: PlannedImage, progress: Progress) -> int:
         partial = image.path.with_name(f".{image.path.name}.{secrets.token_hex(4)}{_PARTIAL}")
         options = image.disk.image_options if image.disk.format == image.format else {}
         self._tool.create_image(partial, image.format, image.size_bytes, options)

@@ -110,6 +110,8 @@ def plan_folder(
     manifest: Manifest, directory: Path, disks: frozenset[str] | None, image_format: str | None
 ) -> tuple[PlannedImage, ...]:
     """The images of a restore without any hypervisor: ``DIR/<target>.<format>``."""
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise UsageError(f"{directory} is no folder", hint="name another by --output")
     images = tuple(
         PlannedImage(disk, directory / f"{disk.target}.{kind}", kind)
         for disk in chosen_disks(manifest, disks)

@@ -10,7 +10,9 @@ from drvm.cli.registry import VERBS
 from tests.architecture.source import Source, planted, sources
 
 _COMMAND = re.compile(r"(?<![\w./-])drvm ([a-z]+)")
-_PROSE = frozenset("follows never on reads restores that there touches usually".split())
+_PROSE = frozenset(
+    {"follows", "never", "on", "reads", "restores", "that", "there", "touches", "usually"}
+)
 """Words that follow "drvm" in sentences."""
 
 
