@@ -44,7 +44,16 @@ class ImageTool:
         """Takes no lock, so a running machine may have the image open. Raises ``HostError`` for
         what drvm can't read: encrypted images, and such with a data file beside them."""
         argv = ["qemu-img", "info", "-U", "--output=json", "-f", image_format, _plain(path)]
-        output = self._run(argv, _QUICK_S)
+        try:
+            output = self._run(argv, _QUICK_S)
+        except HostError as problem:
+            if not path.exists():
+                raise HostError(
+                    f"there is no image {path}", hint="is its file system mounted?"
+                ) from None
+            hint = problem.hint or f"is that its format? qemu-img info -U {path}"
+            words = f"{path} can't be read as {image_format}: {problem.message}"
+            raise HostError(words, hint=hint) from None
         try:
             return _parse_info(json.loads(output), path, image_format)
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):

@@ -181,5 +181,4 @@ def test_s3_that_refuses_or_is_not_there(seaweedfs: S3Server, tmp_path: Path) ->
         arguments = ("backup", "--image", "--name", "x", image)
         told = refused(appliance, *arguments, code=code, says=says, hint=hint, env=env).err
         assert SECRET not in told and seaweedfs.secret_key not in told
-    refused(made, "init", code=1, says="can't be used", hint="AWS_ACCESS_KEY_ID", env=foreign)
     refused(made, "points", code=10, says="no repository at", hint="drvm init")
