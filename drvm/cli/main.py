@@ -26,6 +26,9 @@ from drvm.core.errors import Interrupted
 from drvm.core.process import SystemProcesses
 from drvm.core.text import printable
 
+_COMPLETE = "_DRVM_COMPLETE"
+"""The variable by which click's completion scripts call us."""
+
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
@@ -123,7 +126,8 @@ def _common_options(*, hidden: bool) -> list[click.Option]:
 def _add_common_options(command: click.Command) -> None:
     command.epilog = "Every verb also takes --json, -q, -v and --config FILE: see drvm --help."
     taken = {name for parameter in command.params for name in parameter.opts}
-    for option in _common_options(hidden=True):
+    # click completes no hidden options
+    for option in _common_options(hidden=_COMPLETE not in os.environ):
         if not taken.intersection(option.opts):
             command.params.append(option)
     if isinstance(command, click.Group):

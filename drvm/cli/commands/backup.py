@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from click.shell_completion import CompletionItem
 
 from drvm.backup.plan import BackupPlan
 from drvm.backup.run import BackupResult
@@ -36,8 +37,13 @@ class _Outcome:
     warned: bool = False
 
 
+def _complete(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Files for the shell to find; names of VMs are not looked up."""
+    return [CompletionItem(begun, type="file")] if ctx.params.get("image") else []
+
+
 @click.command("backup")
-@click.argument("vms", nargs=-1, metavar="VM...")
+@click.argument("vms", nargs=-1, metavar="VM...", shell_complete=_complete)
 @click.option("--policy", metavar="NAME", help="All VMs of this policy.")
 @click.option("--image", is_flag=True, help="The arguments are image files without a VM.")
 @click.option("--name", metavar="NAME", help="With --image: what they are called together.")

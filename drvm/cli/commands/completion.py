@@ -13,9 +13,13 @@ from drvm.core.errors import UsageError
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_obj
 def command(invocation: Invocation, shell: str) -> None:
-    """Print the completion script of SHELL.
+    """Print the completion script of SHELL: it completes verbs, options and their values.
 
-    bash: drvm completion bash > /etc/bash_completion.d/drvm
+    \b
+    Examples:
+      drvm completion bash > /etc/bash_completion.d/drvm
+      drvm completion zsh > /usr/local/share/zsh/site-functions/_drvm
+      drvm completion fish > ~/.config/fish/completions/drvm.fish
     """
     from drvm.cli.main import program
 
