@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from drvm.cli.invocation import Invocation
 from drvm.config.settings import NO_OVERRIDES, Overrides
+from drvm.core.errors import UsageError
 from drvm.core.text import printable
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
@@ -33,6 +36,15 @@ def warn(invocation: Invocation, text: str) -> None:
     """For people, on stderr, also with ``--json``; nothing with ``-q``."""
     if not invocation.flags.quiet:
         invocation.stderr.write(f"drvm: warning: {printable(text, 1000)}\n")
+
+
+def check_place(report: Path) -> None:
+    """Before the work rather than behind it. Raises ``UsageError``."""
+    if report.is_dir() or not os.access(report.parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"no report can be written to {report}",
+            hint="name a file in a folder that is there and may be written to",
+        )
 
 
 def good_points(

@@ -112,8 +112,8 @@ def _identity(facts: TargetFacts, need: Needs) -> Iterator[str]:
     if not need.replace:
         if named:
             yield (
-                f"a VM named {need.name!r} exists on {facts.uri}: use --clone --name NAME for a "
-                "copy beside it, or --replace to take its place"
+                f"a VM named {need.name!r} exists on {facts.uri}: drvm clone POINT NAME makes a "
+                "copy under another name, drvm restore --replace takes its place"
             )
         for domain in owner:
             if domain not in named:
@@ -161,9 +161,11 @@ def _networks(facts: TargetFacts, need: Needs) -> Iterator[str]:
             there = facts.bridges
         if use.name == need.transient_network or there is None or use.name in there:
             continue
-        state = "is not active" if use.kind == "network" else "does not exist"
+        network = use.kind == "network"
+        state = "is not active" if network else "does not exist"
+        start = f"start it (virsh net-start {use.name}), or " if network else ""
         yield (
-            f"{use.kind} {use.name!r} {state} on {facts.uri}: use --map-network "
+            f"{use.kind} {use.name!r} {state} on {facts.uri}: {start}use --map-network "
             f"{use.origin}=NAME ({_choices(facts)})"
         )
 
@@ -188,8 +190,10 @@ def _pool(facts: TargetFacts, need: Needs) -> Iterator[str]:
         name for name, other in facts.pools.items() if other.active and other.kind in FILE_POOLS
     )
     if pool is None:
+        make = "" if usable else f"; virsh pool-create-as {need.pool} dir --target DIR makes one"
         yield (
-            f"pool {need.pool!r} does not exist on {facts.uri}: use --pool NAME ({_listed(usable)})"
+            f"pool {need.pool!r} does not exist on {facts.uri}: use --pool NAME "
+            f"({_listed(usable)}{make})"
         )
         return
     if pool.kind not in FILE_POOLS:

@@ -150,7 +150,10 @@ def _names(wiring: Wiring, vms: Sequence[str], policy: str | None) -> list[str]:
         known = [domain.name for _, domain in machines(wiring.hosts())]
         vms = (*vms, *(vm for vm in sorted(known) if chosen.covers(vm)))
         if not vms:
-            raise UsageError(f"policy {policy!r} covers no VM of the hosts", hint="drvm vms")
+            raise UsageError(
+                f"policy {policy!r} covers no VM of the hosts",
+                hint="drvm vms shows the policy of each VM",
+            )
     if not vms:
         raise UsageError("which VMs?", hint="drvm backup VM..., or --policy NAME; drvm vms")
     return list(dict.fromkeys(_found(wiring, vm) for vm in vms))

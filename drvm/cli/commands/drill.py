@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import chosen_point, good_points, opened, warn
+from drvm.cli.opening import check_place, chosen_point, good_points, opened, warn
 from drvm.cli.output import Column, Output
 from drvm.core.errors import DrillFailed, UsageError
 from drvm.core.units import format_bytes, format_seconds
@@ -59,6 +59,8 @@ def command(
       drvm drill web1
       drvm drill --policy nightly --json | jq '.drills[] | {vm, passed, rto_seconds}'
     """
+    if report_path is not None:
+        check_place(report_path.absolute())
     with opened(invocation) as wiring:
         plans = [
             plan_drill_of(wiring, manifest, virt_type)
@@ -88,16 +90,21 @@ def command(
 def _chosen(
     invocation: Invocation, wiring: Wiring, points: tuple[str, ...], policy: str | None
 ) -> list[Manifest]:
+    """Those that are named, then those of the policy; each once."""
+    if policy is None and not points:
+        raise UsageError("which points?", hint="drvm drill VM..., or --policy NAME; drvm points")
+    manifests = [chosen_point(invocation, wiring, text).manifest for text in points]
     if policy is not None:
         chosen = wiring.settings.policy_named(policy)
         good = good_points(invocation, wiring.repository())
         vms = sorted({point.manifest.vm for point in good if chosen.covers(point.manifest.vm)})
         if not vms:
-            raise UsageError(f"policy {policy!r} covers no VM that has points")
-        return [select(good, vm).manifest for vm in vms]
-    if not points:
-        raise UsageError("which points?", hint="drvm drill VM..., or --policy NAME; drvm points")
-    return [chosen_point(invocation, wiring, text).manifest for text in points]
+            raise UsageError(
+                f"policy {policy!r} covers no VM that has points",
+                hint="drvm vms shows the policy of each VM",
+            )
+        manifests += [select(good, vm).manifest for vm in vms]
+    return list({manifest.id: manifest for manifest in manifests}.values())
 
 
 def _write_report(invocation: Invocation, wiring: Wiring, path: Path) -> None:
@@ -115,10 +122,21 @@ def _tell(output: Output, results: list[DrillResult], report: Path) -> None:
         verdict = "passed" if result.passed else "FAILED"
         output.line(f"{result.vm}, point {result.point}: {verdict}")
         rows = [
-            ["yes" if check.passed else "NO", check.name, format_seconds(check.seconds)]
+            [
+                "yes" if check.passed else "NO",
+                check.name,
+                format_seconds(check.seconds),
+                check.detail,
+            ]
             for check in result.checks
         ]
-        output.table([Column("passed"), Column("check"), Column("took", right=True)], rows)
+        columns = [
+            Column("passed"),
+            Column("check"),
+            Column("took", right=True),
+            Column("found", wraps=True),
+        ]
+        output.table(columns, rows)
         if result.failure:
             output.line(f"  {result.failure}")
         rto = "not reached" if result.rto_seconds is None else format_seconds(result.rto_seconds)

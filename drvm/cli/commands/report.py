@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import good_points, opened
+from drvm.cli.opening import check_place, good_points, opened
 from drvm.core.errors import UsageError
 from drvm.report.html import html_report
 from drvm.report.json_report import json_report, report_fields
@@ -55,6 +55,8 @@ def command(
             "the report is a page of HTML, which nobody reads on a terminal",
             hint="add --output FILE.html, or --format json",
         )
+    if output is not None:
+        check_place(output.absolute())
     with opened(invocation) as wiring:
         report = gather_report(wiring, good_points(invocation, wiring.repository()))
     if output is None and invocation.output.json:

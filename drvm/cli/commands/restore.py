@@ -14,6 +14,7 @@ from drvm.cli.opening import chosen_point, opened, warn
 from drvm.cli.views import short_time
 from drvm.config.settings import Overrides
 from drvm.core.errors import UsageError
+from drvm.core.ids import is_vm_name
 from drvm.core.units import format_bytes
 from drvm.repository.manifest import Manifest
 from drvm.restore.difference import difference
@@ -173,6 +174,10 @@ def _refuse_with_output(options: dict[str, Any]) -> None:
 def make_request(
     target: TargetOptions, identity: Literal["keep", "replace", "clone"], name: str | None
 ) -> RestoreRequest:
+    if name is not None and not is_vm_name(name):
+        raise UsageError(
+            f"{name!r} can't be the name of a machine", hint="letters, digits and . _ + @ -"
+        )
     return RestoreRequest(
         identity=identity,
         name=name,
@@ -207,9 +212,7 @@ def restore_machine(
         invocation.confirm(f"replace {manifest.vm} by its point {manifest.id}?", yes=yes)
     with invocation.progress() as progress:
         restored = run_restore(plan, host, wiring.restorer(), progress, start=target.start)
-    _tell(invocation, manifest, restored)
-    for path in plan.left:
-        invocation.output.line(f"left where it was: {path}")
+    _tell(invocation, manifest, restored, plan.left)
 
 
 def _to_folder(
@@ -278,7 +281,9 @@ def _image_fields(images: tuple[PlannedImage, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _tell(invocation: Invocation, manifest: Manifest, restored: Restored) -> None:
+def _tell(
+    invocation: Invocation, manifest: Manifest, restored: Restored, left: tuple[str, ...] = ()
+) -> None:
     if invocation.output.json:
         fields = {
             "point": manifest.id,
@@ -286,6 +291,7 @@ def _tell(invocation: Invocation, manifest: Manifest, restored: Restored) -> Non
             "vm_uuid": restored.uuid or None,
             "files": restored.files,
             "written_bytes": restored.written_bytes,
+            "left_files": left,
         }
         invocation.output.document({"restored": fields})
         return
@@ -294,3 +300,5 @@ def _tell(invocation: Invocation, manifest: Manifest, restored: Restored) -> Non
     invocation.output.line(f"restored point {manifest.id} of {manifest.vm} {what}: {size} written")
     for path in restored.files:
         invocation.output.line(f"  {path}")
+    for old in left:
+        invocation.output.line(f"  left where it was: {old}")

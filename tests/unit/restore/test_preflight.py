@@ -66,7 +66,7 @@ def test_a_replacement_of_a_vm_that_is_off_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"name": "vm"}, "a VM named 'vm' exists --name NAME --replace"),
+        ({"name": "vm"}, "a VM named 'vm' exists clone POINT NAME --replace"),
         ({"uuid": SAME.uuid}, f"'vm' has the UUID {SAME.uuid} --clone"),
         ({"macs": OTHER.macs}, "'other' 52:54:00:00:00:01 --clone"),
         (
