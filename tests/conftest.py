@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import signal
 from collections.abc import Iterator
 
@@ -16,9 +17,11 @@ from drvm.lab import guest as lab
 from drvm.lab import services
 from tests.guests import MakeGuest, guests, remove_leftovers
 
-# No test may depend on how busy the machine is.
-hypothesis.settings.register_profile("drvm", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("drvm")
+# No test may depend on how busy the machine is. The short form tries the same examples every time,
+# the long form other ones, and more.
+hypothesis.settings.register_profile("short", deadline=None, print_blob=True, derandomize=True)
+hypothesis.settings.register_profile("long", deadline=None, print_blob=True, max_examples=1000)
+hypothesis.settings.load_profile("long" if "--long" in sys.argv else "short")
 
 _left_out = pytest.StashKey[int]()
 
