@@ -1,13 +1,19 @@
-"""Points as tools and people see them: stable fields, units in names."""
+"""Points and drills as tools and people see them: stable fields, units in names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from drvm.cli.output import Column, Output
-from drvm.core.units import format_bytes
+from drvm.core.text import printable
+from drvm.core.units import format_bytes, format_seconds
+from drvm.report.json_report import drill_fields
+from drvm.report.model import DrillResult
 from drvm.repository.manifest import Manifest
+
+_SHOWN_CHARS = 300
 
 
 def point_fields(manifest: Manifest) -> dict[str, Any]:
@@ -70,6 +76,39 @@ def show_points(output: Output, manifests: Iterable[Manifest]) -> None:
         for manifest in manifests
     ]
     output.table(columns, rows)
+
+
+def show_drills(output: Output, results: Sequence[DrillResult], report: Path) -> None:
+    """``report``: where the page is on which they stand."""
+    if output.json:
+        fields = [{**drill_fields(result), "report": report} for result in results]
+        output.document({"drills": fields})
+        return
+    columns = [
+        Column("passed"),
+        Column("check"),
+        Column("took", right=True),
+        Column("found", wraps=True),
+    ]
+    for result in results:
+        verdict = "passed" if result.passed else "FAILED"
+        output.line(f"{result.vm}, point {result.point}: {verdict}")
+        rows = [
+            [
+                "yes" if check.passed else "NO",
+                check.name,
+                format_seconds(check.seconds),
+                printable(check.detail, _SHOWN_CHARS),
+            ]
+            for check in result.checks
+        ]
+        if rows:
+            output.table(columns, rows)
+        if result.failure:
+            output.line(f"  {result.failure}")
+        rto = "not reached" if result.rto_seconds is None else format_seconds(result.rto_seconds)
+        output.line(f"  RTO {rto}, RPO {format_seconds(result.rpo_seconds)}")
+    output.line(f"report: {report}")
 
 
 def short_time(moment: str) -> str:

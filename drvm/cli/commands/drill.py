@@ -9,13 +9,11 @@ import click
 
 from drvm.cli.invocation import Invocation
 from drvm.cli.opening import check_place, chosen_point, good_points, opened, warn
-from drvm.cli.output import Column, Output
+from drvm.cli.views import show_drills
 from drvm.core.errors import DrillFailed, UsageError
-from drvm.core.units import format_bytes, format_seconds
+from drvm.core.units import format_bytes
 from drvm.drill.plan import DrillPlan
 from drvm.report.html import html_report
-from drvm.report.json_report import drill_fields
-from drvm.report.model import DrillResult
 from drvm.repository.manifest import Manifest
 from drvm.repository.select import select
 from drvm.wiring.assembly import Wiring
@@ -78,7 +76,7 @@ def command(
     for result in results:
         for warning in result.warnings:
             warn(invocation, f"{result.vm}: {warning}")
-    _tell(invocation.output, results, report)
+    show_drills(invocation.output, results, report)
     failed = [result.vm for result in results if not result.passed]
     if failed:
         raise DrillFailed(
@@ -111,37 +109,6 @@ def _write_report(invocation: Invocation, wiring: Wiring, path: Path) -> None:
     report = gather_report(wiring, good_points(invocation, wiring.repository()))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.write_text(html_report(report), encoding="utf-8")
-
-
-def _tell(output: Output, results: list[DrillResult], report: Path) -> None:
-    if output.json:
-        fields = [{**drill_fields(result), "report": report} for result in results]
-        output.document({"drills": fields})
-        return
-    for result in results:
-        verdict = "passed" if result.passed else "FAILED"
-        output.line(f"{result.vm}, point {result.point}: {verdict}")
-        rows = [
-            [
-                "yes" if check.passed else "NO",
-                check.name,
-                format_seconds(check.seconds),
-                check.detail,
-            ]
-            for check in result.checks
-        ]
-        columns = [
-            Column("passed"),
-            Column("check"),
-            Column("took", right=True),
-            Column("found", wraps=True),
-        ]
-        output.table(columns, rows)
-        if result.failure:
-            output.line(f"  {result.failure}")
-        rto = "not reached" if result.rto_seconds is None else format_seconds(result.rto_seconds)
-        output.line(f"  RTO {rto}, RPO {format_seconds(result.rpo_seconds)}")
-    output.line(f"report: {report}")
 
 
 def _show_plans(invocation: Invocation, plans: list[DrillPlan]) -> None:

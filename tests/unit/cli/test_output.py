@@ -36,6 +36,19 @@ def test_a_table_on_a_terminal_takes_brackets_as_they_are() -> None:
     assert "[bold]web[/bold]" in stream.getvalue()
 
 
+def test_a_narrow_terminal_wraps_long_texts_and_leaves_ids_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    out, stream = output(Terminal())
+    ids = ["9f86d081884c7d65" * 2, "web1"]
+    columns = (Column("point"), Column("vm"), Column("found", wraps=True))
+    out.table(columns, [[*ids, "a few words that are too long for the line"]])
+    lines = stream.getvalue().splitlines()
+    assert any(all(text in line for text in ids) for line in lines)
+    assert len(lines) > 2 and "too long" in stream.getvalue()
+
+
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_control_characters_are_written_out(stream: type[io.StringIO]) -> None:
     out, written = output(stream())
