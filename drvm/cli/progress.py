@@ -11,6 +11,7 @@ from drvm.core.progress import NoProgress, Progress
 from drvm.core.text import printable
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress as RichProgress
 
 
@@ -38,12 +39,13 @@ class BarProgress:
     def stage(self, title: str, total_bytes: int | None = None) -> None:
         from rich.markup import escape
 
-        self._bars.reset(
-            self._task, total=total_bytes, visible=True, description=escape(printable(title))
-        )
+        # a task can't go back to having no total
+        self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(escape(printable(title)), total=total_bytes)
 
     def advance(self, done_bytes: int) -> None:
-        self._bars.advance(self._task, done_bytes)
+        with contextlib.suppress(KeyError):  # by a thread of the stage before
+            self._bars.advance(self._task, done_bytes)
 
 
 @contextlib.contextmanager
@@ -64,19 +66,34 @@ def _rich_bars(stream: TextIO, *, colour: bool) -> RichProgress:
         BarColumn,
         DownloadColumn,
         Progress,
+        ProgressColumn,
         SpinnerColumn,
+        Task,
         TextColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
+
+    class Measured(ProgressColumn):
+        """``known`` where the stage has a total, else ``unknown`` or nothing."""
+
+        def __init__(self, known: ProgressColumn, unknown: ProgressColumn | None = None) -> None:
+            super().__init__()
+            self._known, self._unknown = known, unknown
+
+        def render(self, task: Task) -> RenderableType:
+            column = self._known if task.total is not None else self._unknown
+            return Text("") if column is None else column.render(task)
 
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
+        Measured(DownloadColumn(binary_units=True)),
+        Measured(TransferSpeedColumn()),
+        Measured(TimeRemainingColumn(compact=True), TimeElapsedColumn()),
         console=Console(file=stream, no_color=not colour),
         transient=True,
         expand=True,
