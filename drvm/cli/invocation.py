@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import logging
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from drvm.config.load import Rule
     from drvm.config.model import Config
     from drvm.config.settings import Overrides, Settings
+
+log = logging.getLogger("drvm.steps")
 
 DONE = 0
 DONE_WITH_WARNINGS = 3
@@ -66,6 +69,10 @@ class Invocation:
 
     def progress(self) -> AbstractContextManager[Progress]:
         return show_progress(self.stderr, self.flags, colour=self.colour)
+
+    def trace(self, step: str) -> None:
+        """The steps of a job that have become true: told with ``-v``."""
+        log.info("%s", step)
 
     def password(self, settings: Settings, *, confirm: bool = False) -> bytes:
         """From where the settings say, else from the terminal; ``confirm`` asks twice.

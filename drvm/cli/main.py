@@ -109,7 +109,7 @@ def _common_options(*, hidden: bool) -> list[click.Option]:
     return [
         option(["--json"], _set_json, "Print one JSON document instead of text."),
         option(["-q", "--quiet"], _set_quiet, "No progress, only errors on stderr."),
-        option(["-v", "--verbose"], _add_verbosity, "Say more on stderr; twice: everything."),
+        option(["-v", "--verbose"], _add_verbosity, "Say each step on stderr; twice: more."),
         click.Option(
             ["--config"],
             metavar="FILE",

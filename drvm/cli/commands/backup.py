@@ -123,7 +123,9 @@ def command(
                 _show_plans(invocation, [plan_point(wiring, vm, options(vm)) for vm in names])
                 return DONE
             outcome = _take(
-                invocation, names, lambda vm, bar: take_point(wiring, vm, options(vm), bar)
+                invocation,
+                names,
+                lambda vm, bar: take_point(wiring, vm, options(vm), bar, invocation.trace),
             )
     return _tell(invocation, outcome)
 

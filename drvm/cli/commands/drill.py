@@ -70,7 +70,7 @@ def command(
         results = []
         with invocation.progress() as progress:
             for plan in plans:
-                results.append(carry_out_drill(wiring, plan, progress))
+                results.append(carry_out_drill(wiring, plan, progress, invocation.trace))
         report = (report_path or wiring.report_path(results[-1].id)).absolute()
         _write_report(invocation, wiring, report)
     for result in results:
