@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drvm import __version__
 from drvm.backup.transfer import transfer
@@ -14,7 +14,13 @@ from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
 from drvm.repository.session import Session, Written
-from drvm.snapshot.capture import CaptureRequest, Engine, FrozenDisk, FrozenMachine
+from drvm.snapshot.capture import (
+    CaptureRequest,
+    Engine,
+    FrozenDisk,
+    FrozenMachine,
+    ParentPoint,
+)
 
 ATTEMPTS = 3
 """How often a point is written anew when a collector condemns packs that it relies on."""
@@ -62,7 +68,7 @@ class Backup:
         self._progress.stage(f"capturing {request.vm}")
         point: Point | None = None
         try:
-            with engine.capture(request) as frozen:
+            with engine.capture(replace(request, parent=_parent_point(parent))) as frozen:
                 point = self._store(frozen, request.point_id, parent)
                 self._progress.stage(f"releasing {request.vm}")
         except CleanupFailed as error:
@@ -135,6 +141,12 @@ class Backup:
         read_bytes = transfer(disk, writer, self._progress)
         self._trace(f"read {disk.target}")
         return writer, read_bytes
+
+
+def _parent_point(point: Point | None) -> ParentPoint | None:
+    if point is None:
+        return None
+    return ParentPoint(point.id, {d.target: d.size_bytes for d in point.manifest.disks})
 
 
 def _encoded(text: str | None) -> bytes | None:

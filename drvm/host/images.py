@@ -17,7 +17,7 @@ from typing import Any
 from drvm.core.errors import HostError, ProcessFailed
 from drvm.core.files import sync_directory
 from drvm.core.process import Processes
-from drvm.host.model import ImageInfo
+from drvm.host.model import Bitmap, ImageInfo
 
 FORMATS = frozenset({"raw", "qcow2"})
 
@@ -181,6 +181,10 @@ def _parse_info(document: Any, path: Path, image_format: str) -> ImageInfo:
             options[name.replace("-", "_")] = "on" if details.get(name) else "off"
     backing = document.get("backing-filename")
     backing_format = document.get("backing-filename-format")
+    bitmaps = tuple(
+        Bitmap(str(entry["name"]), int(entry["granularity"]), frozenset(entry["flags"]))
+        for entry in details.get("bitmaps", ())
+    )
     return ImageInfo(
         path=path,
         format=image_format,
@@ -189,4 +193,5 @@ def _parse_info(document: Any, path: Path, image_format: str) -> ImageInfo:
         backing_file=None if backing is None else str(backing),
         backing_format=None if backing_format is None else str(backing_format),
         options=options,
+        bitmaps=bitmaps,
     )

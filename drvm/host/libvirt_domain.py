@@ -93,6 +93,17 @@ class LibvirtDomain:
     def checkpoint_names(self) -> list[str]:
         return self._ask(lambda d: sorted(c.getName() for c in d.listAllCheckpoints(0)))
 
+    def checkpoint_xml(self, name: str) -> str:
+        flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN
+        return self._ask(lambda d: str(d.checkpointLookupByName(name, 0).getXMLDesc(flags)))
+
+    def create_checkpoint(self, checkpoint_xml: str) -> None:
+        self._change(lambda d: d.checkpointCreateXML(checkpoint_xml, 0))
+
+    def delete_checkpoint(self, name: str, *, metadata_only: bool = False) -> None:
+        flags = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY if metadata_only else 0
+        self._change(lambda d: d.checkpointLookupByName(name, 0).delete(flags))
+
     def has_domain_job(self) -> bool:
         try:
             return bool(self._ask(lambda d: int(d.jobStats().get("type", 0))))

@@ -99,6 +99,20 @@ class Domain(Protocol):
 
     def checkpoint_names(self) -> list[str]: ...
 
+    def checkpoint_xml(self, name: str) -> str:
+        """Without the domain's definition inside. Raises ``HostError`` where there is none."""
+        ...
+
+    def create_checkpoint(self, checkpoint_xml: str) -> None:
+        """A persistent dirty bitmap in each qcow2 that the XML names, from now on; all or none.
+        The machine must be running or paused."""
+        ...
+
+    def delete_checkpoint(self, name: str, *, metadata_only: bool = False) -> None:
+        """With its bitmaps; the machine must run, and every bitmap be there. ``metadata_only``:
+        libvirt forgets it, the images stay as they are."""
+        ...
+
     def has_domain_job(self) -> bool:
         """Whether a backup, migration or save job is under way (a second one would block)."""
         ...
@@ -214,6 +228,19 @@ class Host(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Bitmap:
+    """A persistent dirty bitmap as it is *stored* in a qcow2.
+
+    ``flags``: ``auto`` means that it is recording, ``in-use`` that a QEMU has it open for
+    writing or died with it: then what is stored is not to be believed.
+    """
+
+    name: str
+    granularity_bytes: int
+    flags: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """An image file or block device, as ``qemu-img info`` says with its format given.
 
@@ -228,6 +255,7 @@ class ImageInfo:
     backing_file: str | None
     backing_format: str | None
     options: Mapping[str, str]
+    bitmaps: tuple[Bitmap, ...] = ()
 
 
 class BlockReader(Protocol):

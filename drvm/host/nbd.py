@@ -7,7 +7,7 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -33,6 +33,8 @@ _PREFIX = "drvm-nbd-"
 _SWEEP_AGE_S = 3600.0
 _ALLOCATION = "base:allocation"
 _STATE_ZERO = 2
+_DIRTY_BITMAP = "qemu:dirty-bitmap:"
+_STATE_DIRTY = 1
 
 
 class NbdExport:
@@ -40,7 +42,9 @@ class NbdExport:
 
     It takes none of QEMU's image locks: a lock would keep a machine that is off from starting,
     and one that is left behind would keep its overlay from being committed. Whoever reads must
-    know by other means that nobody writes. The server ends with its last client, and the export
+    know by other means that nobody writes. With ``bitmap``, a dirty bitmap of the image, clients
+    can ask for its ranges too; entering raises ``HostError`` if it is absent or inconsistent. The
+    server ends with its last client, and the export
     holds one connection, so the server ends with us even if we are killed.
     """
 
@@ -51,6 +55,7 @@ class NbdExport:
         image_format: str,
         *,
         writable: bool = False,
+        bitmap: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         if image_format not in FORMATS or not path.is_absolute():
@@ -59,6 +64,7 @@ class NbdExport:
         self._path = path
         self._format = image_format
         self._writable = writable
+        self._bitmap = bitmap
         self._clock = clock or SystemClock()
         self._cleanup = contextlib.ExitStack()
         self.socket = Path()
@@ -91,6 +97,7 @@ class NbdExport:
         image = ",".join(f"{name}={value}" for name, value in options.items())
         argv = ["qemu-nbd", "--image-opts", image, "--socket", str(self.socket)]
         argv += ["--shared", str(_MAX_CLIENTS)]
+        argv += [] if self._bitmap is None else ["--bitmap", self._bitmap]
         return argv + ([] if self._writable else ["--read-only"])
 
     def _first_connection(self, child: Child, log: Path) -> Any:
@@ -151,38 +158,51 @@ class NbdWriter:
 
 def nbd_extents(socket: Path) -> Iterator[Extent]:
     """By ``base:allocation``: what the server promises to be zeroes is ZERO, all else DATA."""
-    handle = _connect(socket)
+    for offset, length, state in _states(socket, _ALLOCATION):
+        kind = ExtentKind.ZERO if state & _STATE_ZERO else ExtentKind.DATA
+        yield Extent(offset, length, kind)
+
+
+def nbd_changes(socket: Path, bitmap: str) -> Iterator[Extent]:
+    """By a dirty bitmap that the export has: what it marks is DATA, all else UNCHANGED."""
+    for offset, length, state in _states(socket, _DIRTY_BITMAP + bitmap):
+        kind = ExtentKind.DATA if state & _STATE_DIRTY else ExtentKind.UNCHANGED
+        yield Extent(offset, length, kind)
+
+
+def _states(socket: Path, context: str) -> Iterator[tuple[int, int, int]]:
+    """(offset, length, state) over the whole disk, as one meta context tells it."""
+    handle = _connect(socket, (context,))
     try:
         size_bytes: int = _checked(handle.get_size)
-        if not _checked(lambda: handle.can_meta_context(_ALLOCATION)):
-            raise HostError("the NBD server does not tell which ranges hold data")
+        if not _checked(lambda: handle.can_meta_context(context)):
+            raise HostError(f"the NBD server does not tell {context}")
         position = 0
         while position < size_bytes:
-            for length, kind in _status(
-                handle, position, min(_STATUS_BYTES, size_bytes - position)
-            ):
-                yield Extent(position, length, kind)
-                position += length
+            length = min(_STATUS_BYTES, size_bytes - position)
+            for taken, state in _status(handle, context, position, length):
+                yield position, taken, state
+                position += taken
     finally:
         _shut_down(handle)
 
 
-def _status(handle: Any, offset: int, length: int) -> list[tuple[int, ExtentKind]]:
-    """At least one range, at most ``length`` bytes together."""
+def _status(handle: Any, context: str, offset: int, length: int) -> list[tuple[int, int]]:
+    """(length, state): at least one range, at most ``length`` bytes together."""
     entries: list[int] = []
 
-    def keep(context: str, start: int, found: list[int], _error: object) -> int:
-        if context == _ALLOCATION and start == offset:
+    def keep(told: str, start: int, found: list[int], _error: object) -> int:
+        if told == context and start == offset:
             entries.extend(found)
         return 0
 
     _checked(lambda: handle.block_status(length, offset, keep))
-    ranges: list[tuple[int, ExtentKind]] = []
+    ranges: list[tuple[int, int]] = []
     for size, state in zip(entries[0::2], entries[1::2], strict=True):
         taken = min(size, length)
         if taken <= 0:
             break
-        ranges.append((taken, ExtentKind.ZERO if state & _STATE_ZERO else ExtentKind.DATA))
+        ranges.append((taken, state))
         length -= taken
     if not ranges:
         raise HostError(f"the NBD server says nothing about the range at {offset}")
@@ -204,9 +224,10 @@ def _sweep(clock: Clock) -> None:
                 shutil.rmtree(directory)
 
 
-def _connect(socket: Path) -> Any:
+def _connect(socket: Path, contexts: Sequence[str] = ()) -> Any:
     handle = nbd.NBD()
-    _checked(lambda: handle.add_meta_context(_ALLOCATION))
+    for context in contexts:
+        _checked(functools.partial(handle.add_meta_context, context))
     _checked(lambda: handle.connect_unix(str(socket)))
     return handle
 

@@ -15,12 +15,21 @@ Consistency = Literal["filesystem", "crash", "offline"]
 
 
 @dataclass(frozen=True, slots=True)
+class ParentPoint:
+    """The good point that UNCHANGED refers to. ``sizes_bytes``: its disks by target."""
+
+    id: str
+    sizes_bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureRequest:
     """One VM, one instant.
 
     ``point_id`` names the files that the capture makes. ``exclude_disks`` are targets such as
     ``vdb``; every other disk that can't be captured is an error. ``require_filesystem`` makes a
-    failed freeze an error instead of the label ``crash``.
+    failed freeze an error instead of the label ``crash``. ``parent`` is the point whose disk maps
+    the backup will share; without one no extent is UNCHANGED.
     """
 
     vm: str
@@ -29,6 +38,7 @@ class CaptureRequest:
     require_filesystem: bool = False
     freeze_timeout_s: int = 5
     commit_bandwidth_mib_s: int = 0
+    parent: ParentPoint | None = None
 
 
 class FrozenDisk(Protocol):
@@ -56,12 +66,13 @@ class FrozenDisk(Protocol):
 
     @property
     def method(self) -> str:
-        """How its changes were found, for people: ``full-read``, or with a reason behind a
-        colon."""
+        """How its changes were found, for people: ``checkpoint``, or ``full-read`` with the reason
+        behind a colon."""
         ...
 
     def extents(self) -> Iterator[Extent]:
-        """Ordered, without gaps, covering the whole disk."""
+        """Ordered, without gaps, covering the whole disk. UNCHANGED is relative to the request's
+        parent, and to nothing else."""
         ...
 
     def open(self) -> BlockReader:

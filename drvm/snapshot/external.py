@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drvm.core.errors import AgentError, CaptureError, HostError
 from drvm.core.units import format_bytes
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot import domainxml, guestview
+from drvm.snapshot import checkpoints, domainxml, guestview
 from drvm.snapshot.capture import CaptureRequest, Consistency, FrozenMachine
+from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from drvm.snapshot.parts import (
-    Image,
     Parts,
     freeze,
     read_nvram,
@@ -44,6 +44,7 @@ class _Prepared:
     definition_xml: str
     images: tuple[Image, ...]
     entry: Entry
+    hints: Mapping[str, Hint]
     warnings: tuple[str, ...]
 
 
@@ -74,9 +75,11 @@ class ExternalEngine:
             try:
                 parts.trace("overlays-journaled")
                 self._make_overlays(prepared)
+                problem = checkpoints.renew(domain, request, prepared.images)
+                parts.trace("checkpoint-made")
                 instant = self._snapshot(domain, request, prepared)
                 with contextlib.ExitStack() as exports:
-                    machine = self._frozen(domain, prepared, instant, exports)
+                    machine = self._frozen(domain, prepared, instant, exports, problem)
                     parts.trace("reading")
                     yield machine
             finally:
@@ -112,6 +115,7 @@ class ExternalEngine:
                 uri=parts.host.uri,
                 disks=disks,
             ),
+            hints=checkpoints.hints(domain, request, images),
             warnings=(*selection.warnings, *warnings, *state_warnings(machine)),
         )
 
@@ -242,21 +246,27 @@ class ExternalEngine:
         prepared: _Prepared,
         instant: _Instant,
         exports: contextlib.ExitStack,
+        problem: str,
     ) -> FrozenMachine:
+        parts = self._parts
+        hints = {
+            image.target: checkpoints.confirmed(
+                prepared.hints[image.target], parts.images.info(image.info.path, image.info.format)
+            )
+            for image in prepared.images
+        }
         return FrozenMachine(
             name=domain.name,
             uuid=domain.uuid,
             taken_at=instant.taken_at,
             consistency=instant.consistency,
             engine=self.name,
-            disks=freeze(
-                prepared.images, self._parts.processes, self._parts.clock, exports, "full-read"
-            ),
+            disks=freeze(prepared.images, parts.processes, parts.clock, exports, hints),
             definition_xml=prepared.definition_xml,
             nvram=read_nvram(prepared.machine.nvram),
             guest=guestview.ask(domain) if instant.consistency == "filesystem" else {},
             frozen_s=instant.frozen_s,
-            warnings=(*prepared.warnings, *instant.warnings),
+            warnings=(*prepared.warnings, *instant.warnings, *filter(None, [problem])),
         )
 
 

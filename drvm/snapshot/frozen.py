@@ -13,6 +13,7 @@ from drvm.core.extents import Extent, cover
 from drvm.host.model import BlockReader, ImageInfo
 from drvm.host.nbd import NbdReader, nbd_extents
 from drvm.host.rawfile import RawFileReader, raw_extents
+from drvm.snapshot.changes import combine
 
 # longer than the kernel's coarse clock, by which files are stamped, stands still
 _CLOCK_TICK_S = 0.02
@@ -52,10 +53,18 @@ class ChangeGuard:
 
 class FrozenImage:
     """Implements ``FrozenDisk``. ``socket`` is that of an export of the image; raw images
-    without one are read as files."""
+    without one are read as files. ``changes``: what was written to since the parent point, as
+    ``combine`` takes it, where that is known."""
 
     def __init__(
-        self, target: str, info: ImageInfo, guard: ChangeGuard, *, socket: Path | None, method: str
+        self,
+        target: str,
+        info: ImageInfo,
+        guard: ChangeGuard,
+        *,
+        socket: Path | None,
+        method: str,
+        changes: Sequence[Extent] | None = None,
     ) -> None:
         self.target = target
         self.size_bytes = info.virtual_size_bytes
@@ -65,12 +74,15 @@ class FrozenImage:
         self._path = info.path
         self._socket = socket
         self._guard = guard
+        self._changes = changes
 
     def extents(self) -> Iterator[Extent]:
         if self._socket is None:
             found = raw_extents(self._path, self.size_bytes)
         else:
             found = nbd_extents(self._socket)
+        if self._changes is not None:
+            found = combine(found, self._changes, self.size_bytes)
         yield from cover(found, self.size_bytes)
         self._guard.check()
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from drvm.core.errors import CaptureError
 from drvm.host.images import in_use
 from drvm.host.model import DomainState
-from drvm.snapshot import domainxml
+from drvm.snapshot import checkpoints, domainxml
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
+from drvm.snapshot.checkpoints import Image
 from drvm.snapshot.disks import select
 from drvm.snapshot.parts import (
-    Image,
     Parts,
     freeze,
     read_nvram,
@@ -23,8 +23,8 @@ from drvm.snapshot.recovery import finish_earlier
 
 
 class OfflineEngine:
-    """Nothing is made and nothing is locked. If the machine is started while it is read, it
-    starts, and the reading fails."""
+    """Nothing is made, no checkpoint either, and nothing is locked. If the machine is started
+    while it is read, it starts, and the reading fails."""
 
     name = "offline"
 
@@ -44,7 +44,12 @@ class OfflineEngine:
             images = tuple(
                 Image(s.target, parts.images.chain(s.path, s.format)) for s in selection.captured
             )
-            disks = freeze(images, parts.processes, parts.clock, exports, "full-read")
+            found = checkpoints.hints(domain, request, images)
+            hints = {
+                image.target: checkpoints.confirmed(found[image.target], image.info)
+                for image in images
+            }
+            disks = freeze(images, parts.processes, parts.clock, exports, hints)
             taken_at = parts.clock.now()
             nvram = read_nvram(machine.nvram)
             saved = domain.has_managed_save()

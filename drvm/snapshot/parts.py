@@ -5,24 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from drvm.core.clock import Clock
-from drvm.core.errors import CaptureError
+from drvm.core.errors import CaptureError, HostError
+from drvm.core.extents import Extent
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
 from drvm.host.images import ImageTool
 from drvm.host.model import Host, ImageInfo
-from drvm.host.nbd import NbdExport
+from drvm.host.nbd import NbdExport, nbd_changes
 from drvm.snapshot.capture import FrozenDisk
+from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.frozen import ChangeGuard, FrozenImage
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.putback import Limits, PutBack
 
+_MAX_CHANGES = 1 << 19
 _MAX_NVRAM_BYTES = 64 * 1024 * 1024
 _LOCAL_HOSTS = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
@@ -46,18 +50,6 @@ class Parts:
         return PutBack(self.host, self.images, self.journal, self.clock, self.trace, self.limits)
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One disk's images, the one that is read first."""
-
-    target: str
-    chain: tuple[ImageInfo, ...]
-
-    @property
-    def info(self) -> ImageInfo:
-        return self.chain[0]
-
-
 def require_local(host: Host) -> None:
     """Images are read as local files, so a capture runs on the KVM host itself."""
     if urlsplit(host.uri).hostname not in _LOCAL_HOSTS:
@@ -72,23 +64,57 @@ def freeze(
     processes: Processes,
     clock: Clock,
     stack: contextlib.ExitStack,
-    method: str,
+    hints: Mapping[str, Hint] | None = None,
 ) -> tuple[FrozenDisk, ...]:
     """Readable disks of images that nobody may write to from now on; exports end with ``stack``.
 
     No lock keeps a writer away, as it would keep a guest from starting. Instead every read, and
     the end of the extents, looks whether any image of the chain was written to since this call,
     and raises ``CaptureError`` if one was: what has been read without error is one instant.
+
+    ``hints`` by target: where one names a bitmap, that bitmap is read now, and where it can't be,
+    the whole disk will be.
     """
     disks: list[FrozenDisk] = []
     for image in images:
         guard = ChangeGuard([layer.path for layer in image.chain], clock)
-        socket = None
+        hint = (hints or {}).get(image.target, Hint())
+        socket, changes = None, None
         if image.info.format != "raw":
-            export = NbdExport(processes, image.info.path, image.info.format)
-            socket = stack.enter_context(export).socket
-        disks.append(FrozenImage(image.target, image.info, guard, socket=socket, method=method))
+            try:
+                socket, changes = _export(image.info, processes, stack, hint.bitmap)
+            except HostError as problem:
+                if hint.bitmap is None:
+                    raise
+                hint = Hint(doubt=f"the bitmap can't be read: {problem.message}")
+                socket, _ = _export(image.info, processes, stack, None)
+        disks.append(
+            FrozenImage(
+                image.target,
+                image.info,
+                guard,
+                socket=socket,
+                method=hint.method,
+                changes=changes,
+            )
+        )
     return tuple(disks)
+
+
+def _export(
+    info: ImageInfo, processes: Processes, stack: contextlib.ExitStack, bitmap: str | None
+) -> tuple[Path, tuple[Extent, ...] | None]:
+    """The socket of an export that ends with ``stack``, and what ``bitmap`` marks."""
+    with contextlib.ExitStack() as attempt:
+        export = NbdExport(processes, info.path, info.format, bitmap=bitmap)
+        socket = attempt.enter_context(export).socket
+        changes = None
+        if bitmap is not None:
+            changes = tuple(islice(nbd_changes(socket, bitmap), _MAX_CHANGES + 1))
+            if len(changes) > _MAX_CHANGES:
+                raise HostError(f"it marks more than {_MAX_CHANGES} ranges")
+        stack.push(attempt.pop_all())
+    return socket, changes
 
 
 def read_nvram(path: Path | None) -> bytes | None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,36 +12,14 @@ from drvm.core.ids import new_point_id
 from drvm.core.process import Processes
 from drvm.core.progress import NoProgress, no_trace
 from drvm.lab.services import S3Server
-from drvm.snapshot.capture import CaptureRequest, Engine, FrozenMachine
+from drvm.snapshot.capture import CaptureRequest
 from drvm.snapshot.choose import choose
 from tests import chain
 from tests.appliance import make_appliance
-from tests.capturing import image_digest
-from tests.guests import Guest, MakeGuest
+from tests.capturing import KeepingEngine, image_digest
+from tests.guests import MakeGuest
 
 pytestmark = [pytest.mark.guest, pytest.mark.s3]
-
-
-@dataclass
-class KeepingEngine:
-    """Another engine, whose frozen images are looked at by other means while they are frozen."""
-
-    inner: Engine
-    guest: Guest
-    scratch: Path
-    processes: Processes
-    name: str = "external"
-    frozen: dict[str, str] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def capture(self, request: CaptureRequest) -> Iterator[FrozenMachine]:
-        with self.inner.capture(request) as machine:
-            for disk in machine.disks:
-                path = self.guest.disks[disk.target]
-                self.frozen[disk.target] = image_digest(
-                    path, disk.format, self.scratch, self.processes
-                )
-            yield machine
 
 
 def test_restored_disks_are_the_frozen_ones_although_the_guest_writes_on(
