@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drvm.core.errors import HostError
 from drvm.core.extents import Extent, ExtentKind, cover
 from drvm.core.process import SystemProcesses
 from drvm.core.units import MIB
@@ -59,7 +61,6 @@ class Model:
     bitmap: list[bool] | None = None
     point: list[int] | None = None
     numbers: int = 0
-    methods: set[str] = field(default_factory=set)
 
     def put(self, at: int, count: int, *, zero: bool, allocate: bool) -> None:
         self.numbers += 1
@@ -75,7 +76,7 @@ class Model:
                 del values[units:]
                 values.extend([fresh] * (units - len(values)))  # type: ignore[list-item]
 
-    def back_up(self, committed: bool) -> None:
+    def back_up(self, *, committed: bool) -> None:
         size = len(self.content) * UNIT
         found = list(extents(*((UNIT, DATA if a else ZERO) for a in self.allocated)))
         if self.bitmap is not None and self.point is not None and len(self.point) * UNIT == size:
@@ -118,7 +119,7 @@ def test_every_point_of_any_history_is_what_the_disk_was(steps: list[tuple[str, 
             case "resize", int(units):
                 disk.resize(units)
             case "backup", bool(committed):
-                disk.back_up(committed)
+                disk.back_up(committed=committed)
             case "crash", _:
                 disk.bitmap = None
             case _, (int(at), int(count)):
@@ -149,3 +150,30 @@ def test_an_image_made_smaller_and_larger_again_reads_as_zeroes_from_the_cut_on(
         kinds = [(e.offset, e.kind) for e in cover(found, 8 * MIB)]
     assert {extent.kind for extent in changes} == {UNCHANGED}
     assert kinds == [(0, UNCHANGED), (2 * MIB, ZERO)]
+
+
+def test_every_way_of_making_zeroes_is_marked(tmp_path: Path) -> None:
+    """Written, written as zeroes with and without unmapping, and discarded."""
+    processes, image = SystemProcesses(), tmp_path / "image"
+    (tmp_path / "raw").write_bytes(b"x" * MIB)
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", tmp_path / "raw", image)
+    qemu_img("bitmap", "--add", "-f", "qcow2", image, "since")
+    steps = ("write -P 0 0 64k", "write -z 128k 64k", "write -z -u 256k 64k", "discard 384k 64k")
+    argv = ["qemu-io", "-f", "qcow2", *(word for step in steps for word in ("-c", step))]
+    processes.run([*argv, str(image)], timeout_s=60)
+    with NbdExport(processes, image, "qcow2", bitmap="since") as export:
+        found = list(cover(nbd_changes(export.socket, "since"), MIB))
+        allocated = list(nbd_extents(export.socket))
+    marked = [e.offset // 65536 for e in found if e.kind is DATA]
+    assert marked == [0, 2, 4, 6]
+    kinds = [(e.offset // 65536, e.kind) for e in cover(combine(allocated, found, MIB), MIB)]
+    assert kinds[:7:2] == [(0, DATA), (2, ZERO), (4, ZERO), (6, ZERO)]
+
+
+def test_an_inconsistent_or_absent_bitmap_can_not_be_served(tmp_path: Path) -> None:
+    qemu_img("create", "-q", "-f", "qcow2", tmp_path / "image", MIB)
+    with (
+        pytest.raises(HostError, match="does not serve"),
+        NbdExport(SystemProcesses(), tmp_path / "image", "qcow2", bitmap="absent"),
+    ):
+        pytest.fail("served")
