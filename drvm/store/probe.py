@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from drvm.core.clock import Clock
 from drvm.core.errors import ObjectExists, ObjectMissing, OutcomeUnknown, StoreError
+from drvm.core.findings import Finding
 from drvm.store.base import Store
 
 RACE_ROUNDS = 2  # contended conditional writes take SeaweedFS seconds
@@ -17,16 +18,6 @@ RACE_WRITERS = 4
 MAX_DRIFT_S = 60.0
 
 _SAMPLE = bytes(range(256)) * 16
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """``detail`` is one line for people; ``hint`` says what to do where it is not ``ok``."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from drvm.backup.run import Backup, BackupResult
 from drvm.config.model import DrillConfig, PolicyConfig
 from drvm.core.clock import parse_rfc3339
 from drvm.core.errors import RepositoryError
+from drvm.core.findings import Finding
 from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.drill.checks.base import Check
@@ -125,17 +126,6 @@ def gather_report(wiring: Wiring, points: Sequence[Point]) -> ReportInput:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Something that a killed process left. ``detail``: what was done, or what stands in the
-    way where it is not ``ok``."""
-
-    what: str
-    ok: bool
-    detail: str
-    hint: str = ""
-
-
 def plan_point(wiring: Wiring, vm: str, options: BackupOptions) -> BackupPlan:
     """Raises what ``take_point`` would raise before it touches anything."""
     host, domain = wiring.find(vm)
@@ -172,17 +162,18 @@ def find_drill_leftovers(wiring: Wiring, host: Host) -> Leftovers:
     return find_leftovers(host, *wiring.drill_directories())
 
 
-def finish_leftovers(wiring: Wiring) -> list[Finished]:
+def finish_leftovers(wiring: Wiring) -> list[Finding]:
     """Put every guest of the hosts back that a killed process left half-way, and remove what
-    killed drills left. Raises what makes a whole host unreachable."""
-    done: list[Finished] = []
+    killed drills left; a finding for each, ``ok`` where nothing is left to do. Raises what
+    makes a whole host unreachable."""
+    done: list[Finding] = []
     for host in wiring.hosts():
         for recovered in recover(wiring.parts(host)):
             words = recovered.problem or "; ".join(recovered.steps)
-            done.append(Finished(recovered.vm_name, not recovered.problem, words, recovered.hint))
+            done.append(Finding(recovered.vm_name, not recovered.problem, words, recovered.hint))
         for removed in remove_leftovers(host, find_drill_leftovers(wiring, host)):
             words = "; ".join(removed.problems) or "removed"
-            done.append(Finished(str(removed.directory), not removed.problems, words))
+            done.append(Finding(str(removed.directory), not removed.problems, words))
     return done
 
 

@@ -145,6 +145,8 @@ def test_the_table_of_constants_is_the_codes() -> None:
     }
     assert crypto.MAX_OBJECT_BYTES == base.MAX_OBJECT_BYTES
     assert f"| ordinal of a block | {runs.MAX_ORDINAL} |" in FORMAT
+    assert f"| blocks of a data pack | {layout.PACK_MAX_BLOCKS} |" in FORMAT
+    assert f"counted once per leaf | {blocks.LEAF_BLOCKS} per present leaf |" in FORMAT
     assert f"window of a zstd frame | 22; {frames._MAX_WINDOW_BYTES} bytes |" in FORMAT
     table_bytes = 4 + 12 * pack._MAX_FRAMES
     assert f"| {pack._MAX_FRAMES}; {table_bytes} bytes |" in FORMAT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,15 @@ pytestmark = [pytest.mark.guest, pytest.mark.s3]
 LIMIT_S = 150.0
 
 
+@pytest.mark.parametrize(
+    "program", ["tests.hurried_daemon", pytest.param("drvm", marks=pytest.mark.long)]
+)
 def test_a_daemon_recovers_at_the_start_takes_points_on_schedule_and_stops_on_sigterm(
-    make_guest: MakeGuest, seaweedfs: S3Server, libvirt_uri: str, tmp_path: Path
+    program: str, make_guest: MakeGuest, seaweedfs: S3Server, libvirt_uri: str, tmp_path: Path
 ) -> None:
     guest = make_guest("daemon")
     policy = f'policies:\n  - {{name: often, vms: ["{guest.name}"], schedule: "* * * * *"}}\n'
-    url = f"s3://{seaweedfs.bucket}/daemon"
+    url = f"s3://{seaweedfs.bucket}/{guest.name}"
     appliance = make_appliance(tmp_path, url, seaweedfs, policy)
     appliance.drvm("init")
     appliance.backup_killed_at(guest.name, "reading")
@@ -32,7 +36,7 @@ def test_a_daemon_recovers_at_the_start_takes_points_on_schedule_and_stops_on_si
     log = tmp_path / "daemon.log"
     with log.open("wb") as stream:
         daemon = subprocess.Popen(
-            appliance.argv("daemon"),
+            [sys.executable, "-m", program, "--config", str(appliance.config), "daemon"],
             env=dict(appliance.env),
             stdin=subprocess.DEVNULL,
             stderr=stream,
@@ -46,6 +50,6 @@ def test_a_daemon_recovers_at_the_start_takes_points_on_schedule_and_stops_on_si
         daemon.send_signal(signal.SIGTERM)
         code = daemon.wait(60)
     assert code == 0, log.read_text()
-    (point,) = appliance.json("points", guest.name)["points"]
-    assert point["consistency"] == "filesystem"
+    points = appliance.json("points", guest.name)["points"]
+    assert {point["consistency"] for point in points} == {"filesystem"}
     assert "overlay" not in guest.virsh("domblklist")

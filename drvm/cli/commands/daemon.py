@@ -64,6 +64,6 @@ def command(invocation: Invocation) -> None:
 def _recover(wiring: Wiring) -> None:
     try:
         for done in finish_leftovers(wiring):
-            log.log(logging.INFO if done.ok else logging.ERROR, "%s: %s", done.what, done.detail)
+            log.log(logging.INFO if done.ok else logging.ERROR, "%s: %s", done.name, done.detail)
     except DrvmError as error:
         log.error("leftovers could not be looked for: %s", error.message)

@@ -6,7 +6,7 @@ import functools
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib import import_module, metadata
 
 import click
@@ -15,6 +15,7 @@ from drvm.cli.invocation import DONE, Invocation
 from drvm.cli.opening import opened
 from drvm.cli.output import Column
 from drvm.core.errors import DrvmError
+from drvm.core.findings import Finding
 from drvm.snapshot.recovery import find
 from drvm.store.probe import probe
 from drvm.wiring.assembly import Wiring
@@ -23,16 +24,6 @@ from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers
 _TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
 _MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
 _PACKAGES = ("boto3", "cryptography", "blake3", "zstandard", "apscheduler")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """``hint`` says what to do where it is not ``ok``."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
 
 
 @click.command("doctor")
@@ -125,18 +116,12 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
 
 
 def _repair(wiring: Wiring) -> list[Finding]:
-    return [
-        Finding(f"repair {done.what}", done.ok, done.detail, done.hint)
-        for done in finish_leftovers(wiring)
-    ]
+    return [replace(done, name=f"repair {done.name}") for done in finish_leftovers(wiring)]
 
 
 def _store(wiring: Wiring, invocation: Invocation) -> list[Finding]:
     report = probe(wiring.store(), invocation.clock)
-    return [
-        Finding(f"store {finding.name}", finding.ok, finding.detail, finding.hint)
-        for finding in report.findings
-    ]
+    return [replace(finding, name=f"store {finding.name}") for finding in report.findings]
 
 
 def _repository(wiring: Wiring) -> list[Finding]:
