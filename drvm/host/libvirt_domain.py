@@ -11,7 +11,7 @@ import libvirt_qemu
 
 from drvm.core.clock import Clock, SystemClock
 from drvm.core.errors import AgentError, HostError, UnknownVm
-from drvm.host import agent, libvirt_xml, screenshot
+from drvm.host import agent, libvirt_checkpoints, libvirt_xml, screenshot
 from drvm.host.libvirt_connection import Connection
 from drvm.host.model import BlockJob, DomainState, GuestCommandResult
 
@@ -100,9 +100,8 @@ class LibvirtDomain:
     def create_checkpoint(self, checkpoint_xml: str) -> None:
         self._change(lambda d: d.checkpointCreateXML(checkpoint_xml, 0))
 
-    def delete_checkpoint(self, name: str, *, metadata_only: bool = False) -> None:
-        flags = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY if metadata_only else 0
-        self._change(lambda d: d.checkpointLookupByName(name, 0).delete(flags))
+    def delete_checkpoint(self, name: str) -> None:
+        self._change(lambda d: libvirt_checkpoints.delete(d, name))
 
     def has_domain_job(self) -> bool:
         try:

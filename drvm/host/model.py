@@ -108,9 +108,9 @@ class Domain(Protocol):
         The machine must be running or paused."""
         ...
 
-    def delete_checkpoint(self, name: str, *, metadata_only: bool = False) -> None:
-        """With its bitmaps; the machine must run, and every bitmap be there. ``metadata_only``:
-        libvirt forgets it, the images stay as they are."""
+    def delete_checkpoint(self, name: str) -> None:
+        """With those of its bitmaps that are there; the machine must be running or paused. A
+        crash half-way may leave bitmaps that no checkpoint names."""
         ...
 
     def has_domain_job(self) -> bool:

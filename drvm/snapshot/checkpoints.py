@@ -125,7 +125,7 @@ def renew(domain: Domain, request: CaptureRequest, images: Sequence[Image]) -> s
         barred = bool(domain.snapshot_names())
         for name in domain.checkpoint_names():
             if NAME.fullmatch(name) and (barred or name != keep):
-                _delete(domain, name)
+                domain.delete_checkpoint(name)
         if wanted and not barred:
             domain.create_checkpoint(_checkpoint_xml(request.point_id, wanted))
     except HostError as problem:
@@ -150,16 +150,6 @@ def identity(image: Image) -> str:
 
 def _raw(image: Image) -> str:
     return "" if image.info.format == "qcow2" else f"{image.info.format} images have no bitmaps"
-
-
-def _delete(domain: Domain, name: str) -> None:
-    """A checkpoint whose bitmap is lost can only be forgotten."""
-    try:
-        domain.delete_checkpoint(name)
-    except HostUnreachable:
-        raise
-    except HostError:
-        domain.delete_checkpoint(name, metadata_only=True)
 
 
 def _checkpoint_xml(point_id: str, images: Sequence[Image]) -> str:

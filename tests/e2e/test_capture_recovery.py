@@ -19,6 +19,7 @@ pytestmark = pytest.mark.guest
 STEPS = (
     "overlays-journaled",
     "overlays-made",
+    "checkpoint-made",
     "snapshot-requested",
     "snapshot-taken",
     "reading",

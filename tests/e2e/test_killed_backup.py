@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.s3]
 
 STEPS = (
     "overlays-made",
+    "checkpoint-made",
     "snapshot-taken",
     "read vda",
     "data-stored",

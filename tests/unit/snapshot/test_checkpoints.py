@@ -20,10 +20,9 @@ SIZE = 1 << 20
 
 @dataclass
 class FakeDomain:
-    """Checkpoints by name, and which of them have lost a bitmap."""
+    """Checkpoints by name."""
 
     there: dict[str, str] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)
     snapshots: list[str] = field(default_factory=list)
     refuse: HostError | None = None
 
@@ -43,9 +42,7 @@ class FakeDomain:
             raise self.refuse
         self.there[checkpoint_xml.split("<name>")[1].split("<")[0]] = checkpoint_xml
 
-    def delete_checkpoint(self, name: str, *, metadata_only: bool = False) -> None:
-        if name in self.broken and not metadata_only:
-            raise HostError("bitmap not found in backing chain")
+    def delete_checkpoint(self, name: str) -> None:
         del self.there[name]
 
 
@@ -175,13 +172,6 @@ def test_only_the_parents_checkpoint_and_those_of_others_are_kept(disk: Image) -
     fake.there |= {f"drvm-{'1' * 16}": "", "drvm-mine": "", "foreign": ""}
     assert renew(as_domain(fake), request(), [disk]) == ""
     assert set(fake.there) == {f"drvm-{P}", f"drvm-{N}", "drvm-mine", "foreign"}
-
-
-def test_a_checkpoint_whose_bitmap_is_lost_is_forgotten(disk: Image) -> None:
-    fake = marked(disk)
-    fake.broken = {f"drvm-{P}"}
-    assert renew(as_domain(fake), request(N, "2" * 16), [disk]) == ""
-    assert set(fake.there) == {f"drvm-{'2' * 16}"}
 
 
 def test_a_machine_with_internal_snapshots_gets_none_and_keeps_none(disk: Image) -> None:
