@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drvm.core.errors import HostError, HostUnreachable
 from drvm.host.model import Bitmap, Domain, ImageInfo
@@ -188,3 +191,10 @@ def test_a_checkpoint_that_can_not_be_made_costs_a_warning_only(disk: Image) -> 
     for problem in (HostError("no"), HostUnreachable("gone")):
         fake.refuse = problem
         assert renew(as_domain(fake), request(), [disk]).endswith(problem.message)
+
+
+@given(st.text(st.sampled_from("<>/=' \"abdeimnoprst:0")) | st.text())
+def test_any_other_text_is_no_checkpoint(text: str) -> None:
+    for words in (text, f"<domaincheckpoint><description>{text}</description></domaincheckpoint>"):
+        with contextlib.suppress(HostError):
+            assert checkpoints._identities(words) == {}
