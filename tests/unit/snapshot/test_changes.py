@@ -106,6 +106,7 @@ _STEP = st.one_of(
     st.tuples(st.just("zero"), _RANGE),
     st.tuples(st.just("trim"), _RANGE),
     st.tuples(st.just("resize"), st.sampled_from([4, 8, 12, 16])),
+    st.tuples(st.just("cut-and-grow"), st.integers(1, 8)),
     st.tuples(st.just("backup"), st.booleans()),
     st.tuples(st.just("crash"), st.none()),
 )
@@ -118,6 +119,10 @@ def test_every_point_of_any_history_is_what_the_disk_was(steps: list[tuple[str, 
         match name, argument:
             case "resize", int(units):
                 disk.resize(units)
+            case "cut-and-grow", int(units):
+                size = len(disk.content)
+                disk.resize(min(units, size))
+                disk.resize(size)
             case "backup", bool(committed):
                 disk.back_up(committed=committed)
             case "crash", _:
