@@ -196,6 +196,7 @@ def _story(demo: Demo, report_dir: Path) -> Path:
     demo.drvm("clone", demo.vm, demo.clone, "--pool", demo.pool, "--start")
     _compare("the clone", demo.in_guest(demo.clone, _SUMS), sums)
     _heading("a recovery drill, and its report")
+    report_dir.mkdir(parents=True, exist_ok=True)
     report = report_dir / "demo-report.html"
     demo.drvm("drill", demo.vm, "--report", str(report))
     return report

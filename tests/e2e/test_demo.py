@@ -57,10 +57,11 @@ def test_an_interrupted_demo_leaves_nothing_and_the_next_one_does_the_main_job(
     assert leftovers(libvirt_uri, processes) == before
 
     log = tmp_path / "whole"
-    assert demo(log, tmp_path).wait(LIMIT_S) == 0, log.read_text()
+    reports = tmp_path / "reports"
+    assert demo(log, reports).wait(LIMIT_S) == 0, log.read_text()
     assert leftovers(libvirt_uri, processes) == before
     story = log.read_text()
     for verb in ("init", "vms", "backup", "points", "restore", "clone", "drill"):
         assert f"$ drvm {verb}" in story
     assert "all checksums are right" in story
-    assert "data:image/png" in (tmp_path / "demo-report.html").read_text()
+    assert "data:image/png" in (reports / "demo-report.html").read_text()
