@@ -99,12 +99,15 @@ class Model:
 _RANGE = st.tuples(st.integers(0, 15), st.integers(1, 8))
 _STEP = st.one_of(
     st.tuples(st.just("write"), _RANGE),
+    st.tuples(st.just("write"), st.tuples(st.just(0), st.just(16))),
     st.tuples(st.just("write-zeroes"), _RANGE),
     st.tuples(st.just("zero"), _RANGE),
     st.tuples(st.just("trim"), _RANGE),
     st.tuples(st.just("resize"), st.sampled_from([4, 8, 12, 16])),
     st.tuples(st.just("cut-and-grow"), st.integers(1, 8)),
     st.tuples(st.just("backup"), st.booleans()),
+    st.tuples(st.just("backup"), st.just(True)),
+    st.tuples(st.just("backup"), st.just(True)),
     st.tuples(st.just("crash"), st.none()),
 )
 
