@@ -42,6 +42,7 @@ class BackupOptions:
     require_filesystem: bool = False
     freeze_timeout_s: int = 5
     commit_bandwidth_mib_s: int = 0
+    checkpoints: bool = True
 
     @staticmethod
     def of(policy: PolicyConfig | None, vm: str) -> BackupOptions:
@@ -52,6 +53,7 @@ class BackupOptions:
             require_filesystem=policy.consistency == "filesystem",
             freeze_timeout_s=policy.freeze_timeout_s,
             commit_bandwidth_mib_s=policy.commit_bandwidth_mib_s or 0,
+            checkpoints=policy.changed_blocks == "checkpoint",
         )
 
     def request(self, vm: str) -> CaptureRequest:
@@ -62,6 +64,7 @@ class BackupOptions:
             require_filesystem=self.require_filesystem,
             freeze_timeout_s=self.freeze_timeout_s,
             commit_bandwidth_mib_s=self.commit_bandwidth_mib_s,
+            checkpoints=self.checkpoints,
         )
 
 

@@ -186,6 +186,15 @@ def test_a_machine_with_internal_snapshots_gets_none_and_keeps_none(disk: Image)
     assert set(fake.there) == {"foreign"}
 
 
+def test_a_policy_without_checkpoints_gets_none_and_keeps_none(disk: Image) -> None:
+    fake = marked(disk)
+    fake.there["foreign"] = ""
+    asked = replace(request(), checkpoints=False)
+    assert hint(fake, asked, disk).method == "full-read: the policy wants no checkpoints"
+    assert renew(as_domain(fake), asked, [disk]) == ""
+    assert set(fake.there) == {"foreign"}
+
+
 def test_a_checkpoint_that_can_not_be_made_costs_a_warning_only(disk: Image) -> None:
     fake = marked(disk)
     for problem in (HostError("no"), HostUnreachable("gone")):

@@ -14,6 +14,7 @@ policies:
     consistency: filesystem
     freeze_timeout: 7s
     commit_bandwidth: 200 MiB/s
+    changed_blocks: full-read
     exclude_disks: {"web*": [vdc], web1: [vdd], db1: [vda]}
     drill:
       checks:
@@ -32,6 +33,7 @@ def test_a_policy_says_how_its_vms_are_captured() -> None:
         require_filesystem=True,
         freeze_timeout_s=7,
         commit_bandwidth_mib_s=200,
+        checkpoints=False,
     )
 
 
