@@ -168,11 +168,11 @@ def test_an_incremental_reads_the_changed_clusters_and_nothing_else(line: Line) 
     "step",
     [
         "checkpoint-made",
-        "snapshot-taken",
-        "data-stored",
-        "final-created",
         "commit-started-vdb",
-        "pivoted-vda",
+        *(
+            pytest.param(step, marks=pytest.mark.long)
+            for step in ("snapshot-taken", "data-stored", "final-created", "pivoted-vda")
+        ),
     ],
 )
 def test_the_point_after_a_kill_is_right_and_incremental(line: Line, step: str) -> None:
@@ -184,6 +184,7 @@ def test_the_point_after_a_kill_is_right_and_incremental(line: Line, step: str) 
     assert len(line.checkpoints()) == 2
 
 
+@pytest.mark.long
 def test_a_guest_that_is_switched_off_keeps_its_bitmaps(line: Line) -> None:
     line.dd(600)
     line.guest.virsh("destroy")
@@ -197,6 +198,7 @@ def test_a_guest_that_is_switched_off_keeps_its_bitmaps(line: Line) -> None:
     assert set(line.methods().values()) == {"checkpoint"}
 
 
+@pytest.mark.long
 def test_what_an_offline_merge_brings_into_the_base_is_in_the_next_point(line: Line) -> None:
     line.appliance.backup_killed_at(line.guest.name, "reading")
     line.dd(700, count=3)
@@ -220,6 +222,7 @@ def test_a_killed_qemu_costs_a_full_read_once(line: Line) -> None:
     assert set(line.methods().values()) == {"checkpoint"}
 
 
+@pytest.mark.long
 def test_qemu_killed_while_the_guest_is_on_its_overlay_is_put_right(line: Line) -> None:
     line.appliance.backup_killed_at(line.guest.name, "reading")
     line.dd(810, count=2)
@@ -231,6 +234,7 @@ def test_qemu_killed_while_the_guest_is_on_its_overlay_is_put_right(line: Line) 
     assert set(line.methods().values()) == {"checkpoint"}
 
 
+@pytest.mark.long
 def test_a_resized_disk_is_read_in_full_once_and_the_other_is_not(line: Line) -> None:
     line.guest.virsh("blockresize", "vdb", "300M")
     line.dd(4700)
@@ -258,6 +262,7 @@ def test_a_checkpoint_that_somebody_deleted_costs_a_full_read(line: Line) -> Non
     assert len(methods) == 1 and methods.pop().startswith("full-read: there is no checkpoint of")
 
 
+@pytest.mark.long
 def test_an_image_in_anothers_place_is_read_in_full_and_the_stale_checkpoint_goes(
     line: Line,
 ) -> None:
@@ -279,6 +284,7 @@ def test_an_image_in_anothers_place_is_read_in_full_and_the_stale_checkpoint_goe
     assert not set(stale) & set(line.checkpoints())
 
 
+@pytest.mark.long
 def test_an_internal_snapshot_bars_checkpoints_so_that_it_can_be_reverted(line: Line) -> None:
     line.guest.virsh("snapshot-create-as", "before", timeout_s=120)
     assert set(line.methods().values()) == {"full-read: the machine has internal snapshots"}

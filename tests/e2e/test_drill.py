@@ -208,6 +208,7 @@ def test_a_drill_whose_command_fails_is_failed_and_shows_the_screen(drills: Dril
     assert drills.left_of(plan) == []
 
 
+@pytest.mark.long
 def test_a_guest_that_powers_off_fails_its_checks_and_leaves_nothing(drills: Drills) -> None:
     off = CommandCheck(("/bin/sh", "-c", "poweroff -f"), timeout_s=20.0)
     plan = drills.plan(AgentCheck(), off, NOTE)

@@ -82,6 +82,7 @@ def test_the_host_reads_the_guests_page_over_the_network(
         assert reply.read() == b"drvm lab guest\n"
 
 
+@pytest.mark.long
 def test_the_guest_comes_back_with_its_data_after_a_shutdown(guest: Guest) -> None:
     guest.run("echo kept >/data/note; sync")
     guest.shutdown()
