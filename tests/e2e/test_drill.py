@@ -182,6 +182,7 @@ def test_a_drill_boots_the_point_in_isolation_checks_it_and_leaves_nothing(drill
     assert_original_is_untouched(drills.guest)
 
 
+@pytest.mark.long
 def test_the_result_of_a_drill_is_kept_and_rendered(drills: Drills) -> None:
     result = drills.run(drills.plan(AgentCheck()))
     drills.repository.put_drill(result.vm_uuid, result.id, encode_drill(result))
