@@ -209,6 +209,7 @@ def test_what_an_offline_merge_brings_into_the_base_is_in_the_next_point(line: L
     assert set(line.methods().values()) == {"checkpoint"}
 
 
+@pytest.mark.long
 def test_a_killed_qemu_costs_a_full_read_once(line: Line) -> None:
     line.dd(800)
     line.kill_qemu()
@@ -242,6 +243,7 @@ def test_a_resized_disk_is_read_in_full_once_and_the_other_is_not(line: Line) ->
     assert set(line.methods().values()) == {"checkpoint"}
 
 
+@pytest.mark.long
 def test_checkpoints_of_others_stay_and_do_not_matter(line: Line, tmp_path: Path) -> None:
     definition = tmp_path / "foreign.xml"
     definition.write_text("<domaincheckpoint><name>foreign</name></domaincheckpoint>")
@@ -298,6 +300,7 @@ def test_an_internal_snapshot_bars_checkpoints_so_that_it_can_be_reverted(line: 
     assert set(line.methods().values()) == {"checkpoint"}
 
 
+@pytest.mark.long
 def test_raw_disks_are_read_in_full_beside_qcow2_with_a_checkpoint(
     make_guest: MakeGuest, processes: Processes, tmp_path: Path
 ) -> None:
