@@ -6,8 +6,6 @@ import re
 import secrets
 import uuid
 
-POINT_ID_LENGTH = 16
-
 _POINT_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _VM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}", re.ASCII)
 _TARGET = re.compile(r"[a-z][a-z0-9]{0,15}", re.ASCII)
