@@ -167,6 +167,14 @@ class LibvirtDomain:
             return None
         return {"frozen": True, "thawed": False}.get(status) if isinstance(status, str) else None
 
+    def freeze(self, mount_points: Sequence[str] = ()) -> None:
+        try:
+            self._change(lambda d: d.fsFreeze(list(mount_points) or None))
+        except UnknownVm:
+            raise
+        except HostError as problem:
+            raise AgentError(problem.message, hint=problem.hint) from None
+
     def thaw(self) -> None:
         try:
             self._change(lambda d: d.fsThaw())

@@ -12,6 +12,8 @@ from drvm.core.extents import Extent
 from drvm.host.model import BlockReader
 
 Consistency = Literal["filesystem", "crash", "offline"]
+ChangedBlocks = Literal["checkpoint", "full-read"]
+"""How changes may be found: by checkpoints, made with every point; or by reading all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,8 @@ class CaptureRequest:
     ``point_id`` names the files that the capture makes. ``exclude_disks`` are targets such as
     ``vdb``; every other disk that can't be captured is an error. ``require_filesystem`` makes a
     failed freeze an error instead of the label ``crash``. ``parent`` is the point whose disk maps
-    the backup will share; without one no extent is UNCHANGED. Without ``checkpoints`` none is
-    made, none is believed, and drvm's own are removed.
+    the backup will share; without one no extent is UNCHANGED. Where ``changed_blocks`` is not
+    ``checkpoint``, none is made, none is believed, and drvm's own are removed.
     """
 
     vm: str
@@ -40,7 +42,7 @@ class CaptureRequest:
     freeze_timeout_s: int = 5
     commit_bandwidth_mib_s: int = 0
     parent: ParentPoint | None = None
-    checkpoints: bool = True
+    changed_blocks: ChangedBlocks = "checkpoint"
 
 
 class FrozenDisk(Protocol):

@@ -66,7 +66,7 @@ def hints(domain: Domain, request: CaptureRequest, images: Sequence[Image]) -> d
     """What libvirt's checkpoints promise, by target; asked before anything is touched. What the
     bitmaps themselves are like shows only when the images are frozen: see ``confirmed``."""
     parent, known, doubt = request.parent, {}, ""
-    if not request.checkpoints:
+    if request.changed_blocks != CHECKPOINT:
         doubt = "the policy wants no checkpoints"
     elif parent is None:
         doubt = "there is no earlier point"
@@ -124,7 +124,7 @@ def renew(domain: Domain, request: CaptureRequest, images: Sequence[Image]) -> s
     wanted = [image for image in images if not _raw(image)]
     try:
         keep = request.parent and name_of(request.parent.id)
-        barred = not request.checkpoints or bool(domain.snapshot_names())
+        barred = request.changed_blocks != CHECKPOINT or bool(domain.snapshot_names())
         for name in domain.checkpoint_names():
             if NAME.fullmatch(name) and (barred or name != keep):
                 domain.delete_checkpoint(name)

@@ -7,33 +7,29 @@ the guest writes to an overlay next to its image. Why the commit is shallow: ``d
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from drvm.core.errors import AgentError, CaptureError, HostError
+from drvm.core.errors import CaptureError
 from drvm.core.units import format_bytes
 from drvm.host.model import Domain, DomainState
 from drvm.snapshot import checkpoints, domainxml, guestview
-from drvm.snapshot.capture import CaptureRequest, Consistency, FrozenMachine
+from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
 from drvm.snapshot.domainxml import Machine
+from drvm.snapshot.freeze import Instant, quiesced
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from drvm.snapshot.parts import (
     Parts,
-    freeze,
     read_nvram,
+    readable,
     require_local,
     state_warnings,
 )
 from drvm.snapshot.recovery import finish_earlier
-
-_LIBVIRTS_AGENT_TIMEOUT_S = -2
-_THAW_TRIES = 3
-_THAW_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +42,6 @@ class _Prepared:
     entry: Entry
     hints: Mapping[str, Hint]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Instant:
-    taken_at: dt.datetime
-    consistency: Consistency
-    frozen_s: float = 0.0
-    warnings: tuple[str, ...] = ()
 
 
 class ExternalEngine:
@@ -152,86 +140,27 @@ class ExternalEngine:
             )
         self._parts.trace("overlays-made")
 
-    def _snapshot(self, domain: Domain, request: CaptureRequest, prepared: _Prepared) -> _Instant:
+    def _snapshot(self, domain: Domain, request: CaptureRequest, prepared: _Prepared) -> Instant:
         parts = self._parts
         overlays = {disk.target: Path(disk.overlay) for disk in prepared.entry.disks}
         xml = snapshot_xml(prepared.machine, request.point_id, overlays)
-        reason = self._why_not_quiesce(domain, request)
-        entry = replace(prepared.entry.in_phase("requested"), frozen=reason is None)
-        parts.journal.write(entry)
-        parts.trace("snapshot-requested")
-        instant = None
-        if reason is None:
-            instant, reason = self._quiesced_snapshot(domain, request, xml, entry)
-        if instant is None:
-            if request.require_filesystem:
-                raise CaptureError(
-                    f"the file systems of {domain.name} can't be frozen: {reason}",
-                    hint="the policy asks for it; is qemu-guest-agent running in the guest?",
-                )
-            instant = _Instant(
-                parts.clock.now(), "crash", warnings=(f"only crash-consistent: {reason}",)
-            )
-            domain.create_disk_snapshot(xml, quiesce=False)
-        still_frozen = entry.frozen and bool(instant.warnings)
-        parts.journal.write(replace(entry.in_phase("taken"), frozen=still_frozen))
+        entry = prepared.entry.in_phase("requested")
+
+        def freezing(frozen: bool) -> None:
+            parts.journal.write(replace(entry, frozen=frozen))
+            parts.trace("snapshot-requested")
+
+        instant = quiesced(
+            domain,
+            request,
+            parts.clock,
+            take=lambda quiesce: domain.create_disk_snapshot(xml, quiesce=quiesce),
+            was_taken=lambda: self._was_taken(domain, entry),
+            freezing=freezing,
+        )
+        parts.journal.write(replace(entry.in_phase("taken"), frozen=instant.unsure))
         parts.trace("snapshot-taken")
         return instant
-
-    def _why_not_quiesce(self, domain: Domain, request: CaptureRequest) -> str | None:
-        """Asked before anything happens: an agent that does not answer is not sent a freeze,
-        which it might obey when nobody thaws any more."""
-        if domain.state() is DomainState.PAUSED:
-            return "the machine is paused"
-        try:
-            domain.agent_ping(timeout_s=request.freeze_timeout_s)
-        except AgentError as problem:
-            return problem.message
-        if domain.filesystems_frozen():
-            raise CaptureError(
-                f"the file systems of {domain.name} are frozen by somebody else",
-                hint="if nobody does it on purpose: virsh domfsthaw",
-            )
-        return None
-
-    def _quiesced_snapshot(
-        self, domain: Domain, request: CaptureRequest, xml: str, entry: Entry
-    ) -> tuple[_Instant | None, str]:
-        """Freeze, snapshot and thaw in one call of libvirtd's. No instant and the reason where
-        the agent failed; then the guest has been thawed as far as its agent answers."""
-        clock = self._parts.clock
-        domain.set_agent_timeout(request.freeze_timeout_s)
-        try:
-            taken_at, start_s = clock.now(), clock.monotonic_s()
-            try:
-                domain.create_disk_snapshot(xml, quiesce=True)
-                frozen_s = clock.monotonic_s() - start_s
-                return _Instant(taken_at, "filesystem", frozen_s), ""
-            except AgentError as problem:
-                thawed = self._thaw(domain)
-                frozen_s = clock.monotonic_s() - start_s
-                if not self._was_taken(domain, entry):
-                    return None, problem.message
-                # libvirtd froze and took the snapshot, but its thaw failed
-                words = f"the thaw was late: {problem.message}"
-                if not thawed:
-                    words = f"the guest may still be frozen: {problem.message}"
-                return _Instant(taken_at, "filesystem", frozen_s, (words,)), ""
-        finally:
-            with contextlib.suppress(HostError):
-                domain.set_agent_timeout(_LIBVIRTS_AGENT_TIMEOUT_S)
-
-    def _thaw(self, domain: Domain) -> bool:
-        for _ in range(_THAW_TRIES):
-            frozen = domain.filesystems_frozen()
-            if frozen is False:
-                return True
-            if frozen:
-                with contextlib.suppress(AgentError):
-                    domain.thaw()
-                    continue
-            self._parts.clock.sleep(_THAW_PAUSE_S)
-        return False
 
     def _was_taken(self, domain: Domain, entry: Entry) -> bool:
         machine = domainxml.read(domain.xml())
@@ -244,7 +173,7 @@ class ExternalEngine:
         self,
         domain: Domain,
         prepared: _Prepared,
-        instant: _Instant,
+        instant: Instant,
         exports: contextlib.ExitStack,
         problem: str,
     ) -> FrozenMachine:
@@ -261,7 +190,7 @@ class ExternalEngine:
             taken_at=instant.taken_at,
             consistency=instant.consistency,
             engine=self.name,
-            disks=freeze(prepared.images, parts.processes, parts.clock, exports, hints),
+            disks=readable(prepared.images, parts.processes, parts.clock, exports, hints),
             definition_xml=prepared.definition_xml,
             nvram=read_nvram(prepared.machine.nvram),
             guest=guestview.ask(domain) if instant.consistency == "filesystem" else {},

@@ -15,7 +15,7 @@ from drvm.core.progress import Trace, no_trace
 from drvm.host.images import FORMATS, ImageTool, in_use, is_block_device
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import Image
-from drvm.snapshot.parts import freeze
+from drvm.snapshot.parts import readable
 
 _FORMATS = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -60,7 +60,7 @@ class ImageFilesEngine:
             )
             if not images:
                 raise CaptureError("there is no image to capture")
-            disks = freeze(images, self._processes, self._clock, exports)
+            disks = readable(images, self._processes, self._clock, exports)
             taken_at = self._clock.now()
             for image in images:
                 if in_use(image.info.path):

@@ -14,8 +14,8 @@ from drvm.snapshot.checkpoints import Image
 from drvm.snapshot.disks import select
 from drvm.snapshot.parts import (
     Parts,
-    freeze,
     read_nvram,
+    readable,
     require_local,
     state_warnings,
 )
@@ -49,7 +49,7 @@ class OfflineEngine:
                 image.target: checkpoints.confirmed(found[image.target], image.info)
                 for image in images
             }
-            disks = freeze(images, parts.processes, parts.clock, exports, hints)
+            disks = readable(images, parts.processes, parts.clock, exports, hints)
             taken_at = parts.clock.now()
             nvram = read_nvram(machine.nvram)
             saved = domain.has_managed_save()

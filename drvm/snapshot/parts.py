@@ -59,7 +59,7 @@ def require_local(host: Host) -> None:
         )
 
 
-def freeze(
+def readable(
     images: Sequence[Image],
     processes: Processes,
     clock: Clock,

@@ -26,7 +26,7 @@ from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.repository.select import select
 from drvm.restore.definition import VirtType
-from drvm.snapshot.capture import CaptureRequest
+from drvm.snapshot.capture import CaptureRequest, ChangedBlocks
 from drvm.snapshot.choose import choose
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
 from drvm.snapshot.recovery import recover
@@ -42,7 +42,7 @@ class BackupOptions:
     require_filesystem: bool = False
     freeze_timeout_s: int = 5
     commit_bandwidth_mib_s: int = 0
-    checkpoints: bool = True
+    changed_blocks: ChangedBlocks = "checkpoint"
 
     @staticmethod
     def of(policy: PolicyConfig | None, vm: str) -> BackupOptions:
@@ -53,7 +53,7 @@ class BackupOptions:
             require_filesystem=policy.consistency == "filesystem",
             freeze_timeout_s=policy.freeze_timeout_s,
             commit_bandwidth_mib_s=policy.commit_bandwidth_mib_s or 0,
-            checkpoints=policy.changed_blocks == "checkpoint",
+            changed_blocks=policy.changed_blocks,
         )
 
     def request(self, vm: str) -> CaptureRequest:
@@ -64,7 +64,7 @@ class BackupOptions:
             require_filesystem=self.require_filesystem,
             freeze_timeout_s=self.freeze_timeout_s,
             commit_bandwidth_mib_s=self.commit_bandwidth_mib_s,
-            checkpoints=self.checkpoints,
+            changed_blocks=self.changed_blocks,
         )
 
 

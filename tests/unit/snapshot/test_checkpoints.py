@@ -189,7 +189,7 @@ def test_a_machine_with_internal_snapshots_gets_none_and_keeps_none(disk: Image)
 def test_a_policy_without_checkpoints_gets_none_and_keeps_none(disk: Image) -> None:
     fake = marked(disk)
     fake.there["foreign"] = ""
-    asked = replace(request(), checkpoints=False)
+    asked = replace(request(), changed_blocks="full-read")
     assert hint(fake, asked, disk).method == "full-read: the policy wants no checkpoints"
     assert renew(as_domain(fake), asked, [disk]) == ""
     assert set(fake.there) == {"foreign"}

@@ -33,7 +33,7 @@ def test_a_policy_says_how_its_vms_are_captured() -> None:
         require_filesystem=True,
         freeze_timeout_s=7,
         commit_bandwidth_mib_s=200,
-        checkpoints=False,
+        changed_blocks="full-read",
     )
 
 
