@@ -144,9 +144,11 @@ class MakeGuest(Protocol):
         memory_mib: int = 256,
         edit: Callable[[str], str] = ...,
         agent: bool = True,
+        uefi: bool = False,
     ) -> Guest:
         """Define and start a guest and wait until its agent answers; without ``agent`` until its
-        console says that it is up. ``edit`` may change the XML before it is defined."""
+        console says that it is up. ``edit`` may change the XML before it is defined. ``uefi``:
+        with NVRAM and an emulated TPM."""
         ...
 
 
@@ -169,13 +171,19 @@ def guests(
             memory_mib: int = 256,
             edit: Callable[[str], str] = lambda xml: xml,
             agent: bool = True,
+            uefi: bool = False,
         ) -> Guest:
             name = unique_name(suffix)
             directory = cleanup.enter_context(lab.workspace(name))
             disks = lab.create_disks(template, directory, processes)
             guest = Guest(name, directory, disks, processes)
             xml = lab.domain_xml(
-                name, directory, virt_type=virt_type, network=network, memory_mib=memory_mib
+                name,
+                directory,
+                virt_type=virt_type,
+                network=network,
+                memory_mib=memory_mib,
+                uefi=uefi,
             )
             definition = directory / "domain.xml"
             definition.write_text(edit(xml))

@@ -1,10 +1,7 @@
 """A bootable disk of a few MiB, made from Debian packages without root tricks or loop devices.
 
-The disk carries everything it needs to boot (an MBR with GRUB, kernel and initramfs inside its
-ext4 root), so a machine restored from it boots on any host.
-
-Layout: boot.img in the MBR finds core.img at sector 1 (both are GRUB's defaults, so nothing has
-to be patched), core.img holds a config of three lines, partition 1 begins at 1 MiB.
+The disk carries everything it needs to boot (GRUB for BIOS and for UEFI, kernel and initramfs
+inside its ext4 root), so a machine restored from it boots on any host.
 """
 
 from __future__ import annotations
@@ -12,26 +9,25 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
-import struct
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from drvm.core.errors import DrvmError, ProcessFailed
 from drvm.core.process import Processes
 from drvm.core.units import MIB
+from drvm.lab.boot import DISK_BYTES, ROOT_BYTES, ROOT_START_BYTES, write_boot_sectors
 
 READY_LINE = "drvm lab guest: ready"
 
-ROOT_BYTES = 160 * MIB
 DATA_BYTES = 256 * MIB
 
-_PARTITION_START_BYTES = MIB
-_SECTOR_BYTES = 512
 _KERNEL_META_PACKAGE = "linux-image-cloud-amd64"
 _KERNEL = "linux-image-*-cloud-amd64"
 _PACKAGES = (
     "busybox-static",
     "grub-common",
+    "grub-efi-amd64-bin",
     "grub-pc-bin",
     "libc6",
     "libglib2.0-0",
@@ -39,6 +35,7 @@ _PACKAGES = (
     "libpcre2-8-0",
     "libudev1",
     "liburing2",
+    "mtools",
     "qemu-guest-agent",
 )
 _LIBRARIES = (
@@ -52,12 +49,8 @@ _LIBRARIES = (
     "liburing.so.2",
 )
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio-rng")
-
-_GRUB_CONFIG = """\
-linux (hd0,msdos1)/boot/vmlinuz console=tty0 console=ttyS0 panic=10
-initrd (hd0,msdos1)/boot/initrd
-boot
-"""
+_LATER_MODULES = ("efivarfs", "virtio_scsi", "sd_mod")
+"""Loaded by the running system, where the machine has what they are for."""
 
 _INITRAMFS_INIT = """\
 #!/bin/busybox sh
@@ -93,7 +86,18 @@ mount -t sysfs sys /sys
 mount -t tmpfs run /run
 mount -o remount,rw,noinit_itable /
 hostname -F /etc/hostname
-[ -b /dev/vdb ] && mount -t ext4 -o noinit_itable /dev/vdb /data
+if [ -e /sys/firmware/efi ]; then
+  insmod /lib/modules/*-efivarfs.ko
+  mount -t efivarfs efivarfs /sys/firmware/efi/efivars
+fi
+if grep -q 0x0008 /sys/bus/virtio/devices/*/device; then
+  for module in /lib/modules/*.ko; do insmod $module 2>/dev/null; done
+  n=0
+  while [ ! -b /dev/sda ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n + 1)); done
+fi
+for disk in /dev/vdb /dev/sda; do
+  [ -b $disk ] && mount -t ext4 -o noinit_itable $disk /data && break
+done
 ip link set lo up
 if [ -e /sys/class/net/eth0 ]; then
   ip link set eth0 up
@@ -110,7 +114,7 @@ for port in /sys/class/virtio-ports/*; do
     exec /bin/qemu-ga -m virtio-serial -p /dev/${port##*/} -t /run -f /run/qemu-ga.pid
   fi
 done
-exec sleep 1
+exec sleep 0.2
 """,
     "etc/dhcp": """\
 #!/bin/sh
@@ -159,16 +163,16 @@ def make_root_disk(tree: Path, scratch: Path, raw: Path, processes: Processes) -
     shutil.copyfile(_one(tree / "boot", "vmlinuz-*"), root / "boot/vmlinuz")
     (root / "boot/initrd").write_bytes(gzip.compress(_initramfs(tree), mtime=0))
     with raw.open("wb") as disk:
-        disk.truncate(ROOT_BYTES)
+        disk.truncate(DISK_BYTES)
     _make_ext4(
         raw,
-        ROOT_BYTES - _PARTITION_START_BYTES,
+        ROOT_BYTES,
         processes,
-        f"-Eoffset={_PARTITION_START_BYTES}",
+        f"-Eoffset={ROOT_START_BYTES}",
         f"-d{root}",
         "-Lroot",
     )
-    _write_boot_sectors(tree, scratch, raw, processes)
+    write_boot_sectors(tree, scratch, raw, processes)
 
 
 def make_data_disk(raw: Path, processes: Processes) -> None:
@@ -208,7 +212,8 @@ def _kernel_package(processes: Processes) -> str:
 
 
 def _make_root_tree(tree: Path, root: Path, processes: Processes) -> None:
-    for name in ("bin", "sbin", "lib64", "lib/x86_64-linux-gnu", "etc", "srv", "data", "root"):
+    libraries = ("lib64", "lib/x86_64-linux-gnu", "lib/modules")
+    for name in (*libraries, "bin", "sbin", "etc", "srv", "data", "root"):
         (root / name).mkdir(parents=True)
     for name in ("dev", "proc", "sys", "run", "tmp"):
         (root / name).mkdir()
@@ -224,6 +229,8 @@ def _make_root_tree(tree: Path, root: Path, processes: Processes) -> None:
     loader = "ld-linux-x86-64.so.2"
     shutil.copy(_one(tree, f"lib/**/{loader}"), root / "lib64" / loader)
     (root / "etc/mtab").symlink_to("/proc/self/mounts")
+    for position, module in enumerate(modules_in_order(tree, _LATER_MODULES)):
+        shutil.copy(module, root / f"lib/modules/{position:02d}-{module.name}")
     for path, text in _FILES.items():
         (root / path).write_text(text)
     for path, text in _SCRIPTS.items():
@@ -239,26 +246,6 @@ def _make_ext4(raw: Path, size_bytes: int, processes: Processes, *options: str) 
     processes.run([*argv, str(raw), f"{size_bytes // 1024}k"], timeout_s=120)
 
 
-def _write_boot_sectors(tree: Path, scratch: Path, raw: Path, processes: Processes) -> None:
-    modules = tree / "usr/lib/grub/i386-pc"
-    config, core = scratch / "grub.cfg", scratch / "core.img"
-    config.write_text(_GRUB_CONFIG)
-    make_core = [str(tree / "usr/bin/grub-mkimage"), "-O", "i386-pc", "-d", str(modules)]
-    prefix = ["-p", "(hd0,msdos1)/boot", "-c", str(config), "-o", str(core)]
-    processes.run([*make_core, *prefix, "biosdisk", "part_msdos", "ext2", "linux"], timeout_s=30)
-    code = (modules / "boot.img").read_bytes()[:440]
-    first = _PARTITION_START_BYTES // _SECTOR_BYTES
-    count = ROOT_BYTES // _SECTOR_BYTES - first
-    no_chs = b"\xfe\xff\xff"
-    partition = b"\x80" + no_chs + b"\x83" + no_chs + struct.pack("<II", first, count)
-    mbr = code + b"drvm\0\0" + partition.ljust(64, b"\0") + b"\x55\xaa"
-    image = mbr + core.read_bytes()
-    if len(image) > _PARTITION_START_BYTES:
-        raise DrvmError("GRUB's core image does not fit before the first partition")
-    with raw.open("r+b") as disk:
-        disk.write(image)
-
-
 def _initramfs(tree: Path) -> bytes:
     directories = ("bin", "dev", "modules", "newroot")
     entries = dict.fromkeys(directories, (0o040755, b""))
@@ -269,7 +256,7 @@ def _initramfs(tree: Path) -> bytes:
     return cpio_newc(entries)
 
 
-def modules_in_order(tree: Path) -> list[Path]:
+def modules_in_order(tree: Path, names: Sequence[str] = _MODULES) -> list[Path]:
     """The wanted modules, each after what it depends on. What the kernel package does not hold
     as a module is built in."""
     available = {path.stem.replace("-", "_"): path for path in tree.glob("lib/modules/**/*.ko")}
@@ -284,7 +271,7 @@ def modules_in_order(tree: Path) -> list[Path]:
             add(dependency.replace("-", "_"))
         ordered[name] = path
 
-    for name in _MODULES:
+    for name in names:
         add(name.replace("-", "_"))
     return list(ordered.values())
 

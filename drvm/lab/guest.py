@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape, quoteattr
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, ProcessFailed
 from drvm.core.process import Processes
-from drvm.lab import disk
+from drvm.lab import boot, disk
 
 VirtType = Literal["kvm", "qemu"]
 
@@ -28,6 +28,8 @@ URI = "qemu:///system"
 IMAGES = Path("/var/lib/libvirt/images")
 """Where libvirt's own images live: QEMU's user can reach it."""
 
+_UEFI = "<os firmware='efi'><firmware><feature enabled='no' name='secure-boot'/></firmware>"
+_TPM = "\n    <tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
 _PROBE_LIMIT_S = 20.0
 _POLL_S = 0.1
 
@@ -51,7 +53,8 @@ def build_template(cache: Path, processes: Processes) -> GuestTemplate:
     A crash leaves at most a directory named ``*.partial``, which nobody reads; builds at the same
     time don't disturb each other. Needs apt, dpkg-deb, mke2fs and qemu-img.
     """
-    recipe = hashlib.sha256(Path(disk.__file__).read_bytes()).hexdigest()[:16]
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (disk, boot))
+    recipe = hashlib.sha256(sources).hexdigest()[:16]
     directory = cache / f"guest-{recipe}"
     template = GuestTemplate(directory / "root.qcow2", directory / "data.raw")
     if directory.is_dir():
@@ -87,8 +90,10 @@ def domain_xml(
     virt_type: VirtType,
     network: str | None = None,
     memory_mib: int = 256,
+    uefi: bool = False,
 ) -> str:
-    """A definition around the disks of ``create_disks``; it boots from its own disk alone.
+    """A definition around the disks of ``create_disks``; it boots from its own disk alone, by BIOS,
+    or, with ``uefi``, by UEFI without secure boot and with an emulated TPM 2.0.
 
     The serial console is logged to ``serial.log`` in ``directory``. Nothing listens: screenshots
     need a video device only.
@@ -114,7 +119,7 @@ def domain_xml(
   <name>{escape(name)}</name>
   <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>1</vcpu>
-  <os>
+  {_UEFI if uefi else "<os>"}
     <type arch='x86_64' machine='q35'>hvm</type>
     <boot dev='hd'/>
   </os>
@@ -128,7 +133,7 @@ def domain_xml(
     </serial>
     <console type='pty'><target type='serial' port='0'/></console>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-    <video><model type='vga'/></video>
+    <video><model type='vga'/></video>{_TPM if uefi else ""}
     <memballoon model='none'/>
   </devices>
 </domain>

@@ -28,6 +28,15 @@ def test_a_definition_names_both_disks_with_their_formats_and_discards(tmp_path:
     assert root.find("devices/interface") is None
 
 
+def test_a_machine_with_uefi_has_no_secure_boot_and_a_tpm(tmp_path: Path) -> None:
+    root = fromstring(domain_xml("a", tmp_path, virt_type="qemu", uefi=True))
+    feature = root.find("os/firmware/feature")
+    assert root.find("os").get("firmware") == "efi"
+    assert feature.attrib == {"enabled": "no", "name": "secure-boot"}
+    assert root.find("devices/tpm/backend").attrib == {"type": "emulator", "version": "2.0"}
+    assert fromstring(domain_xml("a", tmp_path, virt_type="qemu")).find("devices/tpm") is None
+
+
 def test_names_with_markup_in_them_stay_names() -> None:
     xml = domain_xml("a<b>&'\"", Path("/tmp/'<x>"), virt_type="kvm", network="n'et")
     root = fromstring(xml)
