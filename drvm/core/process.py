@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+from drvm.core.clock import SystemClock
 from drvm.core.errors import ProcessFailed
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 2000
+_MAX_LINE_BYTES = 4096
 _GRACE_S = 20.0
+_clock = SystemClock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,24 @@ class Child(Protocol):
 
     def returncode(self) -> int | None:
         """``None`` while it runs."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended by then; reaps it."""
+        ...
+
+    def tell(self, line: str) -> None:
+        """One short line to the standard input of a child that was spawned with ``talk``. Raises
+        ``ProcessFailed`` where it does not listen any more."""
+        ...
+
+    def hear(self, timeout_s: float) -> str:
+        """The next line of its standard output, of bounded length. Raises ``ProcessFailed`` when
+        the time is up, or it says no more."""
+        ...
+
+    def leave(self) -> None:
+        """Close both pipes and let it end when it will; it is reaped then, if we still live."""
         ...
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -68,9 +91,11 @@ class Processes(Protocol):
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
         detach: bool = False,
+        talk: bool = False,
     ) -> Child:
         """Start and return. Output goes to ``log`` or nowhere. A detached child has a session of
-        its own and outlives us."""
+        its own and outlives us. With ``talk`` its standard input and output are ours, by ``tell``
+        and ``hear``: it sees the end of its input when we die, however that happens."""
         ...
 
 
@@ -114,14 +139,21 @@ class SystemProcesses:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
         detach: bool = False,
+        talk: bool = False,
     ) -> Child:
+        environment = small_environment(env)
         with (log or Path(os.devnull)).open("ab") as sink:
-            return SystemChild(_start(argv, small_environment(env), sink, sink, new_session=detach))
+            out = subprocess.PIPE if talk else sink
+            return SystemChild(
+                _start(argv, environment, out, sink, pipe_stdin=talk, new_session=detach)
+            )
 
 
 class SystemChild:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self._name = str(cast(Sequence[str], process.args)[0])
+        self._heard = b""
 
     @property
     def pid(self) -> int:
@@ -130,14 +162,53 @@ class SystemChild:
     def returncode(self) -> int | None:
         return self._process.poll()
 
+    def wait(self, timeout_s: float) -> bool:
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def tell(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        assert self._process.stdin is not None, "spawned without talk"
+        assert len(data) <= _MAX_LINE_BYTES, "such a line could block"
+        try:
+            os.write(self._process.stdin.fileno(), data)
+        except (OSError, ValueError):
+            raise ProcessFailed(f"{self._name} does not listen any more") from None
+
+    def hear(self, timeout_s: float) -> str:
+        assert self._process.stdout is not None, "spawned without talk"
+        deadline_s = _clock.monotonic_s() + timeout_s
+        while b"\n" not in self._heard:
+            left_s = max(0.0, deadline_s - _clock.monotonic_s())
+            if not select.select([self._process.stdout], [], [], left_s)[0]:
+                raise ProcessFailed(f"{self._name} said nothing within {timeout_s:g} s")
+            data = os.read(self._process.stdout.fileno(), _MAX_LINE_BYTES)
+            self._heard += data
+            if not data or len(self._heard) > _MAX_LINE_BYTES:
+                raise ProcessFailed(f"{self._name} ended, or said what is not understood")
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode(errors="replace")
+
+    def leave(self) -> None:
+        self._hang_up()
+        if self._process.poll() is None:
+            threading.Thread(target=self._process.wait, name="reaper", daemon=True).start()
+
     def stop(self, timeout_s: float = 5.0) -> None:
+        self._hang_up()
         if self._process.poll() is None:
             self._process.terminate()
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
+            if not self.wait(timeout_s):
                 self._process.kill()
         self._process.wait()
+
+    def _hang_up(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def _start(

@@ -167,9 +167,9 @@ class LibvirtDomain:
             return None
         return {"frozen": True, "thawed": False}.get(status) if isinstance(status, str) else None
 
-    def freeze(self, mount_points: Sequence[str] = ()) -> None:
+    def freeze(self, mount_points: Sequence[str] = ()) -> int:
         try:
-            self._change(lambda d: d.fsFreeze(list(mount_points) or None))
+            return self._change(lambda d: int(d.fsFreeze(list(mount_points) or None)))
         except UnknownVm:
             raise
         except HostError as problem:

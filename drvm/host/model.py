@@ -157,9 +157,10 @@ class Domain(Protocol):
         """``None`` where the agent does not say."""
         ...
 
-    def freeze(self, mount_points: Sequence[str] = ()) -> None:
-        """All file systems of the guest, or those. Raises ``AgentError``; some may be frozen
-        then. Whoever calls it must see to it that somebody thaws, also if we are killed."""
+    def freeze(self, mount_points: Sequence[str] = ()) -> int:
+        """All file systems of the guest, or those; returns how many, as its agent says. Raises
+        ``AgentError``; some may be frozen then. Whoever calls it must see to it that somebody
+        thaws, also if we are killed."""
         ...
 
     def thaw(self) -> None: ...

@@ -30,6 +30,7 @@ from drvm.snapshot.parts import (
     state_warnings,
 )
 from drvm.snapshot.recovery import finish_earlier
+from drvm.snapshot.watchdog import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,10 @@ class ExternalEngine:
         parts = self._parts
         require_local(parts.host)
         domain = parts.host.domain(request.vm)
-        with parts.journal.lock(domain.uuid, domain.name):
+        with (
+            parts.journal.lock(domain.uuid, domain.name),
+            parts.watchdog(domain.uuid, request.freeze_timeout_s) as watch,
+        ):
             finish_earlier(parts, domain)
             prepared = self._prepare(domain, request)
             parts.journal.write(prepared.entry)
@@ -65,7 +69,8 @@ class ExternalEngine:
                 self._make_overlays(prepared)
                 problem = checkpoints.renew(domain, request, prepared.images)
                 parts.trace("checkpoint-made")
-                instant = self._snapshot(domain, request, prepared)
+                instant = self._snapshot(domain, request, prepared, watch)
+                watch.end()
                 with contextlib.ExitStack() as exports:
                     machine = self._frozen(domain, prepared, instant, exports, problem)
                     parts.trace("reading")
@@ -140,7 +145,9 @@ class ExternalEngine:
             )
         self._parts.trace("overlays-made")
 
-    def _snapshot(self, domain: Domain, request: CaptureRequest, prepared: _Prepared) -> Instant:
+    def _snapshot(
+        self, domain: Domain, request: CaptureRequest, prepared: _Prepared, watch: Watch
+    ) -> Instant:
         parts = self._parts
         overlays = {disk.target: Path(disk.overlay) for disk in prepared.entry.disks}
         xml = snapshot_xml(prepared.machine, request.point_id, overlays)
@@ -154,6 +161,7 @@ class ExternalEngine:
             domain,
             request,
             parts.clock,
+            watch,
             take=lambda quiesce: domain.create_disk_snapshot(xml, quiesce=quiesce),
             was_taken=lambda: self._was_taken(domain, entry),
             freezing=freezing,

@@ -1,21 +1,23 @@
 """The instant of a capture: the guest's file systems are frozen, something is taken, they thaw.
 
-A guest that stays frozen hangs. So the time is limited, the thaw is repeated until it is
-confirmed, and where it can be, freeze and thaw are inside one call of libvirtd's, which ends also
-when drvm is killed. A failure of the agent costs the label ``filesystem``, never the guest.
+A guest that stays frozen hangs. So the time is limited, a watchdog in a process of its own thaws
+when it is up or we are dead, the thaw is repeated until it is confirmed, and where it can be,
+freeze and thaw are inside one call of libvirtd's. A failure of the agent or of the watchdog costs
+the label ``filesystem``, never the guest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from drvm.core.clock import Clock
-from drvm.core.errors import AgentError, CaptureError, HostError
+from drvm.core.errors import AgentError, CaptureError, HostError, ProcessFailed, UnknownVm
 from drvm.host.model import Domain, DomainState
 from drvm.snapshot.capture import CaptureRequest, Consistency
+from drvm.snapshot.watchdog import Watch
 
 _LIBVIRTS_AGENT_TIMEOUT_S = -2
 _THAW_TRIES = 3
@@ -25,7 +27,7 @@ _THAW_PAUSE_S = 0.5
 @dataclass(frozen=True, slots=True)
 class Instant:
     """``frozen_s``: from the request to freeze until the thaw was confirmed, 0 where nothing was
-    frozen. ``unsure``: a freeze was tried, and failed, or nobody has seen the guest thawed."""
+    tried. ``unsure``: a freeze may still be in force."""
 
     taken_at: dt.datetime
     consistency: Consistency
@@ -34,10 +36,74 @@ class Instant:
     warnings: tuple[str, ...] = ()
 
 
+class Freeze:
+    """One freeze of one guest by a call of its own, under the watchdog.
+
+    ``begin``, take what is to be taken, ``taken``, ``end``: the last always, also after an error.
+    """
+
+    def __init__(self, domain: Domain, request: CaptureRequest, clock: Clock, watch: Watch) -> None:
+        self._domain = domain
+        self._request = request
+        self._clock = clock
+        self._watch = watch
+        self._begun_s: float | None = None
+        self._frozen_s = 0.0
+        self._thawed = True
+        self._reason: str | None = None
+
+    def prepare(self) -> str | None:
+        """Why the guest can't be frozen, before anything happens; ``None`` if it can be tried.
+        Raises ``CaptureError`` where somebody else has frozen it."""
+        self._reason = why_not(self._domain, self._request, self._watch)
+        return self._reason
+
+    def begin(self, mount_points: Sequence[str] = ()) -> str | None:
+        """Freeze all file systems, or those; why that failed, then the guest is thawed again."""
+        self._begun_s = self._clock.monotonic_s()
+        try:
+            self._watch.freezing()
+            self._domain.set_agent_timeout(self._request.freeze_timeout_s)
+            if self._domain.freeze(mount_points) == 0:
+                self._reason = "the agent froze no file system"
+        except (HostError, ProcessFailed) as problem:
+            self._reason = problem.message
+        if self._reason is not None:
+            self.end()
+        return self._reason
+
+    def taken(self) -> None:
+        """What was taken counts as frozen if the watchdog can't have thawed the guest before."""
+        if self._begun_s is not None and self._reason is None:
+            self._reason = too_long(self._clock.monotonic_s() - self._begun_s, self._request)
+
+    def end(self) -> None:
+        """Thaw, as far as the agent answers; else the watchdog goes on with that."""
+        if self._begun_s is None:
+            return
+        self._thawed = thaw(self._domain, self._clock)
+        if self._thawed:
+            self._watch.thawed()
+        self._frozen_s = self._clock.monotonic_s() - self._begun_s
+        self._begun_s = None
+        _release_agent(self._domain)
+
+    def instant(self, taken_at: dt.datetime) -> Instant:
+        """After ``end``. Raises ``CaptureError`` as ``refuse_if_required`` does."""
+        if self._reason is not None:
+            refuse_if_required(self._domain, self._request, self._reason)
+        words = [] if self._reason is None else [_only_crash(self._reason)]
+        if not self._thawed:
+            words.append("the guest may still be frozen")
+        label: Consistency = "filesystem" if self._reason is None else "crash"
+        return Instant(taken_at, label, self._frozen_s, not self._thawed, tuple(words))
+
+
 def quiesced(
     domain: Domain,
     request: CaptureRequest,
     clock: Clock,
+    watch: Watch,
     *,
     take: Callable[[bool], None],
     was_taken: Callable[[], bool],
@@ -49,15 +115,17 @@ def quiesced(
     ``freezing`` is called before anything happens, with whether a freeze will be tried: what it
     writes down is there when everything else is lost. ``was_taken`` asks libvirt. Raises
     ``CaptureError`` where the request wants ``filesystem`` and it can't be had, or where somebody
-    else has frozen the guest; whatever is raised, the guest is thawed as far as its agent answers.
+    else has frozen the guest; whatever is raised, the guest is thawed as far as its agent answers,
+    and what does not thaw at once is left to the watchdog.
     """
-    reason = why_not(domain, request)
+    reason = why_not(domain, request, watch)
     tried = reason is None
     freezing(tried)
     if reason is None:
-        instant, reason = _in_one_call(domain, request, clock, take, was_taken)
-        if instant is not None:
-            return instant
+        done = _in_one_call(domain, request, clock, watch, take, was_taken)
+        if isinstance(done, Instant):
+            return done
+        reason = done
     refuse_if_required(domain, request, reason)
     taken_at = clock.now()
     take(False)
@@ -68,47 +136,38 @@ def held(
     domain: Domain,
     request: CaptureRequest,
     clock: Clock,
+    watch: Watch,
     *,
     take: Callable[[], None],
     freezing: Callable[[bool], None],
 ) -> Instant:
     """As ``quiesced``, by calls of their own for freeze and thaw, for what libvirtd does not do
     in one. ``take`` is called once."""
-    reason = why_not(domain, request)
-    tried = reason is None
-    freezing(tried)
+    freeze = Freeze(domain, request, clock, watch)
+    reason = freeze.prepare()
+    freezing(reason is None)
     if reason is None:
-        domain.set_agent_timeout(request.freeze_timeout_s)
-        try:
-            taken_at, start_s = clock.now(), clock.monotonic_s()
-            try:
-                domain.freeze()
-                take()
-            except AgentError as problem:
-                reason = problem.message
-            finally:
-                thawed = thaw(domain, clock)
-            if reason is None:
-                frozen_s = clock.monotonic_s() - start_s
-                words = () if thawed else ("the guest may still be frozen",)
-                return Instant(taken_at, "filesystem", frozen_s, not thawed, words)
-        finally:
-            with contextlib.suppress(HostError):
-                domain.set_agent_timeout(_LIBVIRTS_AGENT_TIMEOUT_S)
-    refuse_if_required(domain, request, reason)
-    taken_at = clock.now()
-    take()
-    return unfrozen(taken_at, reason, tried=tried)
+        reason = freeze.begin()
+    if reason is not None:
+        refuse_if_required(domain, request, reason)
+    try:
+        taken_at = clock.now()
+        take()
+        freeze.taken()
+    finally:
+        freeze.end()
+    return freeze.instant(taken_at)
 
 
-def why_not(domain: Domain, request: CaptureRequest) -> str | None:
+def why_not(domain: Domain, request: CaptureRequest, watch: Watch) -> str | None:
     """Asked before anything happens: an agent that does not answer is not sent a freeze, which it
-    might obey when nobody thaws any more."""
+    might obey when nobody thaws any more; and without a watchdog nothing is frozen."""
     if domain.state() is DomainState.PAUSED:
         return "the machine is paused"
     try:
         domain.agent_ping(timeout_s=request.freeze_timeout_s)
-    except AgentError as problem:
+        watch.get_ready()
+    except (AgentError, ProcessFailed) as problem:
         return problem.message
     if domain.filesystems_frozen():
         raise CaptureError(
@@ -116,6 +175,14 @@ def why_not(domain: Domain, request: CaptureRequest) -> str | None:
             hint="if nobody does it on purpose: virsh domfsthaw",
         )
     return None
+
+
+def too_long(frozen_s: float, request: CaptureRequest) -> str | None:
+    """The watchdog thaws when the limit is up and not before: what was done by then was done
+    while the guest stood still."""
+    if frozen_s < request.freeze_timeout_s:
+        return None
+    return f"the freeze took longer than {request.freeze_timeout_s} s and was ended"
 
 
 def refuse_if_required(domain: Domain, request: CaptureRequest, reason: str) -> None:
@@ -127,21 +194,25 @@ def refuse_if_required(domain: Domain, request: CaptureRequest, reason: str) -> 
 
 
 def unfrozen(taken_at: dt.datetime, reason: str, *, tried: bool) -> Instant:
-    words = f"only crash-consistent: {reason}"
-    return Instant(taken_at, "crash", unsure=tried, warnings=(words,))
+    return Instant(taken_at, "crash", unsure=tried, warnings=(_only_crash(reason),))
 
 
 def thaw(domain: Domain, clock: Clock) -> bool:
-    """Whether the guest was seen thawed; a few tries."""
-    for _ in range(_THAW_TRIES):
-        frozen = domain.filesystems_frozen()
-        if frozen is False:
-            return True
-        if frozen:
-            with contextlib.suppress(AgentError):
-                domain.thaw()
-                continue
-        clock.sleep(_THAW_PAUSE_S)
+    """Whether the guest was seen thawed, or does not run any more; a few tries. Raises nothing."""
+    try:
+        for _ in range(_THAW_TRIES):
+            frozen = domain.filesystems_frozen()
+            if frozen is False or domain.state() is DomainState.SHUTOFF:
+                return True
+            if frozen:
+                with contextlib.suppress(AgentError):
+                    domain.thaw()
+                    continue
+            clock.sleep(_THAW_PAUSE_S)
+    except UnknownVm:
+        return True
+    except HostError:
+        return False
     return False
 
 
@@ -149,26 +220,48 @@ def _in_one_call(
     domain: Domain,
     request: CaptureRequest,
     clock: Clock,
+    watch: Watch,
     take: Callable[[bool], None],
     was_taken: Callable[[], bool],
-) -> tuple[Instant | None, str]:
-    """No instant, and the reason, where the agent failed before anything was taken."""
-    domain.set_agent_timeout(request.freeze_timeout_s)
+) -> Instant | str:
+    """The reason where the agent failed before anything was taken."""
+    taken_at, start_s = clock.now(), clock.monotonic_s()
+    words: list[str] = []
+    thawed = True
     try:
-        taken_at, start_s = clock.now(), clock.monotonic_s()
-        try:
-            take(True)
-            return Instant(taken_at, "filesystem", clock.monotonic_s() - start_s), ""
-        except AgentError as problem:
-            thawed = thaw(domain, clock)
-            frozen_s = clock.monotonic_s() - start_s
-            if not was_taken():
-                return None, problem.message
-            # libvirtd froze and took the snapshot, but its thaw failed
-            words = f"the thaw was late: {problem.message}"
-            if not thawed:
-                words = f"the guest may still be frozen: {problem.message}"
-            return Instant(taken_at, "filesystem", frozen_s, not thawed, (words,)), ""
+        watch.freezing()
+        domain.set_agent_timeout(request.freeze_timeout_s)
+        take(True)
+        took_s = clock.monotonic_s() - start_s
+    except ProcessFailed as problem:
+        return problem.message
+    except AgentError as problem:
+        took_s = clock.monotonic_s() - start_s
+        thawed = thaw(domain, clock)
+        if not was_taken():
+            if thawed:
+                watch.thawed()
+            return problem.message
+        # libvirtd froze and took the snapshot, but its thaw failed
+        late = "the thaw was late" if thawed else "the guest may still be frozen"
+        words.append(f"{late}: {problem.message}")
     finally:
-        with contextlib.suppress(HostError):
-            domain.set_agent_timeout(_LIBVIRTS_AGENT_TIMEOUT_S)
+        _release_agent(domain)
+    if thawed:
+        watch.thawed()
+    reason = too_long(took_s, request)
+    if reason is not None:
+        refuse_if_required(domain, request, reason)
+        words.append(_only_crash(reason))
+    label: Consistency = "filesystem" if reason is None else "crash"
+    frozen_s = clock.monotonic_s() - start_s
+    return Instant(taken_at, label, frozen_s, not thawed, tuple(words))
+
+
+def _only_crash(reason: str) -> str:
+    return f"only crash-consistent: {reason}"
+
+
+def _release_agent(domain: Domain) -> None:
+    with contextlib.suppress(HostError, UnknownVm):
+        domain.set_agent_timeout(_LIBVIRTS_AGENT_TIMEOUT_S)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.frozen import ChangeGuard, FrozenImage
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.putback import Limits, PutBack
+from drvm.snapshot.watchdog import Watchdog, watchdog
 
 _MAX_CHANGES = 1 << 19
 _MAX_NVRAM_BYTES = 64 * 1024 * 1024
@@ -45,6 +47,10 @@ class Parts:
     limits: Limits = field(default_factory=Limits)
     overlay_dir: Path | None = None
     overlay_reserve_bytes: int = 1024 * 1024 * 1024
+
+    def watchdog(self, vm_uuid: str, limit_s: float) -> AbstractContextManager[Watchdog]:
+        """See ``watchdog``."""
+        return watchdog(self.processes, self.host.uri, vm_uuid, limit_s)
 
     def put_back(self) -> PutBack:
         return PutBack(self.host, self.images, self.journal, self.clock, self.trace, self.limits)

@@ -211,11 +211,12 @@ class PutBack:
         remove_durably(overlay)
 
     def _thaw(self, entry: Entry) -> list[str]:
-        domain = self._host.find_domain(entry.vm_uuid)
+        """The last resort, behind the watchdog."""
         for _ in range(_THAW_TRIES):
-            if domain is None or not domain.filesystems_frozen():
-                return []
             try:
+                domain = self._host.find_domain(entry.vm_uuid)
+                if domain is None or not domain.filesystems_frozen():
+                    return []
                 domain.thaw()
                 self._trace("thawed")
             except HostError:

@@ -90,3 +90,41 @@ def test_a_detached_process_has_a_session_of_its_own() -> None:
         assert os.getsid(child.pid) == child.pid
     finally:
         child.stop()
+
+
+def test_a_child_that_talks_is_told_and_heard_line_by_line() -> None:
+    child = SystemProcesses().spawn(["sh", "-c", "read a; echo $a; read b; echo $b"], talk=True)
+    child.tell("one")
+    child.tell("two")
+    assert [child.hear(30), child.hear(30)] == ["one", "two"]
+    assert child.wait(30)
+    child.stop()
+
+
+def test_a_child_that_is_silent_or_gone_is_not_waited_for_longer_than_said() -> None:
+    child = SystemProcesses().spawn(["sh", "-c", "read a"], talk=True)
+    with pytest.raises(ProcessFailed, match="said nothing"):
+        child.hear(0.05)
+    child.tell("go")
+    assert child.wait(30)
+    with pytest.raises(ProcessFailed, match="ended"):
+        child.hear(30)
+    with pytest.raises(ProcessFailed, match="does not listen"):
+        child.tell("anybody?")
+    child.stop()
+
+
+def test_a_child_that_says_too_much_is_not_listened_to() -> None:
+    child = SystemProcesses().spawn(["sh", "-c", "yes | tr -d '\\n'"], talk=True)
+    with pytest.raises(ProcessFailed, match="not understood"):
+        child.hear(30)
+    child.stop()
+
+
+def test_a_child_that_is_left_sees_the_end_and_is_reaped() -> None:
+    child = SystemProcesses().spawn(["cat"], talk=True)
+    child.leave()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{child.pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{child.pid}").exists()
