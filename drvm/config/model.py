@@ -101,6 +101,7 @@ class PolicyConfig(Section):
     time_zone: Text = "UTC"
     consistency: Literal["best-effort", "filesystem"] = "best-effort"
     freeze_timeout_s: WholeSeconds = Field(default=5, alias="freeze_timeout", le=10)
+    read_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="read_bandwidth")
     commit_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="commit_bandwidth")
     changed_blocks: Literal["checkpoint", "full-read"] = "checkpoint"
     exclude_disks: dict[str, tuple[Text, ...]] = Field(default_factory=dict)

@@ -30,7 +30,8 @@ class CaptureRequest:
 
     ``point_id`` names the files that the capture makes. ``exclude_disks`` are targets such as
     ``vdb``; every other disk that can't be captured is an error. ``require_filesystem`` makes a
-    failed freeze an error instead of the label ``crash``. ``parent`` is the point whose disk maps
+    failed freeze an error instead of the label ``crash``. A bandwidth of 0 is no limit; that of
+    reading is for all disks together. ``parent`` is the point whose disk maps
     the backup will share; without one no extent is UNCHANGED. Where ``changed_blocks`` is not
     ``checkpoint``, none is made, none is believed, and drvm's own are removed.
     """
@@ -41,6 +42,7 @@ class CaptureRequest:
     require_filesystem: bool = False
     freeze_timeout_s: int = 5
     commit_bandwidth_mib_s: int = 0
+    read_bandwidth_mib_s: int = 0
     parent: ParentPoint | None = None
     changed_blocks: ChangedBlocks = "checkpoint"
 

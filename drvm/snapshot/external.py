@@ -29,6 +29,7 @@ from drvm.snapshot.parts import (
     require_local,
     state_warnings,
 )
+from drvm.snapshot.reading import Pace, Reading
 from drvm.snapshot.recovery import finish_earlier
 from drvm.snapshot.watchdog import Watch
 
@@ -71,8 +72,9 @@ class ExternalEngine:
                 parts.trace("checkpoint-made")
                 instant = self._snapshot(domain, request, prepared, watch)
                 watch.end()
+                reading = Reading(Pace(request.read_bandwidth_mib_s, parts.clock))
                 with contextlib.ExitStack() as exports:
-                    machine = self._frozen(domain, prepared, instant, exports, problem)
+                    machine = self._frozen(domain, prepared, instant, exports, reading, problem)
                     parts.trace("reading")
                     yield machine
             finally:
@@ -183,6 +185,7 @@ class ExternalEngine:
         prepared: _Prepared,
         instant: Instant,
         exports: contextlib.ExitStack,
+        reading: Reading,
         problem: str,
     ) -> FrozenMachine:
         parts = self._parts
@@ -198,7 +201,7 @@ class ExternalEngine:
             taken_at=instant.taken_at,
             consistency=instant.consistency,
             engine=self.name,
-            disks=readable(prepared.images, parts.processes, parts.clock, exports, hints),
+            disks=readable(prepared.images, parts.processes, parts.clock, exports, reading, hints),
             definition_xml=prepared.definition_xml,
             nvram=read_nvram(prepared.machine.nvram),
             guest=guestview.ask(domain) if instant.consistency == "filesystem" else {},

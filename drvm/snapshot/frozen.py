@@ -14,6 +14,7 @@ from drvm.host.model import BlockReader, ImageInfo
 from drvm.host.nbd import NbdReader, nbd_extents
 from drvm.host.rawfile import RawFileReader, raw_extents
 from drvm.snapshot.changes import combine
+from drvm.snapshot.reading import Reading
 
 # longer than the kernel's coarse clock, by which files are stamped, stands still
 _CLOCK_TICK_S = 0.02
@@ -62,6 +63,7 @@ class FrozenImage:
         info: ImageInfo,
         guard: ChangeGuard,
         *,
+        reading: Reading,
         socket: Path | None,
         method: str,
         changes: Sequence[Extent] | None = None,
@@ -74,6 +76,7 @@ class FrozenImage:
         self._path = info.path
         self._socket = socket
         self._guard = guard
+        self._reading = reading
         self._changes = changes
 
     def extents(self) -> Iterator[Extent]:
@@ -84,23 +87,31 @@ class FrozenImage:
         if self._changes is not None:
             found = combine(found, self._changes, self.size_bytes)
         yield from cover(found, self.size_bytes)
+        self._reading.still_frozen()
         self._guard.check()
 
     def open(self) -> BlockReader:
+        inner: BlockReader
         if self._socket is None:
-            return _GuardedReader(RawFileReader(self._path, self.size_bytes), self._guard)
-        return _GuardedReader(NbdReader(self._socket), self._guard)
+            inner = RawFileReader(self._path, self.size_bytes)
+        else:
+            inner = NbdReader(self._socket)
+        return _GuardedReader(inner, self._guard, self._reading)
 
 
 class _GuardedReader:
-    """Gives no byte away before it has seen that the image is still the same."""
+    """Gives no byte away before it has seen that the image is still the same, and the capture
+    not given up."""
 
-    def __init__(self, inner: BlockReader, guard: ChangeGuard) -> None:
+    def __init__(self, inner: BlockReader, guard: ChangeGuard, reading: Reading) -> None:
         self._inner = inner
         self._guard = guard
+        self._reading = reading
 
     def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
+        self._reading.pace.wait(length)
         data = self._inner.read(offset, length)
+        self._reading.still_frozen()
         self._guard.check()
         return data
 

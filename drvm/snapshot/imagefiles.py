@@ -16,6 +16,7 @@ from drvm.host.images import FORMATS, ImageTool, in_use, is_block_device
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import Image
 from drvm.snapshot.parts import readable
+from drvm.snapshot.reading import Pace, Reading
 
 _FORMATS = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -60,7 +61,8 @@ class ImageFilesEngine:
             )
             if not images:
                 raise CaptureError("there is no image to capture")
-            disks = readable(images, self._processes, self._clock, exports)
+            reading = Reading(Pace(request.read_bandwidth_mib_s, self._clock))
+            disks = readable(images, self._processes, self._clock, exports, reading)
             taken_at = self._clock.now()
             for image in images:
                 if in_use(image.info.path):

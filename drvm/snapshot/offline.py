@@ -19,6 +19,7 @@ from drvm.snapshot.parts import (
     require_local,
     state_warnings,
 )
+from drvm.snapshot.reading import Pace, Reading
 from drvm.snapshot.recovery import finish_earlier
 
 
@@ -49,7 +50,8 @@ class OfflineEngine:
                 image.target: checkpoints.confirmed(found[image.target], image.info)
                 for image in images
             }
-            disks = readable(images, parts.processes, parts.clock, exports, hints)
+            reading = Reading(Pace(request.read_bandwidth_mib_s, parts.clock))
+            disks = readable(images, parts.processes, parts.clock, exports, reading, hints)
             taken_at = parts.clock.now()
             nvram = read_nvram(machine.nvram)
             saved = domain.has_managed_save()

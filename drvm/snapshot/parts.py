@@ -26,6 +26,7 @@ from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.frozen import ChangeGuard, FrozenImage
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.putback import Limits, PutBack
+from drvm.snapshot.reading import Reading
 from drvm.snapshot.watchdog import Watchdog, watchdog
 
 _MAX_CHANGES = 1 << 19
@@ -70,6 +71,7 @@ def readable(
     processes: Processes,
     clock: Clock,
     stack: contextlib.ExitStack,
+    reading: Reading,
     hints: Mapping[str, Hint] | None = None,
 ) -> tuple[FrozenDisk, ...]:
     """Readable disks of images that nobody may write to from now on; exports end with ``stack``.
@@ -99,6 +101,7 @@ def readable(
                 image.target,
                 image.info,
                 guard,
+                reading=reading,
                 socket=socket,
                 method=hint.method,
                 changes=changes,

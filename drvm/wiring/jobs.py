@@ -42,6 +42,7 @@ class BackupOptions:
     require_filesystem: bool = False
     freeze_timeout_s: int = 5
     commit_bandwidth_mib_s: int = 0
+    read_bandwidth_mib_s: int = 0
     changed_blocks: ChangedBlocks = "checkpoint"
 
     @staticmethod
@@ -53,6 +54,7 @@ class BackupOptions:
             require_filesystem=policy.consistency == "filesystem",
             freeze_timeout_s=policy.freeze_timeout_s,
             commit_bandwidth_mib_s=policy.commit_bandwidth_mib_s or 0,
+            read_bandwidth_mib_s=policy.read_bandwidth_mib_s or 0,
             changed_blocks=policy.changed_blocks,
         )
 
@@ -64,6 +66,7 @@ class BackupOptions:
             require_filesystem=self.require_filesystem,
             freeze_timeout_s=self.freeze_timeout_s,
             commit_bandwidth_mib_s=self.commit_bandwidth_mib_s,
+            read_bandwidth_mib_s=self.read_bandwidth_mib_s,
             changed_blocks=self.changed_blocks,
         )
 
@@ -154,10 +157,16 @@ def take_point(
 def take_image_point(
     wiring: Wiring, name: str, files: Sequence[ImageFile], progress: Progress
 ) -> BackupResult:
-    """Back up image files that belong to no VM of a host, under ``name``."""
+    """Back up image files that belong to no VM of a host, under ``name``; read at the pace that
+    the policy of that name says."""
     backup = _backup(wiring, progress, no_trace)
     engine = ImageFilesEngine(wiring.image_tool(), wiring.processes, wiring.clock, files)
-    request = CaptureRequest(vm=name, point_id=new_point_id())
+    options = BackupOptions.of(wiring.settings.policy_of(name), name)
+    request = CaptureRequest(
+        vm=name,
+        point_id=new_point_id(),
+        read_bandwidth_mib_s=options.read_bandwidth_mib_s,
+    )
     return backup.run(engine, request, machine_uuid(name))
 
 

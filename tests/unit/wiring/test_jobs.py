@@ -13,6 +13,7 @@ policies:
     vms: ["web*"]
     consistency: filesystem
     freeze_timeout: 7s
+    read_bandwidth: 300 MiB/s
     commit_bandwidth: 200 MiB/s
     changed_blocks: full-read
     exclude_disks: {"web*": [vdc], web1: [vdd], db1: [vda]}
@@ -33,6 +34,7 @@ def test_a_policy_says_how_its_vms_are_captured() -> None:
         require_filesystem=True,
         freeze_timeout_s=7,
         commit_bandwidth_mib_s=200,
+        read_bandwidth_mib_s=300,
         changed_blocks="full-read",
     )
 
