@@ -112,6 +112,12 @@ class ImageTool:
         argv = ["qemu-img", "commit", "-q", "-f", "qcow2", "-b", _plain(base), _plain(overlay)]
         self._run(argv, _LONG_S)
 
+    def rebase(self, overlay: Path, base: Path, base_format: str) -> None:
+        """Write into ``overlay`` that it lies on ``base``, which must hold what everything below
+        it held before. Raises ``HostError``, also where a QEMU has it open."""
+        argv = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2"]
+        self._run([*argv, "-b", _plain(base), "-F", base_format, _plain(overlay)], _QUICK_S)
+
     def check(self, path: Path, image_format: str) -> None:
         """Raises ``HostError`` with qemu-img's own words where the image is not sound."""
         self._run(["qemu-img", "check", "-q", "-f", image_format, _plain(path)], _LONG_S)
@@ -194,4 +200,5 @@ def _parse_info(document: Any, path: Path, image_format: str) -> ImageInfo:
         backing_format=None if backing_format is None else str(backing_format),
         options=options,
         bitmaps=bitmaps,
+        snapshots=tuple(str(entry["name"]) for entry in document.get("snapshots", ())),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import libvirt
@@ -114,6 +115,11 @@ class LibvirtDomain:
     def commit_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_SHALLOW | libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
         self._change(lambda d: d.blockCommit(target, None, None, bandwidth_mib_s, flags))
+
+    def commit_below_start(
+        self, target: str, *, top: Path, base: Path, bandwidth_mib_s: int = 0
+    ) -> None:
+        self._change(lambda d: d.blockCommit(target, str(base), str(top), bandwidth_mib_s, 0))
 
     def block_job(self, target: str) -> BlockJob | None:
         def ask(domain: Any) -> BlockJob | None:

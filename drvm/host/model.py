@@ -122,6 +122,14 @@ class Domain(Protocol):
         (SHALLOW: a base image with a backing file of its own must not be merged into that)."""
         ...
 
+    def commit_below_start(
+        self, target: str, *, top: Path, base: Path, bandwidth_mib_s: int = 0
+    ) -> None:
+        """Commit of ``top``, a layer of the disk's chain that is not the one in use, into
+        ``base``, the one right below it. Needs no pivot: when the job is gone and succeeded, the
+        chain is without ``top``, live and stored. Zeroes are written, not punched."""
+        ...
+
     def block_job(self, target: str) -> BlockJob | None:
         """Waits until no call that changes the machine is under way in libvirtd, also none of a
         client that is dead (30 s at most, then ``HostError``)."""
@@ -252,6 +260,7 @@ class ImageInfo:
 
     ``virtual_size_bytes`` is what the guest sees; ``allocated_bytes`` what the file takes.
     ``options``: qcow2's own (``cluster_size``, ``extended_l2``, ``compat``, ``lazy_refcounts``).
+    ``snapshots``: the names of its internal ones.
     """
 
     path: Path
@@ -262,6 +271,7 @@ class ImageInfo:
     backing_format: str | None
     options: Mapping[str, str]
     bitmaps: tuple[Bitmap, ...] = ()
+    snapshots: tuple[str, ...] = ()
 
 
 class BlockReader(Protocol):

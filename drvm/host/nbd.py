@@ -35,6 +35,8 @@ _ALLOCATION = "base:allocation"
 _STATE_ZERO = 2
 _DIRTY_BITMAP = "qemu:dirty-bitmap:"
 _STATE_DIRTY = 1
+_ALLOCATION_DEPTH = "qemu:allocation-depth"
+_TOP_LAYER = 1
 
 
 class NbdExport:
@@ -43,9 +45,10 @@ class NbdExport:
     It takes none of QEMU's image locks: a lock would keep a machine that is off from starting,
     and one that is left behind would keep its overlay from being committed. Whoever reads must
     know by other means that nobody writes. With ``bitmap``, a dirty bitmap of the image, clients
-    can ask for its ranges too; entering raises ``HostError`` if it is absent or inconsistent. The
-    server ends with its last client, and the export
-    holds one connection, so the server ends with us even if we are killed.
+    can ask for its ranges too; entering raises ``HostError`` if it is absent or inconsistent. With
+    ``overlay`` the image is one on a base, clients can ask which of the two holds what, and the
+    base is not locked either: it is committed into later. The server ends with its last client,
+    and the export holds one connection, so the server ends with us even if we are killed.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class NbdExport:
         *,
         writable: bool = False,
         bitmap: str | None = None,
+        overlay: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if image_format not in FORMATS or not path.is_absolute():
@@ -65,6 +69,7 @@ class NbdExport:
         self._format = image_format
         self._writable = writable
         self._bitmap = bitmap
+        self._overlay = overlay
         self._clock = clock or SystemClock()
         self._cleanup = contextlib.ExitStack()
         self.socket = Path()
@@ -93,11 +98,13 @@ class NbdExport:
             "file.driver": driver,
             "file.filename": str(self._path).replace(",", ",,"),
             "file.locking": "off",
+            **({"backing.file.locking": "off"} if self._overlay else {}),
         }
         image = ",".join(f"{name}={value}" for name, value in options.items())
         argv = ["qemu-nbd", "--image-opts", image, "--socket", str(self.socket)]
         argv += ["--shared", str(_MAX_CLIENTS)]
         argv += [] if self._bitmap is None else ["--bitmap", self._bitmap]
+        argv += ["--allocation-depth"] if self._overlay else []
         return argv + ([] if self._writable else ["--read-only"])
 
     def _first_connection(self, child: Child, log: Path) -> Any:
@@ -167,6 +174,13 @@ def nbd_changes(socket: Path, bitmap: str) -> Iterator[Extent]:
     """By a dirty bitmap that the export has: what it marks is DATA, all else UNCHANGED."""
     for offset, length, state in _states(socket, _DIRTY_BITMAP + bitmap):
         kind = ExtentKind.DATA if state & _STATE_DIRTY else ExtentKind.UNCHANGED
+        yield Extent(offset, length, kind)
+
+
+def nbd_overlaid(socket: Path) -> Iterator[Extent]:
+    """What the image itself holds, zeroes too, is DATA; what its base holds, UNCHANGED."""
+    for offset, length, depth in _states(socket, _ALLOCATION_DEPTH):
+        kind = ExtentKind.DATA if depth == _TOP_LAYER else ExtentKind.UNCHANGED
         yield Extent(offset, length, kind)
 
 

@@ -1,4 +1,4 @@
-"""Reading a domain's XML, and putting a disk of it back on its base image. Pure.
+"""Reading a domain's XML. Pure.
 
 Source: libvirt's ``formatdomain``; what snapshot, commit and pivot do to the XML was measured
 with libvirt 9.0 (``tests/e2e/test_capture.py`` holds it).
@@ -6,12 +6,9 @@ with libvirt 9.0 (``tests/e2e/test_capture.py`` holds it).
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree as PlainTree
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
@@ -84,7 +81,7 @@ class Machine:
 
 def read(text: str) -> Machine:
     """Raises ``HostError`` for whatever is no sound domain XML."""
-    domain = _parse(text)
+    domain = parse(text)
     uuid = (domain.findtext("uuid") or "").strip().lower()
     name = domain.findtext("name") or ""
     if not name or not is_uuid(uuid):
@@ -101,55 +98,7 @@ def read(text: str) -> Machine:
     )
 
 
-def with_disk_on_base(text: str, target: str, overlay: Path, base: Layer) -> str:
-    """The XML with ``target`` moved from ``overlay`` down to ``base``.
-
-    What libvirt wrote into ``<backingStore>`` when the overlay came is what stood there before,
-    so it moves back up; without one, ``base`` is written. Everything else stays as it is. Raises
-    ``HostError`` if the disk is not on the overlay.
-    """
-    for prefix, address in _namespaces(text):
-        with contextlib.suppress(ValueError):  # reserved prefixes keep generated names
-            PlainTree.register_namespace(prefix, address)
-    domain = _parse(text)
-    for disk in domain.iterfind("./devices/disk"):
-        if _target(disk) == target:
-            if _source_path(disk.find("source")) != overlay:
-                raise HostError(f"{target} is not on {overlay}")
-            _lower(disk, base)
-            return PlainTree.tostring(domain, encoding="unicode")
-    raise HostError(f"the domain has no disk {target}")
-
-
-def _lower(disk: Element, base: Layer) -> None:
-    store = disk.find("backingStore")
-    source = None if store is None else store.find("source")
-    kind = base.kind if store is None else store.attrib.get("type", base.kind)
-    image_format = (None if store is None else _format(store)) or base.format
-    if source is None or _source_path(source) != base.path:
-        kind, image_format = base.kind, base.format
-        source = Element("source", {"dev" if kind == "block" else "file": str(base.path)})
-        store = None
-    source.attrib.pop("index", None)
-    old_source = disk.find("source")
-    driver = disk.find("driver")
-    if driver is None:
-        driver = PlainTree.SubElement(disk, "driver", {"name": "qemu"})
-    driver.set("type", image_format or "raw")
-    disk.set("type", kind)
-    if old_source is not None:
-        position = list(disk).index(old_source)
-        disk.remove(old_source)
-        disk.insert(position, source)
-    old_store = disk.find("backingStore")
-    if old_store is not None:
-        disk.remove(old_store)
-    deeper = None if store is None else store.find("backingStore")
-    if deeper is not None:
-        disk.insert(list(disk).index(source) + 1, deeper)
-
-
-def _parse(text: str) -> Element:
+def parse(text: str) -> Element:
     if len(text) > MAX_XML_CHARS:
         raise HostError(f"a domain XML of {len(text)} characters is not believed")
     try:
@@ -161,16 +110,8 @@ def _parse(text: str) -> Element:
     return domain
 
 
-def _namespaces(text: str) -> Iterator[tuple[str, str]]:
-    try:
-        for _, found in ElementTree.iterparse(io.BytesIO(text.encode()), events=("start-ns",)):
-            yield found
-    except (ParseError, DefusedXmlException, ValueError) as problem:
-        raise HostError(f"the domain's XML can't be read: {problem}") from None
-
-
 def _disk(element: Element) -> Disk:
-    target = _target(element)
+    target = target_of(element)
     if not is_disk_target(target):
         raise HostError(f"{target[:40]!r} is no disk target")
     mirror = element.find("mirror")
@@ -213,26 +154,26 @@ def _backing(element: Element) -> Iterator[Layer]:
         if store is None or len(store) == 0:
             return
         kind = store.attrib.get("type", "")
-        yield Layer(kind, _local_path(kind, store.find("source")), _format(store))
+        yield Layer(kind, _local_path(kind, store.find("source")), format_of(store))
         store = store.find("backingStore")
     raise HostError(f"a backing chain of more than {_MAX_LAYERS} layers is not believed")
 
 
-def _format(store: Element) -> str | None:
+def format_of(store: Element) -> str | None:
     found = store.find("format")
     return None if found is None else found.attrib.get("type")
 
 
-def _target(disk: Element) -> str:
+def target_of(disk: Element) -> str:
     found = disk.find("target")
     return "" if found is None else found.attrib.get("dev", "")
 
 
 def _local_path(kind: str, source: Element | None) -> Path | None:
-    return _source_path(source) if kind in ("file", "block") else None
+    return source_path(source) if kind in ("file", "block") else None
 
 
-def _source_path(source: Element | None) -> Path | None:
+def source_path(source: Element | None) -> Path | None:
     if source is None:
         return None
     text = source.attrib.get("file") or source.attrib.get("dev") or ""
@@ -244,7 +185,7 @@ def _nvram(domain: Element) -> Path | None:
     if element is None or element.attrib.get("type", "file") != "file":
         return None
     text = (element.text or "").strip()
-    return Path(text) if text.startswith("/") else _source_path(element.find("source"))
+    return Path(text) if text.startswith("/") else source_path(element.find("source"))
 
 
 def _special_state(domain: Element) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -28,30 +28,55 @@ from drvm.snapshot.disks import OVERLAY_NAME
 VERSION = 1
 _MAX_BYTES = 1024 * 1024
 
-Phase = Literal["planned", "requested", "taken", "committing", "pivoting", "merging", "merged"]
+Phase = Literal[
+    "planned", "requested", "taken", "committing", "pivoting", "merging", "merged", "standing"
+]
 """How far a disk may have come; written before the step.
 
 ``planned``: its overlay may exist, nothing names it. ``requested``: the snapshot may have
 happened. ``taken``: it has. ``committing``: an active commit may have begun. ``pivoting``: the
 pivot may have happened. ``merging``: the machine is off, its overlay is being written into the
-base. ``merged``: that is done, the XML may still name the overlay.
+base. ``merged``: that is done, the XML may still name the overlay. ``standing``: the machine runs
+on it on purpose, between captures; or, below an overlay that is kept, it is being written into its
+base.
+"""
+
+Aim = Literal["back", "forward", "home"]
+"""Where a capture is to end. ``back``: as it began, its overlays gone. ``forward``: its overlays
+stand, and what stood under them is gone: the point is good. ``home``: on the machine's own images,
+nothing of drvm's stands.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class JournalDisk:
+    """``base`` is what lies right below ``overlay``: the machine's own image, or an overlay that
+    stands. ``identity`` is that of the two at rest, where they stand: see ``checkpoints.identity``.
+    """
+
     target: str
     base: str
     base_format: str
     base_kind: Literal["file", "block"]
     overlay: str
     phase: Phase = "planned"
+    identity: str = ""
+
+    @property
+    def point_id(self) -> str:
+        """Of the capture that made the overlay: all that was written since is in it."""
+        name = OVERLAY_NAME.fullmatch(Path(self.overlay).name)
+        return "" if name is None else name["point_id"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One capture that is under way, or was when its process died. ``frozen``: a freeze of ours
-    may be in force in the guest."""
+    """One capture that is under way, or was when its process died; and what stands.
+
+    ``disks``: the overlays of the capture. ``standing``: those of an earlier one on which the
+    machine runs between captures, or, during one, on which the overlays of ``disks`` lie.
+    ``frozen``: a freeze of ours may be in force in the guest.
+    """
 
     version: int
     engine: str
@@ -61,6 +86,23 @@ class Entry:
     uri: str
     disks: tuple[JournalDisk, ...]
     frozen: bool = False
+    standing: tuple[JournalDisk, ...] = ()
+    aim: Aim = "back"
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is half-done."""
+        return bool(self.standing) and not (self.disks or self.frozen)
+
+    def folding(self, targets: Collection[str]) -> Entry:
+        """From rest: the overlays of ``targets`` are to be written into their bases and go. Those
+        of one capture at a time, so call it until it is at rest again without them."""
+        points = {disk.point_id for disk in self.standing if disk.target in targets}
+        point_id = min(points, default=self.point_id)
+        going = [d for d in self.standing if d.target in targets and d.point_id == point_id]
+        staying = tuple(disk for disk in self.standing if disk not in going)
+        entry = replace(self, point_id=point_id, disks=tuple(going), standing=staying, aim="back")
+        return entry.in_phase("taken")
 
     def in_phase(self, phase: Phase, target: str | None = None) -> Entry:
         """With one disk, or all of them, that far."""
@@ -116,8 +158,11 @@ class Journal:
             raise _unreadable(path, f"written in format {entry.version}")
         if entry.vm_uuid != vm_uuid or not is_point_id(entry.point_id):
             raise _unreadable(path, "it is not about this machine")
-        for disk in entry.disks:
-            _check(disk, entry.point_id, path)
+        stands = {disk.target: disk.overlay for disk in entry.standing}
+        for disk in (*entry.disks, *entry.standing):
+            _check(disk, path, stands_on=stands.get(disk.target))
+        if any(disk.point_id != entry.point_id for disk in entry.disks):
+            raise _unreadable(path, "it names overlays of another capture")
         return entry
 
     def machines(self) -> list[str]:
@@ -144,17 +189,18 @@ def _shared_directory() -> Path | None:
     return parent / "drvm" if os.access(parent, os.W_OK) else None
 
 
-def _check(disk: JournalDisk, point_id: str, path: Path) -> None:
+def _check(disk: JournalDisk, path: Path, stands_on: str | None) -> None:
     """A journal leads to files being deleted: only such as drvm itself makes."""
     overlay, base = Path(disk.overlay), Path(disk.base)
     name = OVERLAY_NAME.fullmatch(overlay.name)
+    own = name is not None and overlay.parent / name["base"] == base
     if (
         not is_disk_target(disk.target)
         or disk.base_format not in FORMATS
         or not (overlay.is_absolute() and base.is_absolute())
         or name is None
-        or name["point_id"] != point_id
-        or (disk.base_kind == "file" and overlay.parent / name["base"] != base)
+        or (disk.base_kind == "file" and not own and disk.base != stands_on)
+        or disk.base == disk.overlay
     ):
         raise _unreadable(path, f"{disk.target[:40]} names files that drvm did not make")
 

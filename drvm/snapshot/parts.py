@@ -25,7 +25,8 @@ from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.frozen import ChangeGuard, FrozenImage
 from drvm.snapshot.journal import Journal
-from drvm.snapshot.putback import Limits, PutBack
+from drvm.snapshot.overlays import Limits, Overlays
+from drvm.snapshot.putback import PutBack
 from drvm.snapshot.reading import Reading
 from drvm.snapshot.watchdog import Watchdog, watchdog
 
@@ -54,7 +55,9 @@ class Parts:
         return watchdog(self.processes, self.host.uri, vm_uuid, limit_s)
 
     def put_back(self) -> PutBack:
-        return PutBack(self.host, self.images, self.journal, self.clock, self.trace, self.limits)
+        return PutBack(
+            Overlays(self.host, self.images, self.journal, self.clock, self.trace, self.limits)
+        )
 
 
 def require_local(host: Host) -> None:

@@ -104,9 +104,7 @@ def _steps(parts: Parts, entry: Entry) -> tuple[str, ...]:
     put_back = parts.put_back()
     steps = ["thaw the guest if it is frozen"] if entry.frozen else []
     for disk in entry.disks:
-        step = put_back.next_step(entry, disk)
-        reason = f" ({step.reason})" if step.reason else ""
-        steps.append(f"{disk.target}: {step.action.value}{reason}")
+        steps.append(f"{disk.target}: {put_back.next_step(entry, disk)}")
     return tuple(steps)
 
 

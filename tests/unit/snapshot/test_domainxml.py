@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drvm.core.errors import HostError
-from drvm.snapshot.domainxml import Layer, read, with_disk_on_base
+from drvm.snapshot.chainxml import with_disk_on_base
+from drvm.snapshot.domainxml import Layer, read
 
 UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
 

@@ -14,7 +14,8 @@ from drvm.core.process import SystemProcesses
 from drvm.host.images import ImageTool
 from drvm.host.model import BlockJob, Host
 from drvm.snapshot.journal import VERSION, Entry, Journal, JournalDisk
-from drvm.snapshot.putback import Limits, PutBack
+from drvm.snapshot.overlays import Limits, Overlays
+from drvm.snapshot.putback import PutBack
 from tests.fakes.chain_host import FakeDomain, FakeHost
 from tests.fakes.clock import FakeClock
 
@@ -41,12 +42,14 @@ class Scene:
 
     def put_back(self, entry: Entry | None = None) -> None:
         PutBack(
-            cast(Host, self.host),
-            ImageTool(SystemProcesses()),
-            self.journal,
-            self.clock,
-            self.steps.append,
-            Limits(stall_s=60, commit_s=600, unreachable_s=90),
+            Overlays(
+                cast(Host, self.host),
+                ImageTool(SystemProcesses()),
+                self.journal,
+                self.clock,
+                self.steps.append,
+                Limits(stall_s=60, commit_s=600, unreachable_s=90),
+            )
         ).run(entry or self.entry)
 
     def is_done(self) -> bool:
