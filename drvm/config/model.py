@@ -94,6 +94,11 @@ class DrillConfig(Section):
         return value if value is None else _checked(value, "schedule", info)
 
 
+class FreezeConfig(Section):
+    include: tuple[Text, ...] = ()
+    exclude: tuple[Text, ...] = ()
+
+
 class PolicyConfig(Section):
     name: Name
     vms: Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -102,6 +107,7 @@ class PolicyConfig(Section):
     consistency: Literal["best-effort", "filesystem"] = "best-effort"
     freeze_timeout_s: WholeSeconds = Field(default=5, alias="freeze_timeout", le=10)
     read_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="read_bandwidth")
+    freeze: FreezeConfig = FreezeConfig()
     commit_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="commit_bandwidth")
     changed_blocks: Literal["checkpoint", "full-read"] = "checkpoint"
     exclude_disks: dict[str, tuple[Text, ...]] = Field(default_factory=dict)

@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 
 from drvm.core.extents import Extent
 from drvm.host.model import BlockReader
+from drvm.snapshot import mountpoints
+from drvm.snapshot.mountpoints import MountPoints
 
 Consistency = Literal["filesystem", "crash", "offline"]
 ChangedBlocks = Literal["checkpoint", "full-read"]
@@ -33,7 +35,8 @@ class CaptureRequest:
     failed freeze an error instead of the label ``crash``. A bandwidth of 0 is no limit; that of
     reading is for all disks together. ``parent`` is the point whose disk maps
     the backup will share; without one no extent is UNCHANGED. Where ``changed_blocks`` is not
-    ``checkpoint``, none is made, none is believed, and drvm's own are removed.
+    ``checkpoint``, none is made, none is believed, and drvm's own are removed. ``freeze``: which
+    file systems of the guest.
     """
 
     vm: str
@@ -45,6 +48,7 @@ class CaptureRequest:
     read_bandwidth_mib_s: int = 0
     parent: ParentPoint | None = None
     changed_blocks: ChangedBlocks = "checkpoint"
+    freeze: MountPoints = mountpoints.ALL
 
 
 class FrozenDisk(Protocol):

@@ -20,7 +20,7 @@ from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
 from drvm.snapshot.domainxml import Machine
-from drvm.snapshot.freeze import Instant, quiesced
+from drvm.snapshot.freeze import Instant, held, quiesced
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from drvm.snapshot.parts import (
     Parts,
@@ -159,15 +159,21 @@ class ExternalEngine:
             parts.journal.write(replace(entry, frozen=frozen))
             parts.trace("snapshot-requested")
 
-        instant = quiesced(
-            domain,
-            request,
-            parts.clock,
-            watch,
-            take=lambda quiesce: domain.create_disk_snapshot(xml, quiesce=quiesce),
-            was_taken=lambda: self._was_taken(domain, entry),
-            freezing=freezing,
-        )
+        def take(quiesce: bool = False) -> None:
+            domain.create_disk_snapshot(xml, quiesce=quiesce)
+
+        if request.freeze:  # libvirtd's one call freezes all there is
+            instant = held(domain, request, parts.clock, watch, take=take, freezing=freezing)
+        else:
+            instant = quiesced(
+                domain,
+                request,
+                parts.clock,
+                watch,
+                take=take,
+                was_taken=lambda: self._was_taken(domain, entry),
+                freezing=freezing,
+            )
         parts.journal.write(replace(entry.in_phase("taken"), frozen=instant.unsure))
         parts.trace("snapshot-taken")
         return instant
@@ -204,10 +210,18 @@ class ExternalEngine:
             disks=readable(prepared.images, parts.processes, parts.clock, exports, reading, hints),
             definition_xml=prepared.definition_xml,
             nvram=read_nvram(prepared.machine.nvram),
-            guest=guestview.ask(domain) if instant.consistency == "filesystem" else {},
+            guest=_guest(domain, instant),
             frozen_s=instant.frozen_s,
             warnings=(*prepared.warnings, *instant.warnings, *filter(None, [problem])),
         )
+
+
+def _guest(domain: Domain, instant: Instant) -> dict[str, str]:
+    """An agent that has just failed is not asked for more."""
+    if instant.consistency != "filesystem":
+        return {}
+    frozen = {"frozen": ", ".join(instant.mount_points)} if instant.mount_points else {}
+    return {**guestview.ask(domain), **frozen}
 
 
 def _refuse_foreign_work(domain: Domain, machine: Machine) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from drvm.core.clock import Clock
 from drvm.core.errors import AgentError, CaptureError, HostError, ProcessFailed, UnknownVm
 from drvm.host.model import Domain, DomainState
 from drvm.snapshot.capture import CaptureRequest, Consistency
+from drvm.snapshot.mountpoints import Chosen, choose, mounted
 from drvm.snapshot.watchdog import Watch
 
 _LIBVIRTS_AGENT_TIMEOUT_S = -2
@@ -27,13 +28,15 @@ _THAW_PAUSE_S = 0.5
 @dataclass(frozen=True, slots=True)
 class Instant:
     """``frozen_s``: from the request to freeze until the thaw was confirmed, 0 where nothing was
-    tried. ``unsure``: a freeze may still be in force."""
+    tried. ``unsure``: a freeze may still be in force. ``mount_points``: what was frozen, where it
+    was not all."""
 
     taken_at: dt.datetime
     consistency: Consistency
     frozen_s: float = 0.0
     unsure: bool = False
     warnings: tuple[str, ...] = ()
+    mount_points: tuple[str, ...] = ()
 
 
 class Freeze:
@@ -51,20 +54,31 @@ class Freeze:
         self._frozen_s = 0.0
         self._thawed = True
         self._reason: str | None = None
+        self._chosen = Chosen(())
 
     def prepare(self) -> str | None:
         """Why the guest can't be frozen, before anything happens; ``None`` if it can be tried.
         Raises ``CaptureError`` where somebody else has frozen it."""
-        self._reason = why_not(self._domain, self._request, self._watch)
+        request = self._request
+        self._reason = why_not(self._domain, request, self._watch)
+        if request.freeze and self._reason is None:
+            try:
+                there = mounted(self._domain, request.freeze_timeout_s)
+            except AgentError as problem:
+                self._reason = problem.message
+                return self._reason
+            self._chosen = choose(request.freeze, there)
+            if not self._chosen.mount_points:
+                self._reason = "none of the file systems that the policy wants frozen is there"
         return self._reason
 
-    def begin(self, mount_points: Sequence[str] = ()) -> str | None:
-        """Freeze all file systems, or those; why that failed, then the guest is thawed again."""
+    def begin(self) -> str | None:
+        """Freeze what the request says; why that failed, then the guest is thawed again."""
         self._begun_s = self._clock.monotonic_s()
         try:
             self._watch.freezing()
             self._domain.set_agent_timeout(self._request.freeze_timeout_s)
-            if self._domain.freeze(mount_points) == 0:
+            if self._domain.freeze(self._chosen.mount_points) == 0:
                 self._reason = "the agent froze no file system"
         except (HostError, ProcessFailed) as problem:
             self._reason = problem.message
@@ -92,11 +106,14 @@ class Freeze:
         """After ``end``. Raises ``CaptureError`` as ``refuse_if_required`` does."""
         if self._reason is not None:
             refuse_if_required(self._domain, self._request, self._reason)
-        words = [] if self._reason is None else [_only_crash(self._reason)]
+        words = [*self._chosen.warnings]
+        if self._reason is not None:
+            words.append(_only_crash(self._reason))
         if not self._thawed:
             words.append("the guest may still be frozen")
         label: Consistency = "filesystem" if self._reason is None else "crash"
-        return Instant(taken_at, label, self._frozen_s, not self._thawed, tuple(words))
+        frozen = self._chosen.mount_points if self._reason is None else ()
+        return Instant(taken_at, label, self._frozen_s, not self._thawed, tuple(words), frozen)
 
 
 def quiesced(
@@ -142,7 +159,7 @@ def held(
     freezing: Callable[[bool], None],
 ) -> Instant:
     """As ``quiesced``, by calls of their own for freeze and thaw, for what libvirtd does not do
-    in one. ``take`` is called once."""
+    in one, and for some file systems only. ``take`` is called once."""
     freeze = Freeze(domain, request, clock, watch)
     reason = freeze.prepare()
     freezing(reason is None)

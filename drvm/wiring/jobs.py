@@ -26,9 +26,11 @@ from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.repository.select import select
 from drvm.restore.definition import VirtType
+from drvm.snapshot import mountpoints
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks
 from drvm.snapshot.choose import choose
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
+from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import recover
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, survey
@@ -44,6 +46,7 @@ class BackupOptions:
     commit_bandwidth_mib_s: int = 0
     read_bandwidth_mib_s: int = 0
     changed_blocks: ChangedBlocks = "checkpoint"
+    freeze: MountPoints = mountpoints.ALL
 
     @staticmethod
     def of(policy: PolicyConfig | None, vm: str) -> BackupOptions:
@@ -56,6 +59,7 @@ class BackupOptions:
             commit_bandwidth_mib_s=policy.commit_bandwidth_mib_s or 0,
             read_bandwidth_mib_s=policy.read_bandwidth_mib_s or 0,
             changed_blocks=policy.changed_blocks,
+            freeze=MountPoints(policy.freeze.include, policy.freeze.exclude),
         )
 
     def request(self, vm: str) -> CaptureRequest:
@@ -68,6 +72,7 @@ class BackupOptions:
             commit_bandwidth_mib_s=self.commit_bandwidth_mib_s,
             read_bandwidth_mib_s=self.read_bandwidth_mib_s,
             changed_blocks=self.changed_blocks,
+            freeze=self.freeze,
         )
 
 

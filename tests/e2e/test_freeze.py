@@ -10,12 +10,16 @@ import pytest
 
 import drvm
 from drvm.core.clock import SystemClock
-from drvm.core.process import SystemProcesses
+from drvm.core.ids import new_point_id
+from drvm.core.process import Processes, SystemProcesses
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import Domain
 from drvm.snapshot.capture import CaptureRequest
+from drvm.snapshot.choose import choose
 from drvm.snapshot.freeze import held
+from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.watchdog import watchdog
+from tests.capturing import assert_back_on_its_disks, make_parts
 from tests.guests import Guest, MakeGuest
 
 pytestmark = pytest.mark.guest
@@ -133,3 +137,20 @@ def test_a_group_of_processes_is_ended_as_a_service_is_and_the_guest_thaws(
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     wait_until_thawed(guest, LIMIT_S + 5)
+
+
+def test_only_the_file_systems_of_the_policy_are_frozen(
+    guest: Guest, libvirt_uri: str, tmp_path: Path, processes: Processes
+) -> None:
+    parts = make_parts(libvirt_uri, tmp_path / "state", processes)
+    request = CaptureRequest(
+        guest.name,
+        new_point_id(),
+        freeze_timeout_s=5,
+        require_filesystem=True,
+        freeze=MountPoints(include=("/data", "/none")),
+    )
+    with choose(parts, guest.name).engine.capture(request) as machine:
+        assert machine.guest["frozen"] == "/data"
+        assert "the guest has no file system at /none" in machine.warnings
+    assert_back_on_its_disks(guest, parts)

@@ -8,8 +8,10 @@ import pytest
 
 from drvm.core.errors import AgentError, CaptureError, HostError, HostUnreachable, ProcessFailed
 from drvm.host.model import Domain
+from drvm.snapshot import mountpoints
 from drvm.snapshot.capture import CaptureRequest
 from drvm.snapshot.freeze import Instant, held, quiesced
+from drvm.snapshot.mountpoints import MountPoints
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted_agent import SILENT, ScriptedDomain, SteadyWatch
 
@@ -31,9 +33,9 @@ class Scene:
         self.take_s = 0.1
         self.failure: Exception | None = None
 
-    def run(self, *, required: bool = False) -> Instant:
+    def run(self, *, required: bool = False, freeze: MountPoints = mountpoints.ALL) -> Instant:
         domain = cast(Domain, self.domain)
-        request = CaptureRequest("web", "0" * 16, require_filesystem=required)
+        request = CaptureRequest("web", "0" * 16, require_filesystem=required, freeze=freeze)
         if self.way == "held":
             return held(
                 domain, request, self.clock, self.watch, take=self._take, freezing=self._freezing
@@ -196,3 +198,31 @@ def test_an_instant_that_must_be_consistent_is_not_taken_without(way: str) -> No
     with pytest.raises(CaptureError, match="can't be frozen"):
         scene.run(required=True)
     assert scene.taken == []
+
+
+def test_only_the_file_systems_that_are_wanted_are_frozen() -> None:
+    scene = Scene("held")
+    scene.domain.file_systems = [{"mountpoint": "/"}, {"mountpoint": "/srv"}]
+    instant = scene.run(freeze=MountPoints(include=("/srv", "/gone")))
+    assert instant.consistency == "filesystem"
+    assert instant.mount_points == ("/srv",)
+    assert instant.warnings == ("the guest has no file system at /gone",)
+
+
+@pytest.mark.parametrize(
+    "freeze", [MountPoints(include=("/gone",)), MountPoints(exclude=("/",))], ids=["in", "ex"]
+)
+def test_where_none_of_them_is_there_nothing_is_frozen(freeze: MountPoints) -> None:
+    scene = Scene("held")
+    instant = scene.run(freeze=freeze)
+    assert instant.consistency == "crash"
+    assert "none of the file systems" in instant.warnings[-1]
+    assert "freeze" not in scene.domain.calls
+
+
+def test_an_agent_that_does_not_say_what_there_is_costs_the_label() -> None:
+    scene = Scene("held", fsinfo=["what?"])
+    instant = scene.run(freeze=MountPoints(include=("/",)))
+    assert instant.warnings == (
+        "only crash-consistent: the agent's list of file systems is not understood",
+    )

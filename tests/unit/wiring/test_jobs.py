@@ -5,6 +5,7 @@ from __future__ import annotations
 from drvm.config.load import parse_config
 from drvm.config.model import CheckConfig, PolicyConfig
 from drvm.drill.checks.registry import KINDS, make_check
+from drvm.snapshot.mountpoints import MountPoints
 from drvm.wiring.jobs import BackupOptions, drill_checks
 
 CONFIG = b"""
@@ -13,6 +14,7 @@ policies:
     vms: ["web*"]
     consistency: filesystem
     freeze_timeout: 7s
+    freeze: {include: [/, /srv], exclude: [/srv]}
     read_bandwidth: 300 MiB/s
     commit_bandwidth: 200 MiB/s
     changed_blocks: full-read
@@ -36,6 +38,7 @@ def test_a_policy_says_how_its_vms_are_captured() -> None:
         commit_bandwidth_mib_s=200,
         read_bandwidth_mib_s=300,
         changed_blocks="full-read",
+        freeze=MountPoints(("/", "/srv"), ("/srv",)),
     )
 
 
