@@ -23,6 +23,8 @@ FORMATS = frozenset({"raw", "qcow2"})
 
 # a small cluster for scattered writes, and subclusters so that none is copied up for 4 KiB
 _OVERLAY_OPTIONS = "extended_l2=on,cluster_size=128k"
+# QEMU copies at least this much before a write, and more with larger clusters (block/backup.c)
+_SCRATCH_OPTIONS = "cluster_size=64k"
 _CREATE_OPTIONS = ("cluster_size", "compat", "extended_l2", "lazy_refcounts", "refcount_bits")
 _OPTION_VALUE = re.compile(r"[a-z0-9.]{1,16}", re.ASCII)
 _FLOCK = struct.Struct("hhqqi4x")
@@ -85,6 +87,15 @@ class ImageTool:
             self._run(argv, _QUICK_S)
             os.fsync(descriptor)
         sync_directory(overlay.parent)
+
+    def create_scratch(self, scratch: Path, like: Path, size_bytes: int) -> None:
+        """An empty qcow2 for what a guest overwrites during a backup, owned as ``like`` is. Raises
+        ``HostError`` where ``scratch`` exists; a failure leaves nothing."""
+        owner = like.stat()
+        argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", _SCRATCH_OPTIONS]
+        with _new_file(scratch) as descriptor:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            self._run([*argv, _plain(scratch), str(size_bytes)], _QUICK_S)
 
     def create_image(
         self, path: Path, image_format: str, size_bytes: int, options: Mapping[str, str]

@@ -12,7 +12,7 @@ import libvirt_qemu
 
 from drvm.core.clock import Clock, SystemClock
 from drvm.core.errors import AgentError, HostError, UnknownVm
-from drvm.host import agent, libvirt_checkpoints, libvirt_xml, screenshot
+from drvm.host import agent, libvirt_backup, libvirt_checkpoints, libvirt_xml, screenshot
 from drvm.host.libvirt_connection import Connection
 from drvm.host.model import BlockJob, DomainState, GuestCommandResult
 
@@ -104,13 +104,23 @@ class LibvirtDomain:
     def delete_checkpoint(self, name: str) -> None:
         self._change(lambda d: libvirt_checkpoints.delete(d, name))
 
-    def has_domain_job(self) -> bool:
+    def domain_job(self) -> str | None:
+        return self._ask(libvirt_backup.job)
+
+    def backup_begin(self, backup_xml: str, checkpoint_xml: str | None) -> None:
         try:
-            return bool(self._ask(lambda d: int(d.jobStats().get("type", 0))))
-        except HostError:
-            if self.state() is DomainState.SHUTOFF:
-                return False
-            raise
+            self._change(lambda d: libvirt_backup.begin(d, backup_xml, checkpoint_xml))
+        except AgentError as problem:  # no agent has a part in it: some name in the words does
+            raise HostError(problem.message) from None
+
+    def backup_xml(self) -> str | None:
+        return self._ask(libvirt_backup.xml)
+
+    def abort_domain_job(self) -> None:
+        self._change(lambda d: d.abortJob())
+
+    def own_directory(self) -> Path | None:
+        return self._ask(libvirt_backup.own_directory)
 
     def commit_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_SHALLOW | libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE

@@ -82,7 +82,7 @@ class Domain(Protocol):
         there, and needs the disks as they are."""
         ...
 
-    # -- snapshots and block jobs -------------------------------------------------------------
+    # -- snapshots and checkpoints ------------------------------------------------------------
     def create_disk_snapshot(self, snapshot_xml: str, *, quiesce: bool) -> None:
         """DISK_ONLY | ATOMIC | NO_METADATA | REUSE_EXT, and QUIESCE where asked for.
 
@@ -113,10 +113,33 @@ class Domain(Protocol):
         crash half-way may leave bitmaps that no checkpoint names."""
         ...
 
-    def has_domain_job(self) -> bool:
-        """Whether a backup, migration or save job is under way (a second one would block)."""
+    # -- backup jobs --------------------------------------------------------------------------
+    def domain_job(self) -> str | None:
+        """The job that keeps every other one out: ``backup``, ``migration``, ``save``,
+        ``restore``, ``snapshot``, ``dump`` or ``other``. To begin a second one blocks 30 s. That
+        of a call that is still under way is told too."""
         ...
 
+    def backup_begin(self, backup_xml: str, checkpoint_xml: str | None) -> None:
+        """A backup job, and in the same instant a checkpoint; both or none, but for a failure to
+        serve what is ready, which leaves the checkpoint. The scratch files that the XML names must
+        exist: whoever made them removes them. The machine must be running or paused."""
+        ...
+
+    def backup_xml(self) -> str | None:
+        """Of the backup job under way; ``None`` where there is none, or while it begins."""
+        ...
+
+    def abort_domain_job(self) -> None:
+        """Whosever it is: ask before. Does not wait until it has ended."""
+        ...
+
+    def own_directory(self) -> Path | None:
+        """libvirt's directory for this run of the machine: QEMU may make files in it, and it goes
+        with the run. ``None`` where the machine is off, or libvirt keeps it elsewhere."""
+        ...
+
+    # -- block jobs ---------------------------------------------------------------------------
     def commit_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
         """Active commit of the disk's top layer into the image right below it, and no further
         (SHALLOW: a base image with a backing file of its own must not be merged into that)."""

@@ -122,10 +122,16 @@ class NbdExport:
 
 
 class NbdReader:
-    """Implements ``BlockReader`` with a connection of its own."""
+    """Implements ``BlockReader`` with a connection of its own. ``export``: which of the server's
+    disks, for servers that have several."""
 
-    def __init__(self, socket: Path) -> None:
-        self._handle = _connect(socket)
+    def __init__(self, socket: Path, export: str = "") -> None:
+        self._handle = _connect(socket, export=export)
+
+    @property
+    def size_bytes(self) -> int:
+        size: int = _checked(self._handle.get_size)
+        return size
 
     def read(self, offset: int, length: int) -> bytearray:
         if length <= _READ_BYTES:
@@ -163,16 +169,16 @@ class NbdWriter:
         _shut_down(self._handle)
 
 
-def nbd_extents(socket: Path) -> Iterator[Extent]:
+def nbd_extents(socket: Path, export: str = "") -> Iterator[Extent]:
     """By ``base:allocation``: what the server promises to be zeroes is ZERO, all else DATA."""
-    for offset, length, state in _states(socket, _ALLOCATION):
+    for offset, length, state in _states(socket, _ALLOCATION, export):
         kind = ExtentKind.ZERO if state & _STATE_ZERO else ExtentKind.DATA
         yield Extent(offset, length, kind)
 
 
-def nbd_changes(socket: Path, bitmap: str) -> Iterator[Extent]:
+def nbd_changes(socket: Path, bitmap: str, export: str = "") -> Iterator[Extent]:
     """By a dirty bitmap that the export has: what it marks is DATA, all else UNCHANGED."""
-    for offset, length, state in _states(socket, _DIRTY_BITMAP + bitmap):
+    for offset, length, state in _states(socket, _DIRTY_BITMAP + bitmap, export):
         kind = ExtentKind.DATA if state & _STATE_DIRTY else ExtentKind.UNCHANGED
         yield Extent(offset, length, kind)
 
@@ -184,9 +190,9 @@ def nbd_overlaid(socket: Path) -> Iterator[Extent]:
         yield Extent(offset, length, kind)
 
 
-def _states(socket: Path, context: str) -> Iterator[tuple[int, int, int]]:
+def _states(socket: Path, context: str, export: str = "") -> Iterator[tuple[int, int, int]]:
     """(offset, length, state) over the whole disk, as one meta context tells it."""
-    handle = _connect(socket, (context,))
+    handle = _connect(socket, (context,), export)
     try:
         size_bytes: int = _checked(handle.get_size)
         if not _checked(lambda: handle.can_meta_context(context)):
@@ -238,8 +244,9 @@ def _sweep(clock: Clock) -> None:
                 shutil.rmtree(directory)
 
 
-def _connect(socket: Path, contexts: Sequence[str] = ()) -> Any:
+def _connect(socket: Path, contexts: Sequence[str] = (), export: str = "") -> Any:
     handle = nbd.NBD()
+    _checked(lambda: handle.set_export_name(export))
     for context in contexts:
         _checked(functools.partial(handle.add_meta_context, context))
     _checked(lambda: handle.connect_unix(str(socket)))

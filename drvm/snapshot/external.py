@@ -26,6 +26,7 @@ from drvm.snapshot.parts import (
     Parts,
     read_nvram,
     readable,
+    refuse_jobs,
     require_local,
     state_warnings,
 )
@@ -226,17 +227,10 @@ def _guest(domain: Domain, instant: Instant) -> dict[str, str]:
 
 def _refuse_foreign_work(domain: Domain, machine: Machine) -> None:
     """Somebody else's snapshot or job would be in our way, and ours in theirs."""
-    hint = "wait until it is done, or end it; drvm touches nothing that it did not make"
-    if domain.has_domain_job():
-        raise CaptureError(f"{domain.name} has a backup, save or migration under way", hint=hint)
-    for disk in machine.disks:
-        if disk.top is None:
-            continue
-        if disk.mirror is not None or domain.block_job(disk.target) is not None:
-            raise CaptureError(f"{disk.target} of {domain.name} has a block job", hint=hint)
+    refuse_jobs(domain, machine)
     external = domain.external_snapshot_names()
     if external:
         raise CaptureError(
             f"{domain.name} has the external snapshot {external[0]}",
-            hint="merge and delete it first; drvm touches nothing that it did not make",
+            hint="merge and delete it first, or let the policy say engine: pull",
         )

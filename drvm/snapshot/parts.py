@@ -18,7 +18,7 @@ from drvm.core.extents import Extent
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
 from drvm.host.images import ImageTool
-from drvm.host.model import Host, ImageInfo
+from drvm.host.model import Domain, Host, ImageInfo
 from drvm.host.nbd import NbdExport, nbd_changes
 from drvm.snapshot.capture import FrozenDisk
 from drvm.snapshot.checkpoints import Hint, Image
@@ -67,6 +67,20 @@ def require_local(host: Host) -> None:
             f"the disks of {host.uri} are not on this machine",
             hint="run drvm on the KVM host itself",
         )
+
+
+def refuse_jobs(domain: Domain, machine: Machine) -> None:
+    """Somebody else's job would be in our way, and ours in his. Raises ``CaptureError``."""
+    hint = "wait until it is done, or end it; drvm touches nothing that it did not make"
+    job = domain.domain_job()
+    if job is not None:
+        what = f"a {job}" if job != "other" else "another job"
+        raise CaptureError(f"{domain.name} has {what} under way", hint=hint)
+    for disk in machine.disks:
+        if disk.top is None:
+            continue
+        if disk.mirror is not None or domain.block_job(disk.target) is not None:
+            raise CaptureError(f"{disk.target} of {domain.name} has a block job", hint=hint)
 
 
 def readable(

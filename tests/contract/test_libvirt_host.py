@@ -63,7 +63,7 @@ def test_a_running_machine_without_an_agent_or_disks(
             call()
     with pytest.raises(HostError):
         domain.commit_start("vda")
-    assert not domain.has_domain_job()
+    assert domain.domain_job() is None
     assert not domain.has_managed_save()
     domain.destroy()
     domain.destroy()
@@ -77,7 +77,7 @@ def test_a_machine_is_defined_started_and_forgotten(host: LibvirtHost) -> None:
     domain = host.define(definition(unique_name("defined")))
     try:
         assert domain.state() is DomainState.SHUTOFF
-        assert not domain.has_domain_job()
+        assert domain.domain_job() is None
         assert domain.name in [known.name for known in host.domains()]
         domain.start()
         assert domain.state() is DomainState.RUNNING

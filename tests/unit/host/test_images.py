@@ -65,6 +65,22 @@ def test_a_failed_overlay_leaves_no_file(images: ImageTool, tmp_path: Path) -> N
     assert not overlay.exists()
 
 
+def test_a_scratch_image_is_empty_owned_as_told_and_never_in_place_of_another(
+    images: ImageTool, tmp_path: Path
+) -> None:
+    like, scratch = tmp_path / "like", tmp_path / "scratch"
+    like.touch()
+    os.chown(like, 12345, 12346) if os.geteuid() == 0 else None
+    images.create_scratch(scratch, like, 3 * MIB + 512)
+    info, owner = images.info(scratch, "qcow2"), scratch.stat()
+    assert (info.virtual_size_bytes, info.backing_file) == (3 * MIB + 512, None)
+    assert info.options["cluster_size"] == "65536"
+    assert (owner.st_uid, owner.st_gid) == (like.stat().st_uid, like.stat().st_gid)
+    with pytest.raises(HostError):
+        images.create_scratch(scratch, like, MIB)
+    assert images.info(scratch, "qcow2").virtual_size_bytes == 3 * MIB + 512
+
+
 def test_a_qcow2_is_made_with_the_options_it_had(images: ImageTool, tmp_path: Path) -> None:
     options = {"cluster_size": "65536", "extended_l2": "on", "compat": "1.1", "unknown": "x"}
     images.create_image(tmp_path / "new", "qcow2", 3 * MIB + 512, options)
