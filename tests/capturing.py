@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from drvm.core.clock import SystemClock
@@ -17,7 +16,7 @@ from drvm.core.progress import Trace, no_trace
 from drvm.core.units import MIB
 from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
-from drvm.snapshot.capture import CaptureRequest, Engine, FrozenDisk, FrozenMachine
+from drvm.snapshot.capture import CaptureRequest, FrozenDisk, FrozenMachine
 from drvm.snapshot.choose import choose
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
@@ -101,25 +100,3 @@ def assert_back_on_its_disks(guest: Guest, parts: Parts) -> None:
     assert "<mirror" not in guest.virsh("dumpxml")
     assert [p.name for p in guest.directory.iterdir() if "drvm-" in p.name] == []
     assert parts.journal.machines() == []
-
-
-@dataclass
-class KeepingEngine:
-    """Another engine, whose frozen images are looked at by other means while they are frozen."""
-
-    inner: Engine
-    guest: Guest
-    scratch: Path
-    processes: Processes
-    name: str = "external"
-    frozen: dict[str, str] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def capture(self, request: CaptureRequest) -> Iterator[FrozenMachine]:
-        with self.inner.capture(request) as machine:
-            for disk in machine.disks:
-                path = self.guest.disks[disk.target]
-                self.frozen[disk.target] = image_digest(
-                    path, disk.format, self.scratch, self.processes
-                )
-            yield machine

@@ -41,19 +41,51 @@ def stop(guest: Guest) -> int:
 
 def verify(texts: list[str]) -> list[int]:
     """The number of whole records in each file; an ``AssertionError`` for any gap or lie."""
-    counts = []
-    for text in texts:
-        expected, count = "start", 0
-        lines = text.split("\n")
-        assert lines[-1] == "", f"a torn record: {lines[-1]!r}"
-        for line in lines[:-1]:
-            count += 1
-            expected = hashlib.sha256(f"{count} {expected}".encode()).hexdigest()[:16]
-            assert line == f"{count} {expected}", f"record {count} is {line!r}"
-        counts.append(count)
-    return counts
+    return [_continued(text, 0, "start")[0] for text in texts]
 
 
 def assert_one_instant(counts: list[int]) -> None:
     first, second = counts
     assert first - second in (0, 1), f"the disks were cut at different instants: {counts}"
+
+
+class Follower:
+    """Reads the chain as it grows, from the guest's disks and not from its memory, and fails if a
+    record that was there before is no more."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._read_bytes = dict.fromkeys(FILES, 0)
+        self._count = dict.fromkeys(FILES, 0)
+        self._hash = dict.fromkeys(FILES, "start")
+
+    @property
+    def count(self) -> int:
+        """Records that were seen on both disks."""
+        return min(self._count.values())
+
+    def follow(self) -> None:
+        # the writer goes on from its memory: whatever is lost on a disk is a gap in the file
+        commands = [
+            f"stat -c %s {path}; tail -c +{self._read_bytes[path] + 1} {path}; echo end"
+            for path in FILES
+        ]
+        texts = self._guest.run(f"echo 3 >/proc/sys/vm/drop_caches; {'; '.join(commands)}")
+        for path, told in zip(FILES, texts.split("end\n")[:-1], strict=True):
+            size, _, fresh = told.partition("\n")
+            assert int(size) >= self._read_bytes[path], f"{path} lost records"
+            self._read_bytes[path] += len(fresh)
+            self._count[path], self._hash[path] = _continued(
+                fresh, self._count[path], self._hash[path]
+            )
+
+
+def _continued(text: str, count: int, expected: str) -> tuple[int, str]:
+    """The last record's number and hash, where ``text`` follows on record ``count``."""
+    lines = text.split("\n")
+    assert lines[-1] == "", f"a torn record: {lines[-1]!r}"
+    for line in lines[:-1]:
+        count += 1
+        expected = hashlib.sha256(f"{count} {expected}".encode()).hexdigest()[:16]
+        assert line == f"{count} {expected}", f"record {count} is {line!r}"
+    return count, expected

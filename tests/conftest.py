@@ -15,7 +15,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.process import Processes, SystemProcesses
 from drvm.lab import guest as lab
 from drvm.lab import services
-from tests.guests import MakeGuest, guests, remove_leftovers
+from tests.guests import MakeGuest, Sleeper, guests, remove_leftovers
 
 # No test may depend on how busy the machine is. The short form tries the same examples every time,
 # the long form other ones, and more.
@@ -94,19 +94,30 @@ def virt_type(
     return lab.probe_virt_type(guest_template, lab.default_cache(), processes, SystemClock())
 
 
+@pytest.fixture(scope="session")
+def sleeper(tmp_path_factory: pytest.TempPathFactory) -> Sleeper:
+    return Sleeper(tmp_path_factory.mktemp("sleeper"))
+
+
 @pytest.fixture
 def make_guest(
-    guest_template: lab.GuestTemplate, virt_type: lab.VirtType, processes: Processes
+    guest_template: lab.GuestTemplate,
+    virt_type: lab.VirtType,
+    processes: Processes,
+    sleeper: Sleeper,
 ) -> Iterator[MakeGuest]:
     """Guests that end with the test."""
-    with guests(guest_template, virt_type, processes) as make:
+    with guests(guest_template, virt_type, processes, sleeper) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
 def make_module_guest(
-    guest_template: lab.GuestTemplate, virt_type: lab.VirtType, processes: Processes
+    guest_template: lab.GuestTemplate,
+    virt_type: lab.VirtType,
+    processes: Processes,
+    sleeper: Sleeper,
 ) -> Iterator[MakeGuest]:
-    """Guests that end with the module: booting is what takes the time."""
-    with guests(guest_template, virt_type, processes) as make:
+    """Guests that end with the module."""
+    with guests(guest_template, virt_type, processes, sleeper) as make:
         yield make

@@ -19,6 +19,7 @@ from drvm.core.errors import ProcessFailed
 from drvm.core.process import Processes, SystemProcesses
 from drvm.lab import guest as lab
 from drvm.lab.disk import READY_LINE
+from tests import warm
 
 BOOT_LIMIT_S = 180.0
 """Emulated, on a busy machine of two cores; usually 7 s."""
@@ -135,6 +136,15 @@ def with_qcow2(guest: Guest) -> Guest:
     return guest
 
 
+@dataclass
+class Sleeper:
+    """The usual guest as it was saved after its first boot; until then nothing. ``directory`` is
+    where it is kept."""
+
+    directory: Path
+    saved: warm.Saved | None = None
+
+
 class MakeGuest(Protocol):
     def __call__(
         self,
@@ -142,7 +152,7 @@ class MakeGuest(Protocol):
         *,
         network: str | None = None,
         memory_mib: int = 256,
-        edit: Callable[[str], str] = ...,
+        edit: Callable[[str], str] | None = None,
         agent: bool = True,
         uefi: bool = False,
     ) -> Guest:
@@ -159,9 +169,13 @@ def unique_name(suffix: str) -> str:
 
 @contextlib.contextmanager
 def guests(
-    template: lab.GuestTemplate, virt_type: lab.VirtType, processes: Processes
+    template: lab.GuestTemplate,
+    virt_type: lab.VirtType,
+    processes: Processes,
+    sleeper: Sleeper | None = None,
 ) -> Iterator[MakeGuest]:
-    """A maker of guests, which are all removed at the end with their directories."""
+    """A maker of guests, which are all removed at the end with their directories. With a
+    ``sleeper`` the usual guest boots once only, and others wake from its memory."""
     with contextlib.ExitStack() as cleanup:
 
         def make(
@@ -169,7 +183,7 @@ def guests(
             *,
             network: str | None = None,
             memory_mib: int = 256,
-            edit: Callable[[str], str] = lambda xml: xml,
+            edit: Callable[[str], str] | None = None,
             agent: bool = True,
             uefi: bool = False,
         ) -> Guest:
@@ -185,17 +199,25 @@ def guests(
                 memory_mib=memory_mib,
                 uefi=uefi,
             )
+            cleanup.callback(guest.remove)
+            usual = network is None and memory_mib == 256 and edit is None and agent
+            if usual and sleeper is not None and sleeper.saved is not None:
+                warm.wake(sleeper.saved, name, directory, xml, processes)
+                guest.wait_for_agent()
+                return guest
             definition = directory / "domain.xml"
-            definition.write_text(edit(xml))
+            definition.write_text(edit(xml) if edit is not None else xml)
             argv = ["virsh", "-q", "-c", lab.URI, "define", str(definition)]
             processes.run(argv, timeout_s=60)
-            cleanup.callback(guest.remove)
             guest.virsh("start")
             if agent:
                 guest.wait_for_agent()
             else:
                 log = directory / "serial.log"
                 assert lab.wait_for_text(log, READY_LINE, BOOT_LIMIT_S, _clock), guest.serial_log
+            if usual and sleeper is not None:
+                sleeper.saved = warm.save(name, directory, sleeper.directory, processes)
+                guest.wait_for_agent()
             return guest
 
         yield make

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,19 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from drvm.backup.run import Backup
 from drvm.core.clock import SystemClock
-from drvm.core.ids import new_point_id
 from drvm.core.process import Processes
-from drvm.core.progress import NoProgress, no_trace
 from drvm.repository.manifest import Manifest
-from drvm.snapshot.capture import CaptureRequest
-from drvm.snapshot.choose import choose
-from drvm.wiring.jobs import finish_leftovers
+from drvm.snapshot.recovery import recover
+from drvm.wiring.assembly import Wiring
 from tests import chain
 from tests.appliance import Appliance, make_appliance
-from tests.capturing import KeepingEngine, image_digest
 from tests.guests import Guest, MakeGuest, all_qcow2, with_qcow2
+from tests.proving import proven_point
 
 pytestmark = pytest.mark.guest
 
@@ -43,33 +38,13 @@ class Line:
     processes: Processes
 
     def point(self) -> Manifest:
-        guest, scratch = self.guest, self.appliance.directory
         with self.appliance.wiring() as wiring:
-            assert all(finished.ok for finished in finish_leftovers(wiring))
-            backup = Backup(
-                wiring.repository(),
-                writer=wiring.writer,
-                level=1,
-                clock=SystemClock(),
-                progress=NoProgress(),
-                trace=no_trace,
-            )
-            host, domain = wiring.find(guest.name)
-            engine = choose(wiring.parts(host), domain.uuid).engine
-            keeping = KeepingEngine(engine, guest, scratch, self.processes)
-            request = CaptureRequest(vm=guest.name, point_id=new_point_id())
-            point = backup.run(keeping, request, domain.uuid).point
-        out = scratch / point.id
-        self.appliance.drvm("restore", point.id, "--output", str(out))
-        found = {
-            disk.target: image_digest(
-                out / f"{disk.target}.{disk.format}", disk.format, scratch, self.processes
-            )
-            for disk in point.manifest.disks
-        }
-        shutil.rmtree(out)
-        assert found == keeping.frozen
-        return point.manifest
+            self.recover(wiring)
+            return proven_point(wiring, self.guest, self.appliance.directory)
+
+    def recover(self, wiring: Wiring) -> None:
+        done = recover(wiring.parts(wiring.host()), self.guest.name)
+        assert [recovered.problem for recovered in done] in ([], [""])
 
     def methods(self) -> dict[str, str]:
         return {disk.target: disk.method for disk in self.point().disks}
@@ -164,15 +139,16 @@ def test_an_incremental_reads_the_changed_clusters_and_nothing_else(line: Line) 
     assert read_bytes(line.point(), "vdb") == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "step",
     [
         "checkpoint-made",
+        "snapshot-taken",
+        "data-stored",
+        "final-created",
+        "pivoted-vda",
         "commit-started-vdb",
-        *(
-            pytest.param(step, marks=pytest.mark.long)
-            for step in ("snapshot-taken", "data-stored", "final-created", "pivoted-vda")
-        ),
     ],
 )
 def test_the_point_after_a_kill_is_right_and_incremental(line: Line, step: str) -> None:
@@ -204,7 +180,7 @@ def test_what_an_offline_merge_brings_into_the_base_is_in_the_next_point(line: L
     line.dd(700, count=3)
     line.guest.virsh("destroy")
     with line.appliance.wiring() as wiring:
-        assert all(finished.ok for finished in finish_leftovers(wiring))
+        line.recover(wiring)
     line.guest.start()
     assert set(line.methods().values()) == {"checkpoint"}
 

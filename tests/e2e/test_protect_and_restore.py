@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tests import chain
 from tests.appliance import Appliance, make_appliance
 from tests.capturing import image_digest
 from tests.guests import Guest, MakeGuest, unique_name
+from tests.proving import proven_point
 
 pytestmark = [pytest.mark.guest, pytest.mark.s3]
 
@@ -79,15 +79,21 @@ def test_the_second_point_stores_only_what_changed(guest: Guest, appliance: Appl
     assert second["parent"] == first["id"]
 
 
-def test_a_chain_of_records_comes_back_without_a_gap_on_both_disks(
-    guest: Guest, appliance: Appliance, processes: Processes, pool: str
+def test_what_is_restored_is_what_was_frozen_and_a_chain_of_records_without_a_gap(
+    guest: Guest,
+    appliance: Appliance,
+    processes: Processes,
+    pool: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for variable, value in appliance.env.items():
+        monkeypatch.setenv(variable, value)
     chain.start(guest)
-    time.sleep(2)  # so that there is something to cut
-    point = appliance.backup(guest.name)
+    with appliance.wiring() as wiring:
+        point = proven_point(wiring, guest, appliance.directory)
     written = chain.stop(guest)
     name = unique_name("chain")
-    clone = restored(appliance, processes, guest, name, "clone", point["id"], name, "--pool", pool)
+    clone = restored(appliance, processes, guest, name, "clone", point.id, name, "--pool", pool)
     try:
         counts = chain.verify([clone.run(f"cat {path}") for path in chain.FILES])
         chain.assert_one_instant(counts)
