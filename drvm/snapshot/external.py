@@ -20,7 +20,7 @@ from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
 from drvm.snapshot.domainxml import Machine
-from drvm.snapshot.freeze import Instant, held, quiesced
+from drvm.snapshot.freeze import Instant
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from drvm.snapshot.parts import (
     Parts,
@@ -160,21 +160,15 @@ class ExternalEngine:
             parts.journal.write(replace(entry, frozen=frozen))
             parts.trace("snapshot-requested")
 
-        def take(quiesce: bool = False) -> None:
-            domain.create_disk_snapshot(xml, quiesce=quiesce)
-
-        if request.freeze:  # libvirtd's one call freezes all there is
-            instant = held(domain, request, parts.clock, watch, take=take, freezing=freezing)
-        else:
-            instant = quiesced(
-                domain,
-                request,
-                parts.clock,
-                watch,
-                take=take,
-                was_taken=lambda: self._was_taken(domain, entry),
-                freezing=freezing,
-            )
+        instant = parts.taking(
+            domain,
+            request,
+            parts.clock,
+            watch,
+            take=lambda quiesce: domain.create_disk_snapshot(xml, quiesce=quiesce),
+            was_taken=lambda: self._was_taken(domain, entry),
+            freezing=freezing,
+        )
         parts.journal.write(replace(entry.in_phase("taken"), frozen=instant.unsure))
         parts.trace("snapshot-taken")
         return instant

@@ -12,6 +12,7 @@ import contextlib
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from drvm.core.clock import Clock
 from drvm.core.errors import AgentError, CaptureError, HostError, ProcessFailed, UnknownVm
@@ -42,7 +43,8 @@ class Instant:
 class Freeze:
     """One freeze of one guest by a call of its own, under the watchdog.
 
-    ``begin``, take what is to be taken, ``taken``, ``end``: the last always, also after an error.
+    ``prepare``, ``begin``, take what is to be taken, ``taken``, ``end``: the last always, also
+    after an error, and at once after a ``begin`` that failed.
     """
 
     def __init__(self, domain: Domain, request: CaptureRequest, clock: Clock, watch: Watch) -> None:
@@ -73,7 +75,7 @@ class Freeze:
         return self._reason
 
     def begin(self) -> str | None:
-        """Freeze what the request says; why that failed, then the guest is thawed again."""
+        """Freeze what the request says, or why that failed; something may be frozen then."""
         self._begun_s = self._clock.monotonic_s()
         try:
             self._watch.freezing()
@@ -82,9 +84,12 @@ class Freeze:
                 self._reason = "the agent froze no file system"
         except (HostError, ProcessFailed) as problem:
             self._reason = problem.message
-        if self._reason is not None:
-            self.end()
         return self._reason
+
+    def refuse_if_required(self) -> None:
+        """Raises ``CaptureError`` where the request wants what was not to be had."""
+        if self._reason is not None:
+            refuse_if_required(self._domain, self._request, self._reason)
 
     def taken(self) -> None:
         """What was taken counts as frozen if the watchdog can't have thawed the guest before."""
@@ -103,12 +108,11 @@ class Freeze:
         _release_agent(self._domain)
 
     def instant(self, taken_at: dt.datetime) -> Instant:
-        """After ``end``. Raises ``CaptureError`` as ``refuse_if_required`` does."""
-        if self._reason is not None:
-            refuse_if_required(self._domain, self._request, self._reason)
+        """After ``end``. Raises as ``refuse_if_required`` does."""
+        self.refuse_if_required()
         words = [*self._chosen.warnings]
         if self._reason is not None:
-            words.append(_only_crash(self._reason))
+            words.append(only_crash(self._reason))
         if not self._thawed:
             words.append("the guest may still be frozen")
         label: Consistency = "filesystem" if self._reason is None else "crash"
@@ -116,25 +120,49 @@ class Freeze:
         return Instant(taken_at, label, self._frozen_s, not self._thawed, tuple(words), frozen)
 
 
-def quiesced(
+class Taking(Protocol):
+    """How the instant of one machine is taken: by itself (``alone``), or with those of others."""
+
+    def __call__(
+        self,
+        domain: Domain,
+        request: CaptureRequest,
+        clock: Clock,
+        watch: Watch,
+        *,
+        take: Callable[[bool], None],
+        was_taken: Callable[[], bool] | None,
+        freezing: Callable[[bool], None],
+    ) -> Instant:
+        """Freeze as the request says, ``take``, thaw; or take without a freeze, and only
+        crash-consistent.
+
+        ``take(True)`` is to freeze and thaw by itself. ``was_taken`` asks libvirt whether that
+        took anything; ``None`` where libvirtd has no such call. ``take(False)`` is called once, if
+        at all. ``freezing`` is called before anything happens, with whether a freeze will be
+        tried: what it writes down is there when everything else is lost.
+
+        Raises ``CaptureError`` where the request wants ``filesystem`` and it can't be had, or
+        where somebody else has frozen the guest; whatever is raised, the guest is thawed as far as
+        its agent answers, and what does not thaw at once is left to the watchdog.
+        """
+        ...
+
+
+def alone(
     domain: Domain,
     request: CaptureRequest,
     clock: Clock,
     watch: Watch,
     *,
     take: Callable[[bool], None],
-    was_taken: Callable[[], bool],
+    was_taken: Callable[[], bool] | None,
     freezing: Callable[[bool], None],
 ) -> Instant:
-    """Freeze, take and thaw in one call of libvirtd's, ``take(True)``; where the agent fails,
-    ``take(False)``, and only crash-consistent.
-
-    ``freezing`` is called before anything happens, with whether a freeze will be tried: what it
-    writes down is there when everything else is lost. ``was_taken`` asks libvirt. Raises
-    ``CaptureError`` where the request wants ``filesystem`` and it can't be had, or where somebody
-    else has frozen the guest; whatever is raised, the guest is thawed as far as its agent answers,
-    and what does not thaw at once is left to the watchdog.
-    """
+    """Implements ``Taking``: in one call of libvirtd's where there is one that does it."""
+    if was_taken is None or request.freeze:  # which freezes all there is
+        freeze = Freeze(domain, request, clock, watch)
+        return _held(freeze, request, clock, take, freezing)
     reason = why_not(domain, request, watch)
     tried = reason is None
     freezing(tried)
@@ -146,30 +174,25 @@ def quiesced(
     refuse_if_required(domain, request, reason)
     taken_at = clock.now()
     take(False)
-    return unfrozen(taken_at, reason, tried=tried)
+    return Instant(taken_at, "crash", unsure=tried, warnings=(only_crash(reason),))
 
 
-def held(
-    domain: Domain,
+def _held(
+    freeze: Freeze,
     request: CaptureRequest,
     clock: Clock,
-    watch: Watch,
-    *,
-    take: Callable[[], None],
+    take: Callable[[bool], None],
     freezing: Callable[[bool], None],
 ) -> Instant:
-    """As ``quiesced``, by calls of their own for freeze and thaw, for what libvirtd does not do
-    in one, and for some file systems only. ``take`` is called once."""
-    freeze = Freeze(domain, request, clock, watch)
+    """By calls of their own for freeze and thaw."""
     reason = freeze.prepare()
     freezing(reason is None)
-    if reason is None:
-        reason = freeze.begin()
-    if reason is not None:
-        refuse_if_required(domain, request, reason)
     try:
+        if reason is None and freeze.begin() is not None:
+            freeze.end()
+        freeze.refuse_if_required()
         taken_at = clock.now()
-        take()
+        take(False)
         freeze.taken()
     finally:
         freeze.end()
@@ -208,10 +231,6 @@ def refuse_if_required(domain: Domain, request: CaptureRequest, reason: str) -> 
             f"the file systems of {domain.name} can't be frozen: {reason}",
             hint="the policy asks for it; is qemu-guest-agent running in the guest?",
         )
-
-
-def unfrozen(taken_at: dt.datetime, reason: str, *, tried: bool) -> Instant:
-    return Instant(taken_at, "crash", unsure=tried, warnings=(_only_crash(reason),))
 
 
 def thaw(domain: Domain, clock: Clock) -> bool:
@@ -269,13 +288,13 @@ def _in_one_call(
     reason = too_long(took_s, request)
     if reason is not None:
         refuse_if_required(domain, request, reason)
-        words.append(_only_crash(reason))
+        words.append(only_crash(reason))
     label: Consistency = "filesystem" if reason is None else "crash"
     frozen_s = clock.monotonic_s() - start_s
     return Instant(taken_at, label, frozen_s, not thawed, tuple(words))
 
 
-def _only_crash(reason: str) -> str:
+def only_crash(reason: str) -> str:
     return f"only crash-consistent: {reason}"
 
 

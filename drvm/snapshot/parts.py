@@ -23,6 +23,7 @@ from drvm.host.nbd import NbdExport, nbd_changes
 from drvm.snapshot.capture import FrozenDisk
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.domainxml import Machine
+from drvm.snapshot.freeze import Taking, alone
 from drvm.snapshot.frozen import ChangeGuard, FrozenImage
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.overlays import Limits, Overlays
@@ -38,7 +39,8 @@ _LOCAL_HOSTS = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the engines work with. ``overlay_dir``: where overlays of block devices go.
-    ``overlay_reserve_bytes``: room that must be free where an overlay is made."""
+    ``overlay_reserve_bytes``: room that must be free where an overlay is made. ``taking``: how the
+    instant of a machine that runs is taken."""
 
     host: Host
     images: ImageTool
@@ -46,6 +48,7 @@ class Parts:
     journal: Journal
     clock: Clock
     trace: Trace = no_trace
+    taking: Taking = alone
     limits: Limits = field(default_factory=Limits)
     overlay_dir: Path | None = None
     overlay_reserve_bytes: int = 1024 * 1024 * 1024

@@ -16,7 +16,7 @@ from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import Domain
 from drvm.snapshot.capture import CaptureRequest
 from drvm.snapshot.choose import choose
-from drvm.snapshot.freeze import held
+from drvm.snapshot.freeze import alone
 from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.watchdog import watchdog
 from tests.capturing import assert_back_on_its_disks, make_parts
@@ -71,7 +71,7 @@ def frozen_by(domain: Domain, uri: str, at_the_instant: str, *, group: bool = Fa
     try:
         os.setsid()
 
-        def take() -> None:
+        def take(_: bool) -> None:
             assert domain.filesystems_frozen()
             number = getattr(signal, at_the_instant)
             os.killpg(0, number) if group else os.kill(os.getpid(), number)
@@ -80,7 +80,9 @@ def frozen_by(domain: Domain, uri: str, at_the_instant: str, *, group: bool = Fa
         domain = LibvirtHost(uri).domain(domain.uuid)
         request = CaptureRequest(domain.name, "0" * 16, freeze_timeout_s=LIMIT_S)
         with watchdog(SystemProcesses(), uri, domain.uuid, LIMIT_S) as dog:
-            held(domain, request, clock, dog, take=take, freezing=lambda tried: None)
+            alone(
+                domain, request, clock, dog, take=take, was_taken=None, freezing=lambda tried: None
+            )
     finally:
         os._exit(1)
 
@@ -89,7 +91,15 @@ def test_a_freeze_that_goes_well_leaves_no_process_behind(domain: Domain, libvir
     before = set(watchdogs())
     request = CaptureRequest(domain.name, "0" * 16, freeze_timeout_s=5)
     with watchdog(SystemProcesses(), libvirt_uri, domain.uuid, 5) as dog:
-        instant = held(domain, request, clock, dog, take=lambda: None, freezing=lambda tried: None)
+        instant = alone(
+            domain,
+            request,
+            clock,
+            dog,
+            take=lambda quiesce: None,
+            was_taken=None,
+            freezing=lambda tried: None,
+        )
         assert set(watchdogs()) - before == set()
     assert instant.consistency == "filesystem"
 

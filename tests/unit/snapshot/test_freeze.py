@@ -10,7 +10,7 @@ from drvm.core.errors import AgentError, CaptureError, HostError, HostUnreachabl
 from drvm.host.model import Domain
 from drvm.snapshot import mountpoints
 from drvm.snapshot.capture import CaptureRequest
-from drvm.snapshot.freeze import Instant, held, quiesced
+from drvm.snapshot.freeze import Instant, alone
 from drvm.snapshot.mountpoints import MountPoints
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted_agent import SILENT, ScriptedDomain, SteadyWatch
@@ -36,17 +36,13 @@ class Scene:
     def run(self, *, required: bool = False, freeze: MountPoints = mountpoints.ALL) -> Instant:
         domain = cast(Domain, self.domain)
         request = CaptureRequest("web", "0" * 16, require_filesystem=required, freeze=freeze)
-        if self.way == "held":
-            return held(
-                domain, request, self.clock, self.watch, take=self._take, freezing=self._freezing
-            )
-        return quiesced(
+        return alone(
             domain,
             request,
             self.clock,
             self.watch,
             take=self._in_one_call,
-            was_taken=lambda: bool(self.taken),
+            was_taken=None if self.way == "held" else lambda: bool(self.taken),
             freezing=self._freezing,
         )
 
@@ -201,7 +197,7 @@ def test_an_instant_that_must_be_consistent_is_not_taken_without(way: str) -> No
 
 
 def test_only_the_file_systems_that_are_wanted_are_frozen() -> None:
-    scene = Scene("held")
+    scene = Scene("quiesced")
     scene.domain.file_systems = [{"mountpoint": "/"}, {"mountpoint": "/srv"}]
     instant = scene.run(freeze=MountPoints(include=("/srv", "/gone")))
     assert instant.consistency == "filesystem"
