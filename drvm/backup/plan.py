@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from drvm.host.model import Domain
 from drvm.repository.points import Point
-from drvm.snapshot import domainxml
+from drvm.snapshot import domainxml, standing
 from drvm.snapshot.capture import CaptureRequest
 from drvm.snapshot.choose import choose
 from drvm.snapshot.disks import select
@@ -40,7 +40,7 @@ def plan_backup(
 ) -> BackupPlan:
     """Looks, and touches nothing. Raises ``CaptureError`` for a disk that can't be captured."""
     choice = choose(parts, request.vm)
-    machine = domainxml.read(domain.xml())
+    machine = domainxml.read(standing.found(parts, domain).on_own_images(domain.xml()))
     selection = select(machine, request.exclude_disks)
     disks = tuple(
         PlannedDisk(

@@ -109,7 +109,7 @@ class PolicyConfig(Section):
     read_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="read_bandwidth")
     freeze: FreezeConfig = FreezeConfig()
     commit_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="commit_bandwidth")
-    changed_blocks: Literal["checkpoint", "full-read"] = "checkpoint"
+    changed_blocks: Literal["checkpoint", "standing-overlay", "full-read"] = "checkpoint"
     exclude_disks: dict[str, tuple[Text, ...]] = Field(default_factory=dict)
     rpo_s: DurationText | None = Field(default=None, alias="rpo")
     drill: DrillConfig | None = None

@@ -14,8 +14,9 @@ from drvm.snapshot import mountpoints
 from drvm.snapshot.mountpoints import MountPoints
 
 Consistency = Literal["filesystem", "crash", "offline"]
-ChangedBlocks = Literal["checkpoint", "full-read"]
-"""How changes may be found: by checkpoints, made with every point; or by reading all."""
+ChangedBlocks = Literal["checkpoint", "standing-overlay", "full-read"]
+"""How changes may be found: by checkpoints, made with every point; by the overlay of the point,
+on which the machine runs until the next; or by reading all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class CaptureRequest:
     failed freeze an error instead of the label ``crash``. A bandwidth of 0 is no limit; that of
     reading is for all disks together. ``parent`` is the point whose disk maps
     the backup will share; without one no extent is UNCHANGED. Where ``changed_blocks`` is not
-    ``checkpoint``, none is made, none is believed, and drvm's own are removed. ``freeze``: which
-    file systems of the guest.
+    ``checkpoint``, none is made, none is believed, and drvm's own are removed; where it is not
+    ``standing-overlay``, none is left standing. ``freeze``: which file systems of the guest.
     """
 
     vm: str
@@ -76,8 +77,8 @@ class FrozenDisk(Protocol):
 
     @property
     def method(self) -> str:
-        """How its changes were found, for people: ``checkpoint``, or ``full-read`` with the reason
-        behind a colon."""
+        """How its changes were found, for people: ``checkpoint``, ``standing-overlay``, or
+        ``full-read`` with the reason behind a colon."""
         ...
 
     def extents(self) -> Iterator[Extent]:
@@ -122,6 +123,8 @@ class Engine(Protocol):
         Entering raises ``CaptureError`` (or ``HostError``) with the guest as it was before.
         Leaving, for whatever reason, puts the guest back on its own images and removes what the
         capture made; where that fails it raises ``CleanupFailed`` and the journal stays, so that
-        recovery can finish it.
+        recovery can finish it. Where the request wants a standing overlay, leaving without an
+        error says that the point is good: then the capture's own overlay stays, and after an
+        error the one that stood before.
         """
         ...

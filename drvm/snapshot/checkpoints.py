@@ -21,9 +21,11 @@ from defusedxml.common import DefusedXmlException
 from drvm.core.errors import CaptureError, HostError, HostUnreachable
 from drvm.host.model import Domain, ImageInfo
 from drvm.snapshot.capture import CaptureRequest, ParentPoint
+from drvm.snapshot.frozen import sectors_written
 
 FULL_READ = "full-read"
 CHECKPOINT = "checkpoint"
+STANDING_OVERLAY = "standing-overlay"
 NAME = re.compile(r"drvm-[0-9a-f]{16}", re.ASCII)
 """Of every checkpoint that drvm makes: no other is ever deleted."""
 
@@ -33,26 +35,39 @@ _GRANULARITIES_BYTES = frozenset(1 << bits for bits in range(9, 32))
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One disk's images, the one that is read first."""
+    """One disk's images, the one that is read first. ``stands``: that is an overlay which stands,
+    and the machine's own image is the next."""
 
     target: str
     chain: tuple[ImageInfo, ...]
+    stands: bool = False
 
     @property
     def info(self) -> ImageInfo:
         return self.chain[0]
 
+    @property
+    def own(self) -> ImageInfo:
+        return self.chain[1 if self.stands else 0]
+
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """How one disk's changes are found: by ``bitmap``, or, where there is none, by reading all of
-    it, for the reason ``doubt``."""
+    """How one disk's changes are found: by ``bitmap``, or by what its standing overlay holds, or,
+    where there is neither, by reading all of it, for the reason ``doubt``."""
 
     bitmap: str | None = None
     doubt: str = ""
+    overlaid: bool = False
+
+    @property
+    def is_doubtful(self) -> bool:
+        return self.bitmap is None and not self.overlaid
 
     @property
     def method(self) -> str:
+        if self.overlaid:
+            return STANDING_OVERLAY
         if self.bitmap is not None:
             return CHECKPOINT
         return f"{FULL_READ}: {self.doubt}" if self.doubt else FULL_READ
@@ -137,16 +152,18 @@ def renew(domain: Domain, request: CaptureRequest, images: Sequence[Image]) -> s
 
 def identity(image: Image) -> str:
     """Tells the image from any other, and its backing files from what they were, in 16 hex
-    digits. An image that was moved, copied or put in another's place is another one."""
+    digits. An image that was moved, copied or put in another's place is another one; so is a
+    block device below another image once it was written to, or the host was started anew."""
     parts: list[object] = []
     for depth, layer in enumerate(image.chain):
         try:
             status = layer.path.stat()
+            written = sectors_written(status)
         except OSError as problem:
             raise CaptureError(f"an image can't be looked at: {problem}") from None
         parts += [layer.path, layer.format, status.st_ino]
         if depth:
-            parts += [status.st_size, status.st_mtime_ns]
+            parts += [written] if written is not None else [status.st_size, status.st_mtime_ns]
     return hashlib.sha256(repr([str(part) for part in parts]).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,8 @@
 """The default engine: external snapshot, read the frozen base, commit, pivot.
 
 For machines that run or are paused; qcow2, raw and block devices. Between entering and leaving,
-the guest writes to an overlay next to its image. Why the commit is shallow: ``docs/adr/005``.
+the guest writes to an overlay next to its image; where the policy wants it, also after leaving
+(``standing``). Why the commit is shallow: ``docs/adr/005``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 from drvm.core.errors import CaptureError
 from drvm.core.units import format_bytes
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot import checkpoints, domainxml, guestview
+from drvm.snapshot import checkpoints, domainxml, guestview, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
-from drvm.snapshot.checkpoints import Hint, Image
+from drvm.snapshot.checkpoints import STANDING_OVERLAY, Hint, Image
 from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.freeze import Instant
@@ -32,6 +33,7 @@ from drvm.snapshot.parts import (
 )
 from drvm.snapshot.reading import Pace, Reading
 from drvm.snapshot.recovery import finish_earlier
+from drvm.snapshot.standing import Standing
 from drvm.snapshot.watchdog import Watch
 
 
@@ -44,6 +46,8 @@ class _Prepared:
     images: tuple[Image, ...]
     entry: Entry
     hints: Mapping[str, Hint]
+    keep: bool
+    """Whether the overlays stand when the point is good."""
     warnings: tuple[str, ...]
 
 
@@ -78,6 +82,8 @@ class ExternalEngine:
                     machine = self._frozen(domain, prepared, instant, exports, reading, problem)
                     parts.trace("reading")
                     yield machine
+                if prepared.keep:
+                    self._keep(domain, prepared)
             finally:
                 entry = parts.journal.read(domain.uuid) or prepared.entry
                 parts.put_back().run(entry, bandwidth_mib_s=request.commit_bandwidth_mib_s)
@@ -87,17 +93,20 @@ class ExternalEngine:
         parts = self._parts
         if domain.state() not in (DomainState.RUNNING, DomainState.PAUSED):
             raise CaptureError(f"{domain.name} does not run")
-        machine = domainxml.read(domain.xml())
-        definition = domain.xml(inactive=True, secure=True)
-        _refuse_foreign_work(domain, machine)
+        _refuse_foreign_work(domain, domainxml.read(domain.xml()))
+        stood = standing.settle(parts, domain, request)
+        machine = domainxml.read(stood.on_own_images(domain.xml()))
+        definition = stood.on_own_images(domain.xml(inactive=True, secure=True))
         selection = select(machine, request.exclude_disks)
-        images = tuple(
-            Image(s.target, parts.images.chain(s.path, s.format)) for s in selection.captured
-        )
-        disks = tuple(self._planned(s, request, machine) for s in selection.captured)
+        images = tuple(stood.image(parts, source) for source in selection.captured)
+        disks = tuple(self._planned(s, request, machine, stood) for s in selection.captured)
         stored = domainxml.read(definition)
         unstored = [s.target for s in selection.captured if stored.disk(s.target) is None]
         warnings = [f"{target} is plugged in only until the next start" for target in unstored]
+        wanted = request.changed_blocks == STANDING_OVERLAY
+        keep = wanted and not standing.barred(domain, images)
+        if wanted and not keep:
+            warnings.append("no overlay is left standing: the machine has internal snapshots")
         return _Prepared(
             machine=machine,
             definition_xml=definition,
@@ -110,14 +119,31 @@ class ExternalEngine:
                 vm_name=domain.name,
                 uri=parts.host.uri,
                 disks=disks,
+                standing=tuple(stood.disks.values()),
             ),
-            hints=checkpoints.hints(domain, request, images),
-            warnings=(*selection.warnings, *warnings, *state_warnings(machine)),
+            hints=(
+                standing.hints(stood, domain, request, images)
+                if wanted
+                else checkpoints.hints(domain, request, images)
+            ),
+            keep=keep,
+            warnings=(
+                *stood.warnings,
+                *selection.warnings,
+                *warnings,
+                *state_warnings(machine),
+            ),
         )
 
-    def _planned(self, source: Source, request: CaptureRequest, machine: Machine) -> JournalDisk:
+    def _planned(
+        self, source: Source, request: CaptureRequest, machine: Machine, stood: Standing
+    ) -> JournalDisk:
+        """Named for the machine's own image, but on top of what stands there."""
         overlay = overlay_path(source, request.point_id, machine.uuid, self._parts.overlay_dir)
         self._require_room(overlay.parent)
+        below = stood.disks.get(source.target)
+        if below is not None:
+            return JournalDisk(source.target, below.overlay, "qcow2", "file", str(overlay))
         return JournalDisk(
             target=source.target,
             base=str(source.path),
@@ -178,6 +204,14 @@ class ExternalEngine:
         return any(
             disk.names(Path(planned.overlay)) for disk in machine.disks for planned in entry.disks
         )
+
+    def _keep(self, domain: Domain, prepared: _Prepared) -> None:
+        """The point is good: from here on, also after a crash, its overlays stand. A crash before
+        this is written leaves those of the parent point standing, and costs a full read."""
+        where = standing.aim(self._parts, prepared.images)
+        entry = self._parts.journal.read(domain.uuid) or prepared.entry
+        self._parts.journal.write(replace(entry, aim=where))
+        self._parts.trace("aim-journaled")
 
     # -- what is read -------------------------------------------------------------------------
     def _frozen(

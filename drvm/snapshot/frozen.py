@@ -55,7 +55,8 @@ class ChangeGuard:
 class FrozenImage:
     """Implements ``FrozenDisk``. ``socket`` is that of an export of the image; raw images
     without one are read as files. ``changes``: what was written to since the parent point, as
-    ``combine`` takes it, where that is known."""
+    ``combine`` takes it, where that is known. ``own``: the machine's image, where ``info`` is that
+    of an overlay on it."""
 
     def __init__(
         self,
@@ -67,11 +68,12 @@ class FrozenImage:
         socket: Path | None,
         method: str,
         changes: Sequence[Extent] | None = None,
+        own: ImageInfo | None = None,
     ) -> None:
         self.target = target
         self.size_bytes = info.virtual_size_bytes
-        self.format = info.format
-        self.image_options: Mapping[str, str] = info.options
+        self.format = (own or info).format
+        self.image_options: Mapping[str, str] = (own or info).options
         self.method = method
         self._path = info.path
         self._socket = socket
@@ -119,10 +121,17 @@ class _GuardedReader:
         self._inner.close()
 
 
+def sectors_written(status: os.stat_result) -> int | None:
+    """To a block device since the host was started, by the kernel's count; ``None`` for a file."""
+    if not stat.S_ISBLK(status.st_mode):
+        return None
+    device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    return int((Path("/sys/dev/block") / device / "stat").read_text().split()[6])
+
+
 def _stamp(path: Path) -> Stamp:
     status = path.stat()
-    if not stat.S_ISBLK(status.st_mode):
-        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    counts = (Path("/sys/dev/block") / device / "stat").read_text().split()
-    return (status.st_rdev, int(counts[6]))
+    written = sectors_written(status)
+    if written is not None:
+        return (status.st_rdev, written)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

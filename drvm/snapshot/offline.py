@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from drvm.core.errors import CaptureError
 from drvm.host.images import in_use
 from drvm.host.model import DomainState
-from drvm.snapshot import checkpoints, domainxml
+from drvm.snapshot import checkpoints, domainxml, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
-from drvm.snapshot.checkpoints import Image
+from drvm.snapshot.checkpoints import STANDING_OVERLAY
 from drvm.snapshot.disks import select
 from drvm.snapshot.parts import (
     Parts,
@@ -24,7 +24,8 @@ from drvm.snapshot.recovery import finish_earlier
 
 
 class OfflineEngine:
-    """Nothing is made, no checkpoint either, and nothing is locked. If the machine is started
+    """Nothing is made, no checkpoint either, and nothing is locked. An overlay that stands stays
+    where it is: the next point of the running machine is a full read. If the machine is started
     while it is read, it starts, and the reading fails."""
 
     name = "offline"
@@ -39,13 +40,15 @@ class OfflineEngine:
         domain = parts.host.domain(request.vm)
         with parts.journal.lock(domain.uuid, domain.name), contextlib.ExitStack() as exports:
             finish_earlier(parts, domain)
-            definition = domain.xml(inactive=True, secure=True)
+            stood = standing.settle(parts, domain, request)
+            definition = stood.on_own_images(domain.xml(inactive=True, secure=True))
             machine = domainxml.read(definition)
             selection = select(machine, request.exclude_disks)
-            images = tuple(
-                Image(s.target, parts.images.chain(s.path, s.format)) for s in selection.captured
-            )
-            found = checkpoints.hints(domain, request, images)
+            images = tuple(stood.image(parts, source) for source in selection.captured)
+            if request.changed_blocks == STANDING_OVERLAY:
+                found = standing.hints(stood, domain, request, images)
+            else:
+                found = checkpoints.hints(domain, request, images)
             hints = {
                 image.target: checkpoints.confirmed(found[image.target], image.info)
                 for image in images
@@ -63,7 +66,7 @@ class OfflineEngine:
                     raise CaptureError(
                         f"{image.info.path} is in use", hint="another program has it open"
                     )
-            warnings = [*selection.warnings, *state_warnings(machine)]
+            warnings = [*stood.warnings, *selection.warnings, *state_warnings(machine)]
             if saved:
                 warnings.append("only crash-consistent: the memory that was saved is not captured")
             parts.trace("reading")

@@ -18,8 +18,8 @@ from drvm.core.extents import Extent
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
 from drvm.host.images import ImageTool
-from drvm.host.model import Domain, Host, ImageInfo
-from drvm.host.nbd import NbdExport, nbd_changes
+from drvm.host.model import Domain, Host
+from drvm.host.nbd import NbdExport, nbd_changes, nbd_overlaid
 from drvm.snapshot.capture import FrozenDisk
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.domainxml import Machine
@@ -100,8 +100,8 @@ def readable(
     the end of the extents, looks whether any image of the chain was written to since this call,
     and raises ``CaptureError`` if one was: what has been read without error is one instant.
 
-    ``hints`` by target: where one names a bitmap, that bitmap is read now, and where it can't be,
-    the whole disk will be.
+    ``hints`` by target: where one names a bitmap or a standing overlay, what that knows is read
+    now, and where it can't be, the whole disk will be.
     """
     disks: list[FrozenDisk] = []
     for image in images:
@@ -110,12 +110,12 @@ def readable(
         socket, changes = None, None
         if image.info.format != "raw":
             try:
-                socket, changes = _export(image.info, processes, stack, hint.bitmap)
+                socket, changes = _export(image, processes, stack, hint)
             except HostError as problem:
-                if hint.bitmap is None:
+                if hint.is_doubtful:
                     raise
-                hint = Hint(doubt=f"the bitmap can't be read: {problem.message}")
-                socket, _ = _export(image.info, processes, stack, None)
+                hint = Hint(doubt=f"what changed can't be read: {problem.message}")
+                socket, _ = _export(image, processes, stack, hint)
         disks.append(
             FrozenImage(
                 image.target,
@@ -125,23 +125,28 @@ def readable(
                 socket=socket,
                 method=hint.method,
                 changes=changes,
+                own=image.own,
             )
         )
     return tuple(disks)
 
 
 def _export(
-    info: ImageInfo, processes: Processes, stack: contextlib.ExitStack, bitmap: str | None
+    image: Image, processes: Processes, stack: contextlib.ExitStack, hint: Hint
 ) -> tuple[Path, tuple[Extent, ...] | None]:
-    """The socket of an export that ends with ``stack``, and what ``bitmap`` marks."""
+    """The socket of an export that ends with ``stack``, and what ``hint`` leads to."""
+    info = image.info
     with contextlib.ExitStack() as attempt:
-        export = NbdExport(processes, info.path, info.format, bitmap=bitmap)
+        export = NbdExport(
+            processes, info.path, info.format, bitmap=hint.bitmap, overlay=image.stands
+        )
         socket = attempt.enter_context(export).socket
         changes = None
-        if bitmap is not None:
-            changes = tuple(islice(nbd_changes(socket, bitmap), _MAX_CHANGES + 1))
+        if not hint.is_doubtful:
+            told = nbd_overlaid(socket) if hint.overlaid else nbd_changes(socket, hint.bitmap or "")
+            changes = tuple(islice(told, _MAX_CHANGES + 1))
             if len(changes) > _MAX_CHANGES:
-                raise HostError(f"it marks more than {_MAX_CHANGES} ranges")
+                raise HostError(f"they are in more than {_MAX_CHANGES} ranges")
         stack.push(attempt.pop_all())
     return socket, changes
 

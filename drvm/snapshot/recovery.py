@@ -6,14 +6,13 @@ named and left alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drvm.core.errors import CaptureError, DrvmError, HostUnreachable, Locked
 from drvm.host.model import Domain
 from drvm.snapshot import truth as truths
 from drvm.snapshot.disks import OVERLAY_NAME
-from drvm.snapshot.domainxml import Disk
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from drvm.snapshot.parts import Parts
 
@@ -82,7 +81,7 @@ def finish_earlier(parts: Parts, domain: Domain) -> None:
 
 def _finish(parts: Parts, vm_uuid: str) -> None:
     entry = _entry(parts, vm_uuid)
-    if entry is not None:
+    if entry is not None and not entry.at_rest:
         parts.journal.write(entry)
         parts.put_back().run(entry)
 
@@ -95,7 +94,7 @@ def _look(parts: Parts, vm_uuid: str) -> HalfDone | None:
         raise
     except DrvmError as problem:
         return HalfDone(vm_uuid, vm_uuid, None, (f"{problem.message}: leave it alone",))
-    if entry is None:
+    if entry is None or entry.at_rest:
         return None
     return HalfDone(vm_uuid, entry.vm_name, entry, steps)
 
@@ -115,25 +114,35 @@ def _candidates(parts: Parts, vm_uuid: str | None) -> list[str]:
 
 
 def _entry(parts: Parts, vm_uuid: str) -> Entry | None:
-    """What the journal says; where it is lost, what the file names in the XML say."""
+    """What the journal says; of overlays that it does not know, what the file names in the XML
+    say: those go home, with everything that lies below them."""
     entry = parts.journal.read(vm_uuid)
     domain = parts.host.find_domain(vm_uuid)
+    if entry is not None and domain is None and entry.at_rest:
+        return entry  # undefined, or on another host by now: whatever stands is left as it is
     if entry is not None and domain is None and entry.uri != parts.host.uri:
         raise CaptureError(f"{entry.vm_name} belongs to {entry.uri}, not to {parts.host.uri}")
-    if entry is not None or domain is None:
+    if domain is None or (entry is not None and not entry.at_rest):
         return entry
     if not any(_MARK in domain.xml(inactive=stored) for stored in (False, True)):
-        return None
+        return entry
     truth = truths.look(domain)
-    marked = {disk.target: (disk, top) for view in truth.views for disk, top in truths.ours(view)}
-    disks = [_from_names(parts, disk, top) for disk, top in marked.values()]
-    if not disks:
-        return None
+    stands = () if entry is None else entry.standing
+    known = {Path(disk.overlay) for disk in stands}
+    marked = {
+        disk.target: (disk, top)
+        for view in truth.views
+        for disk, top in truths.ours(view)
+        if top not in known
+    }
+    if not marked:
+        return entry
     points = {
         name["point_id"] for _, top in marked.values() if (name := OVERLAY_NAME.fullmatch(top.name))
     }
     if len(points) != 1:
         raise CaptureError(f"{domain.name} runs on overlays of several captures")
+    chains = [_from_names(parts, disk.target, top) for disk, top in marked.values()]
     return Entry(
         version=VERSION,
         engine="external",
@@ -141,25 +150,36 @@ def _entry(parts: Parts, vm_uuid: str) -> Entry | None:
         vm_uuid=domain.uuid,
         vm_name=domain.name,
         uri=parts.host.uri,
-        disks=tuple(disks),
+        disks=tuple(chain[0] for chain in chains),
+        standing=(*stands, *(chain[1] for chain in chains if len(chain) > 1)),
+        aim="home",
     )
 
 
-def _from_names(parts: Parts, disk: Disk, overlay: Path) -> JournalDisk:
-    """The base as the overlay itself names it, which must be the one its file name says."""
+def _from_names(parts: Parts, target: str, overlay: Path) -> tuple[JournalDisk, ...]:
+    """The overlay, and below it one that stood when it came, if there is one. The base as the
+    overlay itself names it, which must be the one that its file name says."""
     info = parts.images.info(overlay, "qcow2")
     mark = OVERLAY_NAME.fullmatch(overlay.name)
     if info.backing_file is None or info.backing_format is None or mark is None:
         raise CaptureError(f"{overlay} has no base image")
     base = Path(info.backing_file)
+    below = OVERLAY_NAME.fullmatch(base.name)
+    stood = below is not None and base.parent == overlay.parent and below["base"] == mark["base"]
     is_block = base.is_block_device()
-    if not is_block and base != overlay.parent / mark["base"]:
+    if not (is_block or stood) and base != overlay.parent / mark["base"]:
         raise CaptureError(f"{overlay} does not lie on the image that its name says")
-    return JournalDisk(
-        target=disk.target,
+    disk = JournalDisk(
+        target=target,
         base=str(base),
         base_format=info.backing_format,
         base_kind="block" if is_block else "file",
         overlay=str(overlay),
         phase="taken",
     )
+    if not stood:
+        return (disk,)
+    (lower, *deeper) = _from_names(parts, target, base)
+    if deeper:
+        raise CaptureError(f"{overlay} lies on more overlays than drvm leaves")
+    return disk, replace(lower, phase="standing")
