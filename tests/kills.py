@@ -51,7 +51,10 @@ class Way:
     stands: bool = False
 
 
-WAYS = (Way("external", BackupOptions()),)
+WAYS = (
+    Way("external", BackupOptions()),
+    Way("standing-overlay", BackupOptions(changed_blocks="standing-overlay"), stands=True),
+)
 
 
 @dataclass

@@ -23,7 +23,11 @@ def kills(
         yield made
 
 
-@pytest.mark.parametrize("way", WAYS, ids=[way.name for way in WAYS])
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=[pytest.mark.long] if way.stands else []) for way in WAYS],
+    ids=[way.name for way in WAYS],
+)
 def test_a_kill_at_any_step_loses_no_record_and_leaves_nothing(kills: Harness, way: Way) -> None:
     rows = kills.run(way, times=1)
     assert len(rows) >= 15
