@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from drvm import __version__
 from drvm.backup.transfer import transfer
 from drvm.core.clock import Clock, rfc3339
-from drvm.core.errors import CleanupFailed, PacksCondemned
+from drvm.core.errors import CaptureError, PacksCondemned
 from drvm.core.progress import Progress, Trace
 from drvm.repository.disk_writer import DiskWriter
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
@@ -28,10 +28,11 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """``cleanup`` is set where the point is good but the guest is not yet back on its base."""
+    """``cleanup`` is set where the point is good, but the guest is not yet back on its base, or was
+    in trouble meanwhile."""
 
     point: Point
-    cleanup: CleanupFailed | None = None
+    cleanup: CaptureError | None = None
 
 
 class Backup:
@@ -71,7 +72,7 @@ class Backup:
             with engine.capture(replace(request, parent=_parent_point(parent))) as frozen:
                 point = self._store(frozen, request.point_id, parent)
                 self._progress.stage(f"releasing {request.vm}")
-        except CleanupFailed as error:
+        except CaptureError as error:
             if point is None:
                 raise
             return BackupResult(point, error)

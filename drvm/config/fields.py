@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints
 
-from drvm.core.units import MIB, parse_bytes, parse_seconds
+from drvm.core.units import GIB, KIB, MIB, parse_bytes, parse_seconds
 
 _EXACT_UNITS = ((604800, "w"), (86400, "d"), (3600, "h"), (60, "m"))
 
@@ -45,6 +45,20 @@ def _read_rate(value: object) -> int:
     if rate_bytes == 0 or rate_bytes % MIB:
         raise ValueError(f"{value!r} is no whole number of MiB/s")
     return rate_bytes // MIB
+
+
+def _read_size(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} needs a unit, such as 512 MiB")
+    return parse_bytes(value)
+
+
+def size_text(size_bytes: int) -> str:
+    """``1073741824`` -> ``1 GiB``; reads back as exactly the same number."""
+    for unit_bytes, unit in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size_bytes and size_bytes % unit_bytes == 0:
+            return f"{size_bytes // unit_bytes} {unit}"
+    return f"{size_bytes} B"
 
 
 def _read_directory(value: object) -> Path:
@@ -138,6 +152,7 @@ WholeSeconds = Annotated[int, BeforeValidator(_read_whole_seconds), _AS_DURATION
 RateMibPerSecond = Annotated[
     int, BeforeValidator(_read_rate), PlainSerializer(lambda mib: f"{mib} MiB/s")
 ]
+SizeBytes = Annotated[int, BeforeValidator(_read_size), PlainSerializer(size_text)]
 AbsolutePath = Annotated[Path, BeforeValidator(_read_directory), _AS_TEXT]
 RepositoryUrl = Annotated[str, BeforeValidator(_read_repository_url)]
 HostUri = Annotated[str, BeforeValidator(_read_host_uri), Field(max_length=1000)]

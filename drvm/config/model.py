@@ -20,6 +20,7 @@ from drvm.config.fields import (
     Pattern,
     RateMibPerSecond,
     RepositoryUrl,
+    SizeBytes,
     Text,
     WholeSeconds,
 )
@@ -149,6 +150,9 @@ class Config(Section):
     state_dir: AbsolutePath = Field(default="/var/lib/drvm", validate_default=True)
     cache_dir: AbsolutePath = Field(default="/var/cache/drvm", validate_default=True)
     overlay_dir: AbsolutePath | None = None
+    overlay_reserve_bytes: SizeBytes = Field(
+        default="1 GiB", alias="overlay_reserve", validate_default=True
+    )
     compression: Compression = "default"
     policies: tuple[PolicyConfig, ...] = ()
     daemon: DaemonConfig = DaemonConfig()

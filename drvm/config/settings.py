@@ -61,6 +61,7 @@ class Settings:
     state_dir: Path
     cache_dir: Path
     overlay_dir: Path | None
+    overlay_reserve_bytes: int
     compression: Compression
     policies: tuple[PolicyConfig, ...]
     daemon: DaemonConfig
@@ -107,6 +108,7 @@ def resolve(
         state_dir=config.state_dir,
         cache_dir=_absolute(cache_dir, "DRVM_CACHE_DIR") if cache_dir else config.cache_dir,
         overlay_dir=config.overlay_dir,
+        overlay_reserve_bytes=config.overlay_reserve_bytes,
         compression=config.compression,
         policies=config.policies,
         daemon=config.daemon,

@@ -26,6 +26,7 @@
     │   └── AgentError                  1   the guest's agent is absent, silent or refuses
     ├── ProcessFailed                   1   a tool ended badly, or ran out of time
     ├── CaptureError                    1   no consistent image of the guest could be had
+    │   ├── OutOfSpace                  1   what the guest writes meanwhile has no room (retryable)
     │   └── CleanupFailed               1   the image was had, the guest is not yet back on its base
     ├── RestoreError                    1
     │   └── PreflightFailed             1   every problem of the plan, before the first byte
@@ -173,6 +174,12 @@ class CleanupFailed(CaptureError):
 
     The journal is kept: the next start, or ``drvm doctor --fix``, finishes the work.
     """
+
+
+class OutOfSpace(CaptureError):
+    """What the guest writes during a capture has no room: not begun, or given up in time."""
+
+    retryable = True
 
 
 class RestoreError(DrvmError):

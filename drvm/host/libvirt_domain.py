@@ -142,6 +142,9 @@ class LibvirtDomain:
 
         return self._ask(ask)
 
+    def set_commit_bandwidth(self, target: str, bandwidth_mib_s: int) -> None:
+        self._ask(lambda d: d.blockJobSetSpeed(target, bandwidth_mib_s, 0))
+
     def block_job_pivot(self, target: str) -> None:
         self._change(lambda d: d.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT))
 
@@ -200,6 +203,17 @@ class LibvirtDomain:
     # -- life ---------------------------------------------------------------------------------
     def start(self) -> None:
         self._change(lambda d: d.create())
+
+    def stopped_by_disks(self) -> frozenset[str]:
+        def ask(domain: Any) -> frozenset[str]:
+            if domain.state() != [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]:
+                return frozenset()
+            return frozenset(domain.diskErrors(0) or {})
+
+        return self._ask(ask)
+
+    def resume(self) -> None:
+        self._change(lambda d: d.resume())
 
     def shutdown(self) -> None:
         self._change(lambda d: d.shutdown())

@@ -158,6 +158,10 @@ class Domain(Protocol):
         client that is dead (30 s at most, then ``HostError``)."""
         ...
 
+    def set_commit_bandwidth(self, target: str, bandwidth_mib_s: int) -> None:
+        """Of a commit that runs; 0: no limit."""
+        ...
+
     def block_job_pivot(self, target: str) -> None: ...
 
     def block_job_abort(self, target: str) -> None: ...
@@ -198,6 +202,16 @@ class Domain(Protocol):
 
     # -- life ---------------------------------------------------------------------------------
     def start(self) -> None: ...
+
+    def stopped_by_disks(self) -> frozenset[str]:
+        """The disks that QEMU paused the machine for, as they could not be written or read: for
+        want of room, or for another I/O error. Empty where it is not paused, or for other
+        reasons."""
+        ...
+
+    def resume(self) -> None:
+        """Let a paused machine go on; I/O that had failed is tried again."""
+        ...
 
     def shutdown(self) -> None:
         """Ask the guest; does not wait."""

@@ -8,13 +8,11 @@ the guest writes to an overlay next to its image; where the policy wants it, als
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drvm.core.errors import CaptureError
-from drvm.core.units import format_bytes
 from drvm.host.model import Domain, DomainState
 from drvm.snapshot import checkpoints, domainxml, guestview, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
@@ -33,6 +31,8 @@ from drvm.snapshot.parts import (
 )
 from drvm.snapshot.reading import Pace, Reading
 from drvm.snapshot.recovery import finish_earlier
+from drvm.snapshot.release import Release
+from drvm.snapshot.space import SpaceWatch
 from drvm.snapshot.standing import Standing
 from drvm.snapshot.watchdog import Watch
 
@@ -69,6 +69,8 @@ class ExternalEngine:
         ):
             finish_earlier(parts, domain)
             prepared = self._prepare(domain, request)
+            parts.room().require(prepared.entry)
+            release = Release(parts, prepared.entry)
             parts.journal.write(prepared.entry)
             try:
                 parts.trace("overlays-journaled")
@@ -77,21 +79,25 @@ class ExternalEngine:
                 parts.trace("checkpoint-made")
                 instant = self._snapshot(domain, request, prepared, watch)
                 watch.end()
-                reading = Reading(Pace(request.read_bandwidth_mib_s, parts.clock))
-                with contextlib.ExitStack() as exports:
+                with (
+                    SpaceWatch(domain.name, release.trouble, release.early) as space,
+                    contextlib.ExitStack() as exports,
+                ):
+                    pace = Pace(request.read_bandwidth_mib_s, parts.clock)
+                    reading = Reading(pace, space.still_frozen)
                     machine = self._frozen(domain, prepared, instant, exports, reading, problem)
                     parts.trace("reading")
                     yield machine
                 if prepared.keep:
                     self._keep(domain, prepared)
             finally:
-                entry = parts.journal.read(domain.uuid) or prepared.entry
-                parts.put_back().run(entry, bandwidth_mib_s=request.commit_bandwidth_mib_s)
+                release.run()
 
     # -- before anything is touched -----------------------------------------------------------
     def _prepare(self, domain: Domain, request: CaptureRequest) -> _Prepared:
         parts = self._parts
-        if domain.state() not in (DomainState.RUNNING, DomainState.PAUSED):
+        state = domain.state()
+        if state not in (DomainState.RUNNING, DomainState.PAUSED):
             raise CaptureError(f"{domain.name} does not run")
         _refuse_foreign_work(domain, domainxml.read(domain.xml()))
         stood = standing.settle(parts, domain, request)
@@ -119,6 +125,8 @@ class ExternalEngine:
                 vm_name=domain.name,
                 uri=parts.host.uri,
                 disks=disks,
+                commit_bandwidth_mib_s=request.commit_bandwidth_mib_s,
+                was_running=state is DomainState.RUNNING,
                 standing=tuple(stood.disks.values()),
             ),
             hints=(
@@ -140,7 +148,6 @@ class ExternalEngine:
     ) -> JournalDisk:
         """Named for the machine's own image, but on top of what stands there."""
         overlay = overlay_path(source, request.point_id, machine.uuid, self._parts.overlay_dir)
-        self._require_room(overlay.parent)
         below = stood.disks.get(source.target)
         if below is not None:
             return JournalDisk(source.target, below.overlay, "qcow2", "file", str(overlay))
@@ -151,17 +158,6 @@ class ExternalEngine:
             base_kind="block" if source.is_block else "file",
             overlay=str(overlay),
         )
-
-    def _require_room(self, directory: Path) -> None:
-        """A guest whose overlay can't grow is paused by QEMU: better not to begin."""
-        free_bytes = shutil.disk_usage(directory).free
-        reserve_bytes = self._parts.overlay_reserve_bytes
-        if free_bytes < reserve_bytes:
-            raise CaptureError(
-                f"{directory} has {format_bytes(free_bytes)} free, and what the guest writes"
-                f" during a backup needs at least {format_bytes(reserve_bytes)}",
-                hint="make room there",
-            )
 
     # -- the instant --------------------------------------------------------------------------
     def _make_overlays(self, prepared: _Prepared) -> None:

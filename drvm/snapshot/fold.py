@@ -98,7 +98,7 @@ class Fold:
     def __init__(self, overlays: Overlays) -> None:
         self._overlays = overlays
 
-    def advance(self, entry: Entry, target: str, bandwidth_mib_s: int) -> tuple[Entry, bool]:
+    def advance(self, entry: Entry, target: str) -> tuple[Entry, bool]:
         """One step for one disk, and whether it was the last. Raises ``CleanupFailed`` for what
         only people can decide."""
         upper, stood = _of(entry.disks, target), _of(entry.standing, target)
@@ -109,7 +109,7 @@ class Fold:
             case Action.HOME:
                 return self._overlays.note(replace(entry, aim="home")), True
             case Action.COMMIT:
-                self._commit(entry, stood, bandwidth_mib_s)
+                self._commit(entry, stood)
             case Action.WAIT:
                 self._wait(entry, target)
             case Action.MERGE:
@@ -139,14 +139,14 @@ class Fold:
         below = self._overlays.images.info(overlay, "qcow2").backing_file
         return None if below is None else Path(below)
 
-    def _commit(self, entry: Entry, stood: JournalDisk, bandwidth_mib_s: int) -> None:
+    def _commit(self, entry: Entry, stood: JournalDisk) -> None:
         target, trace = stood.target, self._overlays.trace
         trace(f"fold-begins-{target}")
         self._overlays.domain(entry).commit_below_start(
             target,
             top=Path(stood.overlay),
             base=Path(stood.base),
-            bandwidth_mib_s=bandwidth_mib_s,
+            bandwidth_mib_s=entry.commit_bandwidth_mib_s,
         )
         trace(f"fold-started-{target}")
         self._wait(entry, target)

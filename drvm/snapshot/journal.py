@@ -75,7 +75,8 @@ class Entry:
 
     ``disks``: the overlays of the capture. ``standing``: those of an earlier one on which the
     machine runs between captures, or, during one, on which the overlays of ``disks`` lie.
-    ``frozen``: a freeze of ours may be in force in the guest.
+    ``frozen``: a freeze of ours may be in force in the guest. ``commit_bandwidth_mib_s``: 0 is no
+    limit. ``was_running``: the machine was not paused when the capture began.
     """
 
     version: int
@@ -86,6 +87,8 @@ class Entry:
     uri: str
     disks: tuple[JournalDisk, ...]
     frozen: bool = False
+    commit_bandwidth_mib_s: int = 0
+    was_running: bool = False
     standing: tuple[JournalDisk, ...] = ()
     aim: Aim = "back"
 
@@ -126,7 +129,9 @@ class Journal:
             for directory in self._lock_directories:
                 path = self._path(vm_uuid, "lock", directory)
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-                descriptor = os.open(path, flags, 0o600)
+                with _told(path):
+                    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    descriptor = os.open(path, flags, 0o600)
                 held.callback(os.close, descriptor)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,9 +143,11 @@ class Journal:
             yield
 
     def write(self, entry: Entry) -> None:
-        """Durable when it returns."""
+        """Durable when it returns. Raises ``CaptureError``; then the journal is as it was."""
         path = self._path(entry.vm_uuid, "json")
-        write_durably(path, msgspec.json.format(msgspec.json.encode(entry)))
+        with _told(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(path, msgspec.json.format(msgspec.json.encode(entry)))
 
     def read(self, vm_uuid: str) -> Entry | None:
         """Raises ``CaptureError`` where there is a file that is not understood; it stays."""
@@ -172,14 +179,25 @@ class Journal:
         return sorted(p.stem for p in self._directory.glob("*.json") if is_uuid(p.stem))
 
     def remove(self, vm_uuid: str) -> None:
-        remove_durably(self._path(vm_uuid, "json"))
+        path = self._path(vm_uuid, "json")
+        with _told(path):
+            remove_durably(path)
 
     def _path(self, vm_uuid: str, suffix: str, directory: Path | None = None) -> Path:
         if not is_uuid(vm_uuid):
             raise ValueError(f"{vm_uuid!r} is no UUID")
-        directory = directory or self._directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return directory / f"{vm_uuid}.{suffix}"
+        return (directory or self._directory) / f"{vm_uuid}.{suffix}"
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise CaptureError(
+            f"{path} can't be written: {problem.strerror or problem}",
+            hint="without its journal drvm touches no machine: see to state_dir",
+        ) from None
 
 
 def _shared_directory() -> Path | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drvm.core.clock import Clock
-from drvm.core.errors import CleanupFailed, UnknownVm
+from drvm.core.errors import CaptureError, CleanupFailed, HostError, UnknownVm
 from drvm.core.files import remove_durably
 from drvm.core.progress import Trace
 from drvm.host.images import ImageTool, in_use
@@ -19,6 +19,7 @@ from drvm.host.model import Domain, Host
 from drvm.snapshot import truth as truths
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.journal import Entry, Journal, JournalDisk
+from drvm.snapshot.space import Room
 from drvm.snapshot.truth import Truth
 
 _POLL_S = 0.1
@@ -26,10 +27,12 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long is waited: for a commit that makes no headway, for any commit at all, and for a
-    libvirtd that is away."""
+    """How long is waited: for a commit that makes no headway, for one that makes some but leaves
+    no less to do (the guest writes faster), for any commit at all, and for a libvirtd that is
+    away."""
 
     stall_s: float = 120.0
+    converge_s: float = 600.0
     commit_s: float = 12 * 3600.0
     unreachable_s: float = 90.0
 
@@ -42,12 +45,17 @@ class Overlays:
     clock: Clock
     trace: Trace
     limits: Limits
+    room: Room
 
     def domain(self, entry: Entry) -> Domain:
         return self.host.domain(entry.vm_uuid)
 
     def note(self, entry: Entry) -> Entry:
-        self.journal.write(entry)
+        """Where the journal can't be written, what stands there is an earlier step. From that
+        recovery goes on too, or at worst leaves a file alone that it can't tell; but a guest
+        that stays on its overlay until somebody makes room would fill the next file system."""
+        with contextlib.suppress(CaptureError):
+            self.journal.write(entry)
         return entry
 
     def truth(self, entry: Entry, target: str) -> Truth:
@@ -60,10 +68,14 @@ class Overlays:
         return truth
 
     def wait_for_commit(self, entry: Entry, target: str) -> bool:
-        """``True`` if it is ready to pivot, ``False`` if the job is gone. Bounded by headway, and
-        as a whole."""
-        start_s = moved_s = self.clock.monotonic_s()
-        done_bytes = -1
+        """``True`` if it is ready to pivot, ``False`` if the job is gone.
+
+        Bounded by headway, and as a whole. The limit of its bandwidth goes where the guest writes
+        faster than that, or where room gets short: then the overlay must go first of all.
+        """
+        start_s = moved_s = nearer_s = self.clock.monotonic_s()
+        done_bytes, left_bytes = -1, -1
+        limited = entry.commit_bandwidth_mib_s > 0
         while True:
             job = self.domain(entry).block_job(target)
             if job is None:
@@ -73,10 +85,19 @@ class Overlays:
             now_s = self.clock.monotonic_s()
             if job.done_bytes > done_bytes:
                 done_bytes, moved_s = job.done_bytes, now_s
-            if now_s - moved_s > self.limits.stall_s or now_s - start_s > self.limits.commit_s:
+            if left_bytes < 0 or job.total_bytes - job.done_bytes < left_bytes:
+                left_bytes, nearer_s = job.total_bytes - job.done_bytes, now_s
+            strays = now_s - nearer_s > self.limits.converge_s
+            if limited and (strays or self.room.shortage(entry, committing=True)):
+                self.domain(entry).set_commit_bandwidth(target, 0)
+                self.trace(f"commit-unlimited-{target}")
+                limited, strays, nearer_s = False, False, now_s
+            stalls = now_s - moved_s > self.limits.stall_s
+            if stalls or strays or now_s - start_s > self.limits.commit_s:
+                why = "; the guest writes faster than it" if strays and not stalls else ""
                 raise CleanupFailed(
                     f"its commit stands at {job.done_bytes} of {job.total_bytes} bytes"
-                    f" after {now_s - start_s:.0f} s"
+                    f" after {now_s - start_s:.0f} s{why}"
                 )
             self.clock.sleep(_POLL_S)
 
@@ -101,10 +122,13 @@ class Overlays:
         truth = truths.look(self.host.find_domain(entry.vm_uuid))
         if truths.names(truth, overlay) or self.named_by_others(entry, overlay):
             raise CleanupFailed(f"a machine still names {overlay}")
-        if disk.phase != "planned" and in_use(overlay):
-            raise CleanupFailed(f"{overlay} is still open in QEMU")
-        sync(Path(disk.base))
-        remove_durably(overlay)
+        try:
+            if disk.phase != "planned" and in_use(overlay):
+                raise CleanupFailed(f"{overlay} is still open in QEMU")
+            sync(Path(disk.base))
+            remove_durably(overlay)
+        except OSError as problem:
+            raise HostError(f"{overlay} can't be removed: {problem.strerror}") from None
 
     def named_by_others(self, entry: Entry, path: Path) -> bool:
         """Whether any other machine's definition mentions the path anywhere: when in doubt, yes."""

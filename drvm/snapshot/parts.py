@@ -29,6 +29,7 @@ from drvm.snapshot.journal import Journal
 from drvm.snapshot.overlays import Limits, Overlays
 from drvm.snapshot.putback import PutBack
 from drvm.snapshot.reading import Reading
+from drvm.snapshot.space import Room
 from drvm.snapshot.watchdog import Watchdog, watchdog
 
 _MAX_CHANGES = 1 << 19
@@ -39,7 +40,7 @@ _LOCAL_HOSTS = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the engines work with. ``overlay_dir``: where overlays of block devices go.
-    ``overlay_reserve_bytes``: room that must be free where an overlay is made. ``taking``: how the
+    ``overlay_reserve_bytes``: what must stay free where overlays grow. ``taking``: how the
     instant of a machine that runs is taken."""
 
     host: Host
@@ -59,8 +60,19 @@ class Parts:
 
     def put_back(self) -> PutBack:
         return PutBack(
-            Overlays(self.host, self.images, self.journal, self.clock, self.trace, self.limits)
+            Overlays(
+                self.host,
+                self.images,
+                self.journal,
+                self.clock,
+                self.trace,
+                self.limits,
+                self.room(),
+            )
         )
+
+    def room(self) -> Room:
+        return Room(self.journal, self.overlay_reserve_bytes)
 
 
 def require_local(host: Host) -> None:

@@ -25,7 +25,7 @@ _MAX_STEPS = 60
 _MAX_FAILURES = 6
 _THAW_TRIES = 3
 
-Advance = Callable[[Entry, str, int], tuple[Entry, bool]]
+Advance = Callable[[Entry, str], tuple[Entry, bool]]
 """One step for one disk: the entry as it is then, and whether nothing is left to do."""
 
 
@@ -34,41 +34,43 @@ class PutBack:
         self._overlays = overlays
         self._fold = Fold(overlays)
 
-    def run(self, entry: Entry, *, bandwidth_mib_s: int = 0) -> None:
+    def run(self, entry: Entry) -> tuple[str, ...]:
         """Returns when the machine is where ``entry.aim`` says: no chain names an overlay that
         was to go, they are deleted, the journal says what stands or is deleted, and the guest is
         thawed if a freeze of ours may be in force. The caller holds the machine's lock.
 
-        Raises ``CleanupFailed`` with everything that could not be put back; then the journal
-        stays, and so does every overlay that somebody may still need.
+        Returns what people should know. Raises ``CleanupFailed`` with everything that could not
+        be put back; then the journal stays, and so does every overlay that somebody may still
+        need.
         """
         problems = self._thaw(entry) if entry.frozen else []
         targets = [disk.target for disk in entry.disks]
         if entry.aim == "forward":
             stood = {disk.target for disk in entry.standing}
             both = [target for target in targets if target in stood]
-            entry = self._all(entry, both, self._fold.advance, bandwidth_mib_s, problems)
+            entry = self._all(entry, both, self._fold.advance, problems)
         if entry.aim != "forward":
-            entry = self._all(entry, targets, self._advance, bandwidth_mib_s, problems)
+            entry = self._all(entry, targets, self._advance, problems)
         if entry.aim != "forward" and not problems:
-            try:
-                self._remove_overlays(entry)
-            except (DrvmError, OSError) as problem:
-                problems.append(str(problem))
+            self._overlays.trace("overlays-removed")
+        notes = self._resume(entry, problems)
         if problems:
+            short = self._overlays.room.shortage(entry, committing=True)
             raise CleanupFailed(
-                f"{entry.vm_name} is not back on its own disks: {'; '.join(problems)}", hint=_HINT
+                f"{entry.vm_name} is not back on its own disks: {'; '.join([*problems, *notes])}",
+                hint=f"make room: {short}; then {_HINT}" if short else _HINT,
             )
-        self._come_to_rest(entry, bandwidth_mib_s)
+        self._come_to_rest(entry)
+        return notes
 
-    def _come_to_rest(self, entry: Entry, bandwidth_mib_s: int) -> None:
+    def _come_to_rest(self, entry: Entry) -> None:
         """What stands is the journal's last word of a capture."""
         overlays = self._overlays
         if entry.aim == "forward":
             standing = (*map(self._at_rest, entry.disks), *entry.standing)
         elif entry.aim == "home" and entry.standing:
             everything = entry.folding([disk.target for disk in entry.standing])
-            self.run(overlays.note(everything), bandwidth_mib_s=bandwidth_mib_s)
+            self.run(overlays.note(everything))
             return
         else:
             standing = entry.standing
@@ -110,26 +112,23 @@ class PutBack:
         entry: Entry,
         targets: Iterable[str],
         advance: Advance,
-        bandwidth_mib_s: int,
         problems: list[str],
     ) -> Entry:
         for target in targets:
             try:
-                entry = self._until_done(entry, target, advance, bandwidth_mib_s)
+                entry = self._until_done(entry, target, advance)
             except DrvmError as problem:
                 problems.append(f"{target}: {problem.message}")
                 entry = self._overlays.journal.read(entry.vm_uuid) or entry
         return entry
 
-    def _until_done(
-        self, entry: Entry, target: str, advance: Advance, bandwidth_mib_s: int
-    ) -> Entry:
+    def _until_done(self, entry: Entry, target: str, advance: Advance) -> Entry:
         limit_s = self._overlays.limits.unreachable_s
         lost_since_s: float | None = None
         failures = 0
         for _ in range(_MAX_STEPS):
             try:
-                entry, done = advance(entry, target, bandwidth_mib_s)
+                entry, done = advance(entry, target)
                 if done:
                     return entry
                 lost_since_s = None
@@ -162,27 +161,28 @@ class PutBack:
             base_used_elsewhere=not named and self._overlays.named_by_others(entry, base),
         )
 
-    def _advance(self, entry: Entry, target: str, bandwidth_mib_s: int) -> tuple[Entry, bool]:
-        """Until nothing is left to do but to remove the overlay."""
+    def _advance(self, entry: Entry, target: str) -> tuple[Entry, bool]:
+        """One step for one disk. Its overlay goes at once, not with those of the other disks: they
+        may need the room."""
         overlays = self._overlays
         disk = next(disk for disk in entry.disks if disk.target == target)
         step = self._next_step(entry, disk)
         match step.action:
             case Action.DONE:
+                if Path(disk.overlay).exists():
+                    overlays.remove(entry, disk)
                 return entry, True
             case Action.FOREIGN:
                 raise CleanupFailed(step.reason)
             case Action.COMMIT:
                 entry = overlays.note(entry.in_phase("committing", target))
                 overlays.trace(f"commit-journaled-{target}")
-                overlays.domain(entry).commit_start(target, bandwidth_mib_s=bandwidth_mib_s)
+                overlays.domain(entry).commit_start(
+                    target, bandwidth_mib_s=entry.commit_bandwidth_mib_s
+                )
                 overlays.trace(f"commit-started-{target}")
             case Action.PIVOT:
-                if overlays.wait_for_commit(entry, target):
-                    overlays.trace(f"commit-ready-{target}")
-                    entry = overlays.note(entry.in_phase("pivoting", target))
-                    overlays.domain(entry).block_job_pivot(target)
-                    overlays.trace(f"pivoted-{target}")
+                entry = self._pivot(entry, disk)
             case Action.MERGE:
                 entry = overlays.note(entry.in_phase("merging", target))
                 overlays.trace(f"merge-journaled-{target}")
@@ -195,6 +195,18 @@ class PutBack:
                 self._lower_definition(entry, disk)
         return entry, False
 
+    def _pivot(self, entry: Entry, disk: JournalDisk) -> Entry:
+        overlays, target = self._overlays, disk.target
+        if not overlays.wait_for_commit(entry, target):
+            if self._next_step(entry, disk).action is Action.COMMIT:
+                raise HostError("its commit ended without effect; is there room for it?")
+            return entry
+        overlays.trace(f"commit-ready-{target}")
+        entry = overlays.note(entry.in_phase("pivoting", target))
+        overlays.domain(entry).block_job_pivot(target)
+        overlays.trace(f"pivoted-{target}")
+        return entry
+
     def _lower_definition(self, entry: Entry, disk: JournalDisk) -> bool:
         """``False`` where there is no definition that names the overlay."""
         return self._overlays.redefine(
@@ -202,11 +214,22 @@ class PutBack:
         )
 
     # -- the end ------------------------------------------------------------------------------
-    def _remove_overlays(self, entry: Entry) -> None:
-        for disk in entry.disks:
-            if Path(disk.overlay).exists():
-                self._overlays.remove(entry, disk)
-        self._overlays.trace("overlays-removed")
+    def _resume(self, entry: Entry, problems: list[str]) -> tuple[str, ...]:
+        """A guest that QEMU paused because an overlay could not grow goes on."""
+        if not entry.was_running:
+            return ()
+        try:
+            domain = self._overlays.host.find_domain(entry.vm_uuid)
+            stopped = domain.stopped_by_disks() if domain is not None else frozenset()
+            stopped &= {disk.target for disk in entry.disks}
+            if domain is None or not stopped:
+                return ()
+            domain.resume()
+        except DrvmError as problem:
+            problems.append(f"it may be paused, and does not go on: {problem.message}")
+            return ()
+        self._overlays.trace("resumed")
+        return (f"the guest was paused, as {', '.join(sorted(stopped))} had no room; it goes on",)
 
     def _thaw(self, entry: Entry) -> list[str]:
         """The last resort, behind the watchdog."""

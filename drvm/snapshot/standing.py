@@ -100,10 +100,10 @@ def fold(parts: Parts, entry: Entry, targets: Iterable[str], bandwidth_mib_s: in
         if disk.target in targets and Path(disk.overlay).exists():
             _refuse_to_lose_snapshots(parts, disk)
     while targets & {disk.target for disk in entry.standing}:
-        going = entry.folding(targets)
+        going = replace(entry.folding(targets), commit_bandwidth_mib_s=bandwidth_mib_s)
         parts.journal.write(going)
         parts.trace("fold-home-journaled")
-        parts.put_back().run(going, bandwidth_mib_s=bandwidth_mib_s)
+        parts.put_back().run(going)
         entry = parts.journal.read(entry.vm_uuid) or replace(going, disks=(), standing=())
     return entry
 

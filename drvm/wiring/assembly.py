@@ -143,6 +143,7 @@ class Wiring:
             clock=self.clock,
             trace=trace,
             overlay_dir=Path(overlay_dir) if overlay_dir is not None else None,
+            overlay_reserve_bytes=self.settings.overlay_reserve_bytes,
         )
 
     def drill_directory(self, policy: PolicyConfig | None = None) -> Path:

@@ -14,7 +14,8 @@ _READY = BlockJob("active-commit", 1, 1, ready=True)
 @dataclass
 class FakeDomain:
     """``chains``: target -> paths, the one in use first; live and stored alike. ``jobs``:
-    target -> active commit. The agent is absent unless ``frozen`` says something."""
+    target -> active commit. ``bandwidths``: as they were asked for. The agent is absent unless
+    ``frozen`` says something."""
 
     name: str
     uuid: str
@@ -23,6 +24,8 @@ class FakeDomain:
     jobs: dict[str, BlockJob] = field(default_factory=dict)
     frozen: bool | None = None
     commit_progress: BlockJob = _READY
+    bandwidths: list[int] = field(default_factory=list)
+    stopped: frozenset[str] = frozenset()
 
     def state(self) -> DomainState:
         return DomainState.RUNNING if self.running else DomainState.SHUTOFF
@@ -53,6 +56,16 @@ class FakeDomain:
 
     def commit_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
         self.jobs[target] = self.commit_progress
+        self.bandwidths.append(bandwidth_mib_s)
+
+    def set_commit_bandwidth(self, target: str, bandwidth_mib_s: int) -> None:
+        self.bandwidths.append(bandwidth_mib_s)
+
+    def stopped_by_disks(self) -> frozenset[str]:
+        return self.stopped
+
+    def resume(self) -> None:
+        self.stopped = frozenset()
 
     def block_job(self, target: str) -> BlockJob | None:
         return self.jobs.get(target)

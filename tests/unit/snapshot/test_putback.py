@@ -16,6 +16,7 @@ from drvm.host.model import BlockJob, Host
 from drvm.snapshot.journal import VERSION, Entry, Journal, JournalDisk
 from drvm.snapshot.overlays import Limits, Overlays
 from drvm.snapshot.putback import PutBack
+from drvm.snapshot.space import Room
 from tests.fakes.chain_host import FakeDomain, FakeHost
 from tests.fakes.clock import FakeClock
 
@@ -39,16 +40,18 @@ class Scene:
         self.journal.write(self.entry)
         self.clock = FakeClock()
         self.steps: list[str] = []
+        self.reserve_bytes = 0
 
-    def put_back(self, entry: Entry | None = None) -> None:
-        PutBack(
+    def put_back(self, entry: Entry | None = None) -> tuple[str, ...]:
+        return PutBack(
             Overlays(
                 cast(Host, self.host),
                 ImageTool(SystemProcesses()),
                 self.journal,
                 self.clock,
                 self.steps.append,
-                Limits(stall_s=60, commit_s=600, unreachable_s=90),
+                Limits(stall_s=60, commit_s=600, converge_s=50, unreachable_s=90),
+                Room(self.journal, self.reserve_bytes),
             )
         ).run(entry or self.entry)
 
@@ -155,3 +158,100 @@ def test_an_overlay_that_another_machine_names_is_never_removed(scene: Scene) ->
     with pytest.raises(CleanupFailed, match="still names"):
         scene.put_back()
     assert scene.overlay.exists()
+
+
+class Writer:
+    """A guest that writes as fast as a limited commit goes: what is left stays as it is."""
+
+    def __init__(self, scene: Scene, *, stops_for: int | None) -> None:
+        self._scene = scene
+        self._stops_for = stops_for
+        self._done = 0
+
+    def job(self, target: str) -> BlockJob | None:
+        if target not in self._scene.domain.jobs:
+            return None
+        if self._scene.domain.bandwidths[-1] == self._stops_for:
+            return BlockJob("active-commit", self._done, self._done, ready=True)
+        self._done += 1
+        return BlockJob("active-commit", self._done, self._done + 100, ready=False)
+
+
+def test_a_commit_keeps_the_bandwidth_that_the_journal_says(scene: Scene) -> None:
+    scene.put_back(replace(scene.entry, commit_bandwidth_mib_s=7))
+    assert scene.domain.bandwidths == [7]
+
+
+def test_a_commit_that_the_guest_outruns_loses_its_limit(scene: Scene) -> None:
+    scene.domain.block_job = Writer(scene, stops_for=0).job  # type: ignore[method-assign]
+    scene.put_back(replace(scene.entry, commit_bandwidth_mib_s=1))
+    assert scene.domain.bandwidths == [1, 0]
+    assert "commit-unlimited-vda" in scene.steps
+    assert 50 < scene.clock.passed_s < 60
+    assert scene.is_done()
+
+
+@pytest.mark.parametrize("bandwidth", [0, 1])
+def test_a_guest_that_outruns_any_commit_is_told_in_time_and_everything_stays(
+    scene: Scene, bandwidth: int
+) -> None:
+    scene.domain.block_job = Writer(scene, stops_for=None).job  # type: ignore[method-assign]
+    with pytest.raises(CleanupFailed, match="the guest writes faster"):
+        scene.put_back(replace(scene.entry, commit_bandwidth_mib_s=bandwidth))
+    assert scene.clock.passed_s < 110
+    assert scene.overlay.exists()
+    assert scene.journal.read(UUID) is not None
+
+
+def test_a_commit_loses_its_limit_when_room_gets_short(scene: Scene) -> None:
+    scene.reserve_bytes = 1 << 60
+    scene.domain.block_job = Writer(scene, stops_for=0).job  # type: ignore[method-assign]
+    scene.put_back(replace(scene.entry, commit_bandwidth_mib_s=1))
+    assert scene.domain.bandwidths == [1, 0]
+    assert scene.clock.passed_s < 1
+    assert scene.is_done()
+
+
+def test_a_commit_that_fails_for_want_of_room_says_where_room_is_short(scene: Scene) -> None:
+    scene.reserve_bytes = 1 << 60
+    scene.domain.block_job = lambda target: None  # type: ignore[method-assign]
+    scene.domain.commit_start = lambda target, **_: scene.domain.bandwidths.append(1)  # type: ignore[method-assign]
+    with pytest.raises(CleanupFailed) as raised:
+        scene.put_back()
+    assert raised.value.hint.startswith(f"make room: {scene.base.parent} has ")
+    assert scene.overlay.exists()
+
+
+def test_a_guest_that_stood_still_for_want_of_room_goes_on(scene: Scene) -> None:
+    scene.domain.stopped = frozenset({"vda"})
+    notes = scene.put_back(replace(scene.entry, was_running=True))
+    assert "paused" in notes[0] and "vda" in notes[0]
+    assert scene.domain.stopped == frozenset()
+    assert scene.steps.index("resumed") > scene.steps.index("overlays-removed")
+    assert scene.is_done()
+
+
+@pytest.mark.parametrize(
+    ("stopped", "was_running"),
+    [
+        pytest.param({"vdb"}, True, id="by a disk that is not ours"),
+        pytest.param({"vda"}, False, id="before the capture"),
+    ],
+)
+def test_a_guest_that_others_stopped_stays_as_it_is(
+    scene: Scene, stopped: set[str], was_running: bool
+) -> None:
+    scene.domain.stopped = frozenset(stopped)
+    assert scene.put_back(replace(scene.entry, was_running=was_running)) == ()
+    assert scene.domain.stopped == stopped
+
+
+def test_a_journal_that_can_not_be_written_does_not_keep_a_guest_on_its_overlay(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("drvm.snapshot.journal.write_durably", full)
+    scene.put_back()
+    assert scene.is_done()
