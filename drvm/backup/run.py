@@ -102,13 +102,13 @@ class Backup:
     ) -> Manifest:
         with self._repository.session(level=self._level, banned=banned) as session:
             blobs = [
-                None if text is None else session.blob(text)
-                for text in (_encoded(frozen.definition_xml), frozen.nvram)
+                None if data is None else session.blob(data)
+                for data in (_encoded(frozen.definition_xml), frozen.nvram, *frozen.tpm.values())
             ]
             disks = [(disk, *self._disk(session, disk, parent)) for disk in frozen.disks]
             self._progress.stage(f"storing {frozen.name}")
             written = session.finish()
-        definition, nvram = (
+        definition, nvram, *tpm = (
             None if blob is None else StoredBlob.of(written.blobs[blob]) for blob in blobs
         )
         return Manifest(
@@ -127,6 +127,7 @@ class Backup:
             disks=_described(disks, written),
             definition=definition,
             nvram=nvram,
+            tpm={name: blob for name, blob in zip(frozen.tpm, tpm, strict=True) if blob},
             guest=dict(frozen.guest),
             warnings=frozen.warnings,
         )

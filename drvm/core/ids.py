@@ -8,6 +8,7 @@ import uuid
 
 _POINT_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _VM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}", re.ASCII)
+_TPM_FILE = re.compile(r"tpm2?-00\.(permall|savestate|volatilestate)", re.ASCII)
 _TARGET = re.compile(r"[a-z][a-z0-9]{0,15}", re.ASCII)
 
 
@@ -33,6 +34,11 @@ def is_vm_name(text: str) -> bool:
 def is_disk_target(text: str) -> bool:
     """A device name as libvirt writes it (``vda``); it becomes part of file names."""
     return _TARGET.fullmatch(text) is not None
+
+
+def is_tpm_file(text: str) -> bool:
+    """The name of a file that swtpm keeps a TPM's state in (``tpm-`` for TPM 1.2)."""
+    return _TPM_FILE.fullmatch(text) is not None
 
 
 def is_uuid(text: str) -> bool:

@@ -1,9 +1,10 @@
 """What a drill makes on the host, and how it is told whose it is.
 
 One name stands for all of it: the directory (images, NVRAM, a lock file), the network, the
-machine. The directory is made first and removed last, and its lock file is locked for as long as
-the drill's process lives: so whatever a killed drill left can be found and attributed, and what
-has no such directory is not ours to touch.
+machine, and, by a UUID that is made of the name, the state of the machine's TPM. The directory is
+made first and removed last, and its lock file is locked for as long as the drill's process lives:
+so whatever a killed drill left can be found and attributed, and what has no such directory is not
+ours to touch.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import fcntl
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, Locked, RestoreError
 from drvm.host.model import Host
+from drvm.host.tpm import remove_state
 
 _NAME = re.compile(r"drvm-drill-[0-9a-f]{16}", re.ASCII)
+_NAMESPACE = uuid.UUID("8f6a2c1e-5d0b-5c5e-9a34-6d72766d0002")
 _LOCK = "lock"
 _MODE = 0o711
 """QEMU's user may reach the images, whose names it is given, and list nothing."""
@@ -31,6 +35,11 @@ _PAUSE_S = 0.01
 def drill_name(drill_id: str) -> str:
     """Of the machine, the network and the directory."""
     return f"drvm-drill-{drill_id}"
+
+
+def drill_uuid(name: str) -> str:
+    """Of the drill's machine: known to whoever tears it down, however it came to that."""
+    return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def is_drill_name(name: str) -> bool:
@@ -75,7 +84,8 @@ def taken_over(directory: Path) -> Iterator[None]:
 
 
 def tear_down(host: Host, directory: Path) -> list[str]:
-    """End the machine, destroy the network, remove the directory; the caller holds its lock.
+    """End the machine, destroy the network, remove its TPM's state and the directory; the caller
+    holds its lock.
 
     May be called again. Each part is tried, whatever became of the others; the directory stays
     if one of the others does. Returns a line for each part that could not be removed.
@@ -93,6 +103,11 @@ def tear_down(host: Host, directory: Path) -> list[str]:
             host.destroy_network(name)
     except DrvmError as problem:
         problems.append(f"the network {name} could not be destroyed: {problem.message}")
+    if not problems and host.places is not None:
+        try:
+            remove_state(host.places.tpm, drill_uuid(name))
+        except OSError as problem:
+            problems.append(f"the TPM state of {name} could not be removed: {problem}")
     if not problems:
         try:
             _remove(directory)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ from drvm.core.errors import DamageFound, HostError, PreflightFailed, UsageError
 from drvm.core.ids import new_point_id
 from drvm.drill import room as rooms
 from drvm.drill.checks.base import Check
-from drvm.drill.place import drill_name
+from drvm.drill.place import drill_name, drill_uuid
 from drvm.drill.room import Room
 from drvm.host.model import Host
 from drvm.repository.manifest import Manifest
@@ -68,6 +67,7 @@ class DrillPlan:
     definition: Definition = field(repr=False)
     nvram: bytes | None = field(repr=False)
     nvram_path: Path
+    tpm: Mapping[str, bytes] = field(repr=False)
     emulated: bool
     data_bytes: int
     memory_bytes: int
@@ -106,7 +106,9 @@ def plan_drill(
         for disk in point.disks
     )
     nvram_path = directory / "nvram.fd"
-    definition = rebuild(original_xml, _spec(name, images, nvram_path, request))
+    tpm = repository.tpm_state(point) if host.places is not None else {}
+    spec = _spec(name, images, nvram_path, request, tpm_state=bool(tpm))
+    definition = rebuild(original_xml, spec)
     machine = parse(definition.xml)
     data_bytes = sum(stored_bytes(repository.disk_map(disk)) for disk in point.disks)
     memory_bytes = rooms.memory_bytes(machine)
@@ -129,6 +131,7 @@ def plan_drill(
         definition=definition,
         nvram=repository.blob(point.nvram) if point.nvram is not None else None,
         nvram_path=nvram_path,
+        tpm=tpm,
         emulated=(parse(original_xml).get("type"), machine.get("type")) == ("kvm", "qemu"),
         data_bytes=data_bytes,
         memory_bytes=memory_bytes,
@@ -158,14 +161,20 @@ def _check(request: DrillRequest) -> None:
 
 
 def _spec(
-    name: str, images: tuple[PlannedImage, ...], nvram_path: Path, request: DrillRequest
+    name: str,
+    images: tuple[PlannedImage, ...],
+    nvram_path: Path,
+    request: DrillRequest,
+    *,
+    tpm_state: bool,
 ) -> DefinitionSpec:
     """With a path for the NVRAM in any case: an empty one too must lie where it is removed."""
     return DefinitionSpec(
-        identity=Identity(name, str(uuid.uuid4()), keep_macs=True),
+        identity=Identity(name, drill_uuid(name), keep_macs=True),
         disks={image.disk.target: DiskImage(str(image.path), image.format) for image in images},
         isolate_to=f"network:{name}",
         nvram_path=str(nvram_path),
+        tpm_state=tpm_state,
         virt_type=request.virt_type,
     )
 

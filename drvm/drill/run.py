@@ -14,9 +14,10 @@ from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.text import printable
 from drvm.drill import statements
 from drvm.drill.checks.base import Checker, GuestUnderTest
-from drvm.drill.place import made, tear_down
+from drvm.drill.place import drill_uuid, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
 from drvm.host.model import Domain, Host
+from drvm.host.tpm import write_state
 from drvm.report.model import MAX_DETAIL_CHARS, CheckResult, DrillResult
 from drvm.restore.images import PlannedImage
 
@@ -105,6 +106,7 @@ class _Drill:
                 self._trace(f"restored {image.disk.target}")
             if self._plan.nvram is not None:
                 write_durably(self._plan.nvram_path, self._plan.nvram)
+            self._place_tpm_state()
         self._proven.append(statements.data_proven(self._plan, self._data_bytes))
         with self._phase("define"):
             self._progress.stage("starting the machine in isolation")
@@ -120,6 +122,12 @@ class _Drill:
             self._fail(problem)
         self._trace("checks-ended")
         self._take_picture(domain)
+
+    def _place_tpm_state(self) -> None:
+        places = self._host.places
+        if places is not None and self._plan.tpm:
+            write_state(places.tpm, drill_uuid(self._plan.name), self._plan.tpm)
+            self._trace("tpm-state-placed")
 
     def _check(self, domain: Domain) -> None:
         request = self._plan.request

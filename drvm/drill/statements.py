@@ -56,6 +56,8 @@ def _not_proven(plan: DrillPlan) -> Iterator[str]:
         yield "how fast it is and how it behaves on KVM: it ran emulated, on a made-up processor"
     if plan.nvram is None and "<nvram>" in plan.definition.xml:
         yield "its firmware settings: the point holds none, so it began with empty ones"
+    if not plan.tpm and "<tpm" in plan.definition.xml:
+        yield "what its TPM holds: the point has no state of it, so it began with an empty one"
     yield (
         "how long people, another host and its network would need: the RTO counts on this host, "
         "from the first byte asked of the repository"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import libvirt
 
 from drvm.core.errors import HostError, UnknownVm
 from drvm.core.ids import is_uuid
-from drvm.host import libvirt_xml
+from drvm.host import libvirt_xml, tpm
 from drvm.host.libvirt_connection import Connection
 from drvm.host.libvirt_domain import LibvirtDomain
-from drvm.host.model import Domain, HostCapabilities, Pool
+from drvm.host.model import Domain, HostCapabilities, Pool, StatePlaces
 
 _MAX_DOMAINS = 10_000
+_SYSTEM = StatePlaces(nvram=Path("/var/lib/libvirt/qemu/nvram"), tpm=tpm.ROOT)
 
 
 class LibvirtHost:
@@ -25,6 +28,10 @@ class LibvirtHost:
     @property
     def uri(self) -> str:
         return self._connection.uri
+
+    @property
+    def places(self) -> StatePlaces | None:
+        return _SYSTEM if urlsplit(self.uri).path == "/system" else None
 
     def hostname(self) -> str:
         return str(self._connection.call(lambda c: c.getHostname(), repeatable=True))

@@ -62,6 +62,15 @@ class GuestCommandResult:
     stderr: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StatePlaces:
+    """Where libvirtd keeps what belongs to machines and lies in no disk. ``nvram``: UEFI variables,
+    ``<name>_VARS.fd`` where the definition names no file; ``tpm``: see ``host.tpm``."""
+
+    nvram: Path
+    tpm: Path
+
+
 class Domain(Protocol):
     """A virtual machine of the host. Every call asks libvirt anew: nothing is remembered."""
 
@@ -235,6 +244,11 @@ class Host(Protocol):
 
     @property
     def uri(self) -> str: ...
+
+    @property
+    def places(self) -> StatePlaces | None:
+        """``None`` where drvm does not know them."""
+        ...
 
     def hostname(self) -> str: ...
 

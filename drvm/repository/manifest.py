@@ -9,7 +9,7 @@ import msgspec
 
 from drvm.core.clock import parse_rfc3339, rfc3339
 from drvm.core.errors import DamageFound, UnsupportedFormat
-from drvm.core.ids import is_disk_target, is_point_id, is_uuid
+from drvm.core.ids import is_disk_target, is_point_id, is_tpm_file, is_uuid
 from drvm.repository.layout import FORMAT_VERSION, decode_json
 from drvm.repository.packs import BlobRef
 
@@ -53,7 +53,8 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``created`` is the instant that the point shows, RFC 3339 in UTC; ``finished`` when the
     last byte was stored. ``stored_bytes``: all packs that this point added, metadata and padding
-    included. ``host`` and ``drvm_version`` are who wrote it."""
+    included. ``tpm``: the state of an emulated TPM, by file name. ``host`` and ``drvm_version`` are
+    who wrote it."""
 
     format_version: int = FORMAT_VERSION
     id: str
@@ -71,8 +72,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     disks: tuple[Disk, ...] = ()
     definition: StoredBlob | None = None
     nvram: StoredBlob | None = None
+    tpm: dict[str, StoredBlob] = {}
     guest: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
+
+    def blobs(self) -> tuple[StoredBlob, ...]:
+        """All but those of the disk maps."""
+        return (*filter(None, (self.definition, self.nvram)), *self.tpm.values())
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
@@ -108,6 +114,8 @@ def _check(manifest: Manifest) -> None:
     targets = [disk.target for disk in manifest.disks]
     if len(set(targets)) != len(targets) or not all(map(is_disk_target, targets)):
         raise ValueError("disk targets are malformed")
+    if not all(map(is_tpm_file, manifest.tpm)):
+        raise ValueError("files of the TPM are malformed")
     if not _is_instant(manifest.created) or not _is_instant(manifest.finished):
         raise ValueError("times are malformed")
 

@@ -168,10 +168,7 @@ class Repository:
 
     def need(self, manifest: Manifest) -> frozenset[bytes]:
         """Every pack that the point needs, shared subtrees included."""
-        need: set[bytes] = set()
-        for blob in (manifest.definition, manifest.nvram):
-            if blob is not None:
-                need.add(blob.ref().pack)
+        need = {blob.ref().pack for blob in manifest.blobs()}
         for disk in manifest.disks:
             need |= self.disk_map(disk).packs()
         return frozenset(need)
@@ -182,6 +179,10 @@ class Repository:
 
     def blob(self, blob: StoredBlob) -> bytes:
         return self.packs.blob(blob.ref())
+
+    def tpm_state(self, manifest: Manifest) -> dict[str, bytes]:
+        """File name -> content; empty where the point holds none."""
+        return {name: self.blob(blob) for name, blob in manifest.tpm.items()}
 
     # -- drills -------------------------------------------------------------------------------
     def put_drill(self, vm_uuid: str, drill_id: str, record: bytes) -> None:

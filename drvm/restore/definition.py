@@ -69,6 +69,8 @@ class DefinitionSpec:
     card) -> ``NAME``, ``network:NAME`` or ``bridge:NAME`` there.
     ``isolate_to``: a drill's network; every card goes there, and nothing else leads out.
     ``nvram_path``: where the restored NVRAM lies; ``None`` lets libvirt make an empty one.
+    ``tpm_state``: the state of its emulated TPM is put in place, so the machine does not begin
+    with an empty one.
     ``virt_type``: ``qemu`` where the target has no KVM; ``None`` keeps the original's.
     ``machine``, ``cpu_mode``: the operator's own choice instead of the original's.
     """
@@ -78,6 +80,7 @@ class DefinitionSpec:
     networks: Mapping[str, str] = field(default_factory=dict)
     isolate_to: str | None = None
     nvram_path: str | None = None
+    tpm_state: bool = False
     virt_type: VirtType | None = None
     machine: str | None = None
     cpu_mode: CpuMode | None = None
@@ -153,7 +156,9 @@ class _Rebuilder:
             renewals[old_uuid] = spec.identity.uuid
             renewals[old_uuid.replace("-", "")] = spec.identity.uuid.replace("-", "")
         self._copier = Copier(renewals)
-        self._devices = DeviceBuilder(spec.disks, spec.networks, spec.isolate_to, self._copier)
+        self._devices = DeviceBuilder(
+            spec.disks, spec.networks, spec.isolate_to, self._copier, tpm_state=spec.tpm_state
+        )
         self._virt_type: str = original.get("type", "")
         if spec.virt_type is not None:
             self._virt_type = spec.virt_type

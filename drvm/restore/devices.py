@@ -42,6 +42,8 @@ class DeviceBuilder:
         networks: Mapping[str, str],
         isolate_to: str | None,
         copier: Copier,
+        *,
+        tpm_state: bool,
     ) -> None:
         self.networks: dict[NetworkUse, None] = {}
         self.disks: set[str] = set()
@@ -49,6 +51,7 @@ class DeviceBuilder:
         self._map = networks
         self._isolate_to = isolate_to
         self._copier = copier
+        self._tpm_state = tpm_state
         self._audio = False
         self._special: Mapping[str, Callable[[ET.Element], ET.Element | None]] = {
             "disk": self._disk,
@@ -166,7 +169,11 @@ class DeviceBuilder:
             made.set("persistent_state", persistent)
         self._copier.children(backend, made, {"active_pcr_banks": PCR_BANKS}, "tpm/backend")
         self._copier.children(source, tpm, WHERE, "tpm", handled=frozenset({"backend"}))
-        self._copier.changed.add("tpm: empty, unless its stored state is put in place too")
+        if not self._tpm_state:
+            self._copier.changed.add(
+                "tpm: not as of the point, which holds no state of it: what is there stays, or "
+                "else it is empty"
+            )
         return tpm
 
     def _rng(self, source: ET.Element) -> ET.Element:

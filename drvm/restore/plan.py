@@ -43,14 +43,17 @@ class RestoreRequest:
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
     """``need_bytes``: what the images may take in the end. ``left``: files of the machine that is
-    replaced; they stay where they are."""
+    replaced; they stay where they are. ``tpm``: files of the emulated TPM's state; ``uuid``: of
+    the restored machine."""
 
     manifest: Manifest
-    original_xml: str
-    definition: Definition
+    original_xml: str = field(repr=False)
+    definition: Definition = field(repr=False)
     images: tuple[PlannedImage, ...]
-    nvram: bytes | None
+    nvram: bytes | None = field(repr=False)
     nvram_path: Path | None
+    tpm: Mapping[str, bytes] = field(repr=False)
+    uuid: str
     pool: str
     need_bytes: int
     left: tuple[str, ...] = ()
@@ -69,11 +72,13 @@ def plan_restore(
     images = tuple(_image(disk, directory, name, manifest.id, request.format) for disk in disks)
     nvram = repository.blob(manifest.nvram) if manifest.nvram is not None else None
     nvram_path = directory / f"{name}-{manifest.id}-nvram.fd" if nvram is not None else None
+    tpm = repository.tpm_state(manifest) if host.places is not None else {}
     spec = DefinitionSpec(
         identity=_identity(manifest, request, name),
         disks={image.disk.target: DiskImage(str(image.path), image.format) for image in images},
         networks=request.networks,
         nvram_path=str(nvram_path) if nvram_path is not None else None,
+        tpm_state=bool(tpm),
         virt_type=request.virt_type,
         machine=request.machine,
         cpu_mode=request.cpu_mode,
@@ -100,6 +105,8 @@ def plan_restore(
         images,
         nvram,
         nvram_path,
+        tpm,
+        spec.identity.uuid,
         request.pool,
         need_bytes,
         left,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from drvm.core.errors import HostError, RestoreError
 from drvm.core.files import write_durably
-from drvm.core.progress import Progress
+from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.model import Host
+from drvm.host.tpm import restored_state, sweep_states
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.images import ImageRestorer, PlannedImage, sweep_partial
@@ -29,12 +31,19 @@ class Restored:
 
 
 def run_restore(
-    plan: RestorePlan, host: Host, restorer: ImageRestorer, progress: Progress, *, start: bool
+    plan: RestorePlan,
+    host: Host,
+    restorer: ImageRestorer,
+    progress: Progress,
+    *,
+    start: bool,
+    trace: Trace = no_trace,
 ) -> Restored:
     """Restore a machine; it is defined when all its disks are whole, and never before.
 
     An error leaves nothing that was made. A crash leaves partial images (swept by the next
-    restore into the same pool) or whole ones that no machine uses.
+    restore into the same pool) or whole ones that no machine uses; the state of a TPM is marked
+    until its machine is defined, and swept likewise.
     """
     for directory in {image.path.parent for image in plan.images}:
         sweep_partial(directory)
@@ -46,12 +55,28 @@ def run_restore(
         progress.stage("defining the machine")
         with contextlib.suppress(HostError):
             host.refresh_pool(plan.pool)  # so that the pool lists the images; nothing rests on it
-        domain = host.define(plan.definition.xml)
+        with _tpm_state(plan, host, trace):
+            domain = host.define(plan.definition.xml)
         undo.pop_all()
     if start:
         progress.stage("starting the machine")
         domain.start()
     return Restored(tuple(image.path for image in plan.images), written, domain.name, domain.uuid)
+
+
+@contextlib.contextmanager
+def _tpm_state(plan: RestorePlan, host: Host, trace: Trace) -> Iterator[None]:
+    """In place before the machine is defined, and gone again if that fails."""
+    if host.places is None:
+        yield
+        return
+    sweep_states(host.places.tpm, lambda uuid: host.find_domain(uuid) is not None)
+    if not plan.tpm:
+        yield
+        return
+    with restored_state(host.places.tpm, plan.uuid, plan.tpm):
+        trace("tpm-state-placed")
+        yield
 
 
 def run_folder(
@@ -62,14 +87,15 @@ def run_folder(
     restorer: ImageRestorer,
     progress: Progress,
 ) -> Restored:
-    """Restore disks, definition and NVRAM into a folder. The definition may hold passwords: only
-    its owner can read it. An error leaves no file, nor a folder that was made."""
+    """Restore disks, definition, NVRAM and the state of a TPM into a folder. They may hold secrets:
+    only their owner can read them. An error leaves no file, nor a folder that was made."""
     with ExitStack() as undo:
         _make_folder(directory, undo)
         sweep_partial(directory)
         written = _write_images(images, restorer, progress, undo)
         files = [image.path for image in images]
-        for name, blob in (("domain.xml", manifest.definition), ("nvram.fd", manifest.nvram)):
+        named = {"domain.xml": manifest.definition, "nvram.fd": manifest.nvram, **manifest.tpm}
+        for name, blob in named.items():
             if blob is not None:
                 _write_new(directory / name, repository.blob(blob))
                 undo.callback(_remove, directory / name)

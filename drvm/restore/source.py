@@ -10,7 +10,8 @@ from defusedxml.ElementTree import DefusedXMLParser
 from drvm.core.errors import RestoreError
 from drvm.core.text import printable
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 22
+"""As libvirt itself: its protocol carries no longer text (VIR_NET_MESSAGE_STRING_MAX)."""
 MAX_DEPTH = 48
 """libvirt's own schema nests 9 deep."""
 MAX_ATTRIBUTES = 64
@@ -49,7 +50,7 @@ class _BoundedBuilder(ET.TreeBuilder):
 def parse(text: str, *, root: str = "domain") -> ET.Element:
     """The tree of ``text``, whose outermost element must be a plain ``<root>``.
 
-    At most 1 MiB, ``MAX_DEPTH`` deep; no DTD, no entities, no external references, no XInclude
+    At most 4 MiB, ``MAX_DEPTH`` deep; no DTD, no entities, no external references, no XInclude
     (it stays an unknown element). Comments and processing instructions are gone.
     Raises ``RestoreError`` for everything else, and nothing but that.
     """

@@ -97,8 +97,8 @@ class FrozenMachine:
 
     ``definition_xml`` is the inactive XML with its secure parts as it was *before* the capture
     (it names the base images, never an overlay), ``None`` for images without a VM. It may hold
-    passwords. ``frozen_s`` is how long the file systems were frozen at most, 0 where they were
-    not.
+    passwords. ``tpm`` is the state of an emulated TPM, file name -> content. ``frozen_s`` is how
+    long the file systems were frozen at most, 0 where they were not.
     """
 
     name: str
@@ -107,8 +107,9 @@ class FrozenMachine:
     consistency: Consistency
     engine: str
     disks: tuple[FrozenDisk, ...]
-    definition_xml: str | None = None
-    nvram: bytes | None = None
+    definition_xml: str | None = field(default=None, repr=False)
+    nvram: bytes | None = field(default=None, repr=False)
+    tpm: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     guest: Mapping[str, str] = field(default_factory=dict)
     frozen_s: float = 0.0
     warnings: tuple[str, ...] = ()

@@ -66,6 +66,15 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class Tpm:
+    """An emulated TPM. ``version`` as in the XML (``2.0``); ``directory``: where its state lies,
+    if the XML says it."""
+
+    version: str | None
+    directory: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     name: str
     uuid: str
@@ -73,7 +82,10 @@ class Machine:
     nvram: Path | None
     """The file with its UEFI variables."""
     special: tuple[str, ...]
-    """State outside the disks that drvm can't capture: ``tpm``, ``nvram`` not in a file."""
+    """What of its state outside the disks drvm can't capture, a sentence each."""
+    tpm: Tpm | None = None
+    chosen_nvram: bool = False
+    """libvirt chooses the file: an inactive XML does not name it (libvirt 9.0)."""
 
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
@@ -94,6 +106,8 @@ def read(text: str) -> Machine:
         uuid=uuid,
         disks=disks,
         nvram=_nvram(domain),
+        tpm=_tpm(domain),
+        chosen_nvram=_chosen_nvram(domain),
         special=_special_state(domain),
     )
 
@@ -188,10 +202,41 @@ def _nvram(domain: Element) -> Path | None:
     return Path(text) if text.startswith("/") else source_path(element.find("source"))
 
 
+def _chosen_nvram(domain: Element) -> bool:
+    system, loader = domain.find("./os"), domain.find("./os/loader")
+    stateless = loader is not None and loader.attrib.get("stateless") == "yes"
+    automatic = system is not None and system.attrib.get("firmware") == "efi"
+    return automatic and not stateless and domain.find("./os/nvram") is None
+
+
+def _tpm(domain: Element) -> Tpm | None:
+    """``None`` also for one whose state can't be captured: see ``_special_state``."""
+    backend = domain.find("./devices/tpm/backend")
+    if backend is None or _special_tpm(backend):
+        return None
+    source = backend.find("source")
+    directory = Path(source.attrib["path"]) if source is not None else None
+    return Tpm(backend.attrib.get("version"), directory)
+
+
+def _special_tpm(backend: Element) -> str:
+    if backend.attrib.get("type") != "emulator":
+        return "its TPM is not libvirt's emulated one: the state of that is not captured"
+    if backend.find("encryption") is not None:
+        return "the state of its TPM is encrypted with a secret of the host, and is not captured"
+    source = backend.find("source")
+    if source is not None and (
+        source.attrib.get("type") != "dir" or not source.attrib.get("path", "").startswith("/")
+    ):
+        return "the state of its TPM is not in a directory, and is not captured"
+    return ""
+
+
 def _special_state(domain: Element) -> tuple[str, ...]:
     found = []
     if domain.find("./os/nvram") is not None and _nvram(domain) is None:
-        found.append("nvram")
-    if domain.find("./devices/tpm/backend[@type='emulator']") is not None:
-        found.append("tpm")
+        found.append("its UEFI variables are not in a local file and are not captured")
+    backend = domain.find("./devices/tpm/backend")
+    if backend is not None and (why := _special_tpm(backend)):
+        found.append(why)
     return tuple(found)

@@ -14,21 +14,15 @@ from pathlib import Path
 
 from drvm.core.errors import CaptureError
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot import checkpoints, domainxml, guestview, standing
+from drvm.snapshot import checkpoints, domainxml, guestview, outside, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import STANDING_OVERLAY, Hint, Image
 from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.freeze import Instant
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
-from drvm.snapshot.parts import (
-    Parts,
-    read_nvram,
-    readable,
-    refuse_jobs,
-    require_local,
-    state_warnings,
-)
+from drvm.snapshot.outside import Outside
+from drvm.snapshot.parts import Parts, readable, refuse_jobs, require_local
 from drvm.snapshot.reading import Pace, Reading
 from drvm.snapshot.recovery import finish_earlier
 from drvm.snapshot.release import Release
@@ -48,6 +42,7 @@ class _Prepared:
     hints: Mapping[str, Hint]
     keep: bool
     """Whether the overlays stand when the point is good."""
+    outside: Outside
     warnings: tuple[str, ...]
 
 
@@ -135,12 +130,8 @@ class ExternalEngine:
                 else checkpoints.hints(domain, request, images)
             ),
             keep=keep,
-            warnings=(
-                *stood.warnings,
-                *selection.warnings,
-                *warnings,
-                *state_warnings(machine),
-            ),
+            outside=outside.look(machine, parts.host.places),
+            warnings=(*stood.warnings, *selection.warnings, *warnings),
         )
 
     def _planned(
@@ -219,7 +210,8 @@ class ExternalEngine:
         reading: Reading,
         problem: str,
     ) -> FrozenMachine:
-        parts = self._parts
+        parts, machine = self._parts, prepared.machine
+        state = outside.at_instant(prepared.outside, machine, parts.host.places, parts.clock)
         hints = {
             image.target: checkpoints.confirmed(
                 prepared.hints[image.target], parts.images.info(image.info.path, image.info.format)
@@ -234,10 +226,16 @@ class ExternalEngine:
             engine=self.name,
             disks=readable(prepared.images, parts.processes, parts.clock, exports, reading, hints),
             definition_xml=prepared.definition_xml,
-            nvram=read_nvram(prepared.machine.nvram),
+            nvram=state.nvram,
+            tpm=state.tpm,
             guest=_guest(domain, instant),
             frozen_s=instant.frozen_s,
-            warnings=(*prepared.warnings, *instant.warnings, *filter(None, [problem])),
+            warnings=(
+                *prepared.warnings,
+                *state.warnings,
+                *instant.warnings,
+                *filter(None, [problem]),
+            ),
         )
 
 

@@ -8,17 +8,11 @@ from collections.abc import Iterator
 from drvm.core.errors import CaptureError
 from drvm.host.images import in_use
 from drvm.host.model import DomainState
-from drvm.snapshot import checkpoints, domainxml, standing
+from drvm.snapshot import checkpoints, domainxml, outside, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import STANDING_OVERLAY
 from drvm.snapshot.disks import select
-from drvm.snapshot.parts import (
-    Parts,
-    read_nvram,
-    readable,
-    require_local,
-    state_warnings,
-)
+from drvm.snapshot.parts import Parts, readable, require_local
 from drvm.snapshot.reading import Pace, Reading
 from drvm.snapshot.recovery import finish_earlier
 
@@ -56,7 +50,7 @@ class OfflineEngine:
             reading = Reading(Pace(request.read_bandwidth_mib_s, parts.clock))
             disks = readable(images, parts.processes, parts.clock, exports, reading, hints)
             taken_at = parts.clock.now()
-            nvram = read_nvram(machine.nvram)
+            state = outside.look(machine, parts.host.places)
             saved = domain.has_managed_save()
             # asked after the images were first looked at: a start from here on is seen there
             if domain.state() is not DomainState.SHUTOFF:
@@ -66,7 +60,7 @@ class OfflineEngine:
                     raise CaptureError(
                         f"{image.info.path} is in use", hint="another program has it open"
                     )
-            warnings = [*stood.warnings, *selection.warnings, *state_warnings(machine)]
+            warnings = [*stood.warnings, *selection.warnings, *state.warnings]
             if saved:
                 warnings.append("only crash-consistent: the memory that was saved is not captured")
             parts.trace("reading")
@@ -78,6 +72,7 @@ class OfflineEngine:
                 engine=self.name,
                 disks=disks,
                 definition_xml=definition,
-                nvram=nvram,
+                nvram=state.nvram,
+                tpm=state.tpm,
                 warnings=tuple(warnings),
             )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -33,7 +31,6 @@ from drvm.snapshot.space import Room
 from drvm.snapshot.watchdog import Watchdog, watchdog
 
 _MAX_CHANGES = 1 << 19
-_MAX_NVRAM_BYTES = 64 * 1024 * 1024
 _LOCAL_HOSTS = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
@@ -161,30 +158,3 @@ def _export(
                 raise HostError(f"they are in more than {_MAX_CHANGES} ranges")
         stack.push(attempt.pop_all())
     return socket, changes
-
-
-def read_nvram(path: Path | None) -> bytes | None:
-    """``None`` where the machine has none, or has not been started yet."""
-    if path is None:
-        return None
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as problem:
-        raise CaptureError(f"the NVRAM {path} can't be read: {problem.strerror}") from None
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CaptureError(f"the NVRAM {path} is not a file")
-        data = stream.read(_MAX_NVRAM_BYTES + 1)
-    if len(data) > _MAX_NVRAM_BYTES:
-        raise CaptureError(f"the NVRAM {path} has more than {_MAX_NVRAM_BYTES} bytes")
-    return data
-
-
-def state_warnings(machine: Machine) -> list[str]:
-    words = {
-        "tpm": "the state of its emulated TPM is not captured",
-        "nvram": "its UEFI variables are not in a local file and are not captured",
-    }
-    return [words[name] for name in machine.special]

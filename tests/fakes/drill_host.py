@@ -10,7 +10,7 @@ from typing import Any
 from defusedxml.ElementTree import fromstring
 
 from drvm.core.errors import UnknownVm
-from drvm.host.model import DomainState, GuestCommandResult, HostCapabilities
+from drvm.host.model import DomainState, GuestCommandResult, HostCapabilities, StatePlaces
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 
@@ -25,6 +25,7 @@ class DrillHost:
     machines: dict[str, str] = field(default_factory=dict)
     networks: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    places: StatePlaces | None = None
 
     def did(self, call: str) -> None:
         self.calls.append(call)

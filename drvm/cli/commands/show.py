@@ -50,6 +50,7 @@ def _show(output: Output, manifest: Manifest) -> None:
         "parent": manifest.parent or "",
         "stored": format_bytes(manifest.stored_bytes),
         "nvram": "yes" if manifest.nvram is not None else "",
+        "tpm": "yes" if manifest.tpm else "",
         **{f"guest {name}": value for name, value in sorted(manifest.guest.items())},
     }
     lines.update({f"warning {number}": w for number, w in enumerate(manifest.warnings, 1)})

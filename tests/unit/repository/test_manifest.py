@@ -26,6 +26,7 @@ MANIFEST = Manifest(
     drvm_version="0",
     disks=(DISK,),
     definition=BLOB,
+    tpm={"tpm2-00.permall": BLOB},
 )
 
 
@@ -69,6 +70,8 @@ def test_a_manifest_comes_back_as_it_went_in():
         changed(definition={"pack": "ab" * 32, "number": -1}),
         changed(definition={"pack": " " + "ab" * 32, "number": 1}),
         changed(nvram={"pack": "AB" * 32, "number": 1}),
+        changed(tpm={"../../etc/shadow": {"pack": "ab" * 32, "number": 1}}),
+        changed(tpm={"tpm2-00.permall": None}),
         with_disk(target="../x"),
         with_disk(target=""),
         with_disk(size_bytes=-1),
@@ -84,6 +87,12 @@ def test_a_manifest_comes_back_as_it_went_in():
 def test_a_lie_is_damage(data):
     with pytest.raises(DamageFound, match="it "):
         decode_manifest(data, "it")
+
+
+def test_a_manifest_of_before_there_was_tpm_state_is_read_as_having_none():
+    older = json.loads(MANIFEST.encode())
+    del older["tpm"]
+    assert decode_manifest(json.dumps(older).encode(), "it").tpm == {}
 
 
 def test_a_newer_format_is_refused_as_such():

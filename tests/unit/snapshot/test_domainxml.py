@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from drvm.core.errors import HostError
 from drvm.snapshot.chainxml import with_disk_on_base
-from drvm.snapshot.domainxml import Layer, read
+from drvm.snapshot.domainxml import Layer, Tpm, read
 
 UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
 
@@ -22,6 +22,8 @@ def domain(disks: str = "", os: str = "", devices: str = "") -> str:
     <qemu:commandline><qemu:arg value='-S'/></qemu:commandline></domain>"""
 
 
+EFI = "<domain type='kvm'><name>w</name><uuid>{}</uuid><os firmware='efi'>{}</os></domain>"
+EMULATED = "<backend type='emulator'>"
 ON_OVERLAY = """<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
 <source file='/i/a.qcow2.drvm-0123456789abcdef.overlay' index='5'/>
 <backingStore type='file' index='3'><format type='raw'/><source file='/i/a.img'/>
@@ -53,7 +55,44 @@ def test_state_outside_the_disks_is_told() -> None:
         domain(os="<nvram>/n/web_VARS.fd</nvram>", devices="<tpm><backend type='emulator'/></tpm>")
     )
     assert machine.nvram == Path("/n/web_VARS.fd")
-    assert machine.special == ("tpm",)
+    assert (machine.tpm, machine.special) == (Tpm(None, None), ())
+
+
+@pytest.mark.parametrize(
+    ("inside", "chosen"),
+    [
+        ("", True),
+        ("<loader secure='no'/>", True),
+        ("<loader stateless='yes'/>", False),
+        ("<nvram>/n/w.fd</nvram>", False),
+        ("<nvram type='network'><source protocol='nbd'/></nvram>", False),
+    ],
+)
+def test_a_file_for_uefi_variables_that_libvirt_will_choose_is_told(
+    inside: str, chosen: bool
+) -> None:
+    assert read(EFI.format(UUID, inside)).chosen_nvram == chosen
+
+
+@pytest.mark.parametrize(
+    ("backend", "found", "said"),
+    [
+        ("<backend type='emulator' version='2.0'/>", Tpm("2.0", None), ""),
+        (f"{EMULATED}<source type='dir' path='/t'/></backend>", Tpm(None, Path("/t")), ""),
+        (f"{EMULATED}<source type='file' path='/t'/></backend>", None, "directory"),
+        (f"{EMULATED}<source type='dir' path='t'/></backend>", None, "directory"),
+        (f"{EMULATED}<source/></backend>", None, "directory"),
+        (f"{EMULATED}<encryption secret='x'/></backend>", None, "encrypted"),
+        ("<backend type='passthrough'><device path='/dev/tpm0'/></backend>", None, "emulated"),
+        ("<backend type='external'/>", None, "emulated"),
+        ("<backend/>", None, "emulated"),
+    ],
+)
+def test_a_tpm_is_captured_or_spoken_of(backend: str, found: Tpm | None, said: str) -> None:
+    machine = read(domain(devices=f"<tpm>{backend}</tpm>"))
+    assert machine.tpm == found
+    assert (machine.special == ()) == (found is not None)
+    assert said in "".join(machine.special)
 
 
 def test_moving_a_disk_to_its_base_keeps_all_else_as_it_was() -> None:
