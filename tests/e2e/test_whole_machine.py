@@ -141,10 +141,13 @@ def test_a_restored_machine_boots_with_its_own_variables_and_tpm(machine: Protec
 
 @pytest.mark.long
 def test_a_replaced_machine_gets_the_state_of_the_point_and_keeps_the_old_one_beside(
-    machine: Protected,
+    machine: Protected, tmp_path: Path
 ) -> None:
     machine.guest.virsh("destroy")
     before = outside(machine.guest)
+    off = machine.appliance.backup(machine.guest.name)
+    machine.appliance.drvm("restore", off["id"], "--output", str(tmp_path / "off"))
+    assert (tmp_path / "off" / "nvram.fd").read_bytes() == before[0]
     replaced = machine.copy("restore", machine.first["id"], "--replace", "--yes")
     assert outside(replaced) == machine.live
     state = tpm.ROOT / replaced.virsh("domuuid").strip()
