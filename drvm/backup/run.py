@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from drvm import __version__
 from drvm.backup.transfer import transfer
 from drvm.core.clock import Clock, rfc3339
-from drvm.core.errors import CaptureError, PacksCondemned
+from drvm.core.errors import CaptureError, DrvmError, Interrupted, PacksCondemned
 from drvm.core.progress import Progress, Trace
 from drvm.repository.disk_writer import DiskWriter
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
@@ -21,6 +23,8 @@ from drvm.snapshot.capture import (
     FrozenMachine,
     ParentPoint,
 )
+from drvm.snapshot.group import capture_group
+from drvm.snapshot.parts import Parts
 
 ATTEMPTS = 3
 """How often a point is written anew when a collector condemns packs that it relies on."""
@@ -63,14 +67,50 @@ class Backup:
         A crash leaves uploaded packs (found again by their ids), perhaps a pending point (not
         listed), and the journal of the capture, from which recovery puts the guest back.
         """
-        points = self._repository.points(vm_uuid).points
-        parent = points[-1] if points else None
+        parent = self._parent(vm_uuid)
         self._repository.refresh()
         self._progress.stage(f"capturing {request.vm}")
+        capture = engine.capture(replace(request, parent=_parent_point(parent)))
+        return self._take(capture, request, parent)
+
+    def run_group(
+        self, parts: Parts, members: Sequence[tuple[CaptureRequest, str]]
+    ) -> list[BackupResult | DrvmError]:
+        """Take a point of each machine at one instant, in the order of ``members`` (with the
+        machines' UUIDs). Raises where they can't be captured together; what goes wrong with one
+        point after that stands in its place, and keeps none of the others from being taken."""
+        parents = [self._parent(vm_uuid) for _, vm_uuid in members]
+        self._repository.refresh()
+        requests = [
+            replace(request, parent=_parent_point(parent))
+            for (request, _), parent in zip(members, parents, strict=True)
+        ]
+        self._progress.stage(f"capturing {', '.join(request.vm for request in requests)}")
+        results: list[BackupResult | DrvmError] = []
+        with capture_group(parts, requests) as captured:
+            for capture, request, parent in zip(captured, requests, parents, strict=True):
+                try:
+                    results.append(self._take(capture, request, parent))
+                except Interrupted:
+                    raise
+                except DrvmError as error:
+                    results.append(error)
+        return results
+
+    def _parent(self, vm_uuid: str) -> Point | None:
+        points = self._repository.points(vm_uuid).points
+        return points[-1] if points else None
+
+    def _take(
+        self,
+        capture: AbstractContextManager[FrozenMachine],
+        request: CaptureRequest,
+        parent: Point | None,
+    ) -> BackupResult:
         point: Point | None = None
         try:
-            with engine.capture(replace(request, parent=_parent_point(parent))) as frozen:
-                point = self._store(frozen, request.point_id, parent)
+            with capture as frozen:
+                point = self._store(frozen, request, parent)
                 self._progress.stage(f"releasing {request.vm}")
         except CaptureError as error:
             if point is None:
@@ -78,10 +118,10 @@ class Backup:
             return BackupResult(point, error)
         return BackupResult(point)
 
-    def _store(self, frozen: FrozenMachine, point_id: str, parent: Point | None) -> Point:
+    def _store(self, frozen: FrozenMachine, request: CaptureRequest, parent: Point | None) -> Point:
         banned: frozenset[bytes] = frozenset()
         for attempt in range(1, ATTEMPTS + 1):
-            manifest = self._write(frozen, point_id, parent, banned)
+            manifest = self._write(frozen, request, parent, banned)
             self._trace("data-stored")
             self._progress.stage(f"committing {frozen.name}")
             try:
@@ -96,7 +136,7 @@ class Backup:
     def _write(
         self,
         frozen: FrozenMachine,
-        point_id: str,
+        request: CaptureRequest,
         parent: Point | None,
         banned: frozenset[bytes],
     ) -> Manifest:
@@ -112,7 +152,7 @@ class Backup:
             None if blob is None else StoredBlob.of(written.blobs[blob]) for blob in blobs
         )
         return Manifest(
-            id=point_id,
+            id=request.point_id,
             vm=frozen.name,
             vm_uuid=frozen.uuid,
             created=rfc3339(frozen.taken_at),
@@ -130,6 +170,7 @@ class Backup:
             tpm={name: blob for name, blob in zip(frozen.tpm, tpm, strict=True) if blob},
             guest=dict(frozen.guest),
             warnings=frozen.warnings,
+            group=request.group,
         )
 
     def _disk(

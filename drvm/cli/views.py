@@ -30,6 +30,7 @@ def point_fields(manifest: Manifest) -> dict[str, Any]:
         "host": manifest.host,
         "drvm_version": manifest.drvm_version,
         "parent": manifest.parent,
+        "group": manifest.group,
         "frozen_seconds": manifest.frozen_seconds,
         "stored_bytes": manifest.stored_bytes,
         "warnings": manifest.warnings,

@@ -109,6 +109,7 @@ class PolicyConfig(Section):
     freeze_timeout_s: WholeSeconds = Field(default=5, alias="freeze_timeout", le=10)
     read_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="read_bandwidth")
     freeze: FreezeConfig = FreezeConfig()
+    group: bool = False
     commit_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="commit_bandwidth")
     changed_blocks: Literal["checkpoint", "standing-overlay", "full-read"] = "checkpoint"
     exclude_disks: dict[str, tuple[Text, ...]] = Field(default_factory=dict)

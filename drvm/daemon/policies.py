@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from drvm.backup.run import BackupResult
 from drvm.config.model import PolicyConfig
 from drvm.config.settings import Settings
 from drvm.core.errors import DrvmError, Interrupted
@@ -13,7 +14,7 @@ from drvm.core.progress import Progress
 from drvm.daemon.service import Job
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import machines
-from drvm.wiring.jobs import BackupOptions, drill_latest, take_point
+from drvm.wiring.jobs import BackupOptions, by_host, drill_latest, take_group, take_point
 
 log = logging.getLogger("drvm.daemon")
 
@@ -26,7 +27,11 @@ def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
     found = []
     for policy in settings.policies:
         if policy.schedule is not None:
-            run = _each_vm(policy, open_wiring, _back_up)
+            run = (
+                _each_group(policy, open_wiring)
+                if policy.group
+                else _each_vm(policy, open_wiring, _back_up)
+            )
             found.append(Job(f"backup {policy.name}", policy.schedule, policy.time_zone, run))
         if policy.drill is not None and policy.drill.schedule is not None:
             run = _each_vm(policy, open_wiring, _drill)
@@ -43,26 +48,65 @@ def _each_vm(
 
     def run(progress: Progress) -> None:
         with open_wiring() as wiring:
-            names = sorted(
-                domain.name
-                for _, domain in machines(wiring.hosts())
-                if wiring.settings.policy_of(domain.name) == policy
-            )
-            for vm in names:
+            for vm in _covered(wiring, policy):
                 progress.advance(0)  # a stop between two VMs
                 try:
                     work(wiring, policy, vm, progress)
                 except Interrupted:
                     raise
                 except DrvmError as error:
-                    hint = f" (hint: {error.hint})" if error.hint else ""
-                    log.error("%s: %s%s", vm, error.message, hint)
+                    _log_failure(vm, error)
 
     return run
 
 
+def _each_group(policy: PolicyConfig, open_wiring: OpenWiring) -> Callable[[Progress], None]:
+    """The VMs that the policy covers now, those of each host at one instant."""
+
+    def run(progress: Progress) -> None:
+        with open_wiring() as wiring:
+            for names in by_host(wiring, _covered(wiring, policy)):
+                progress.advance(0)
+                try:
+                    taken = take_group(
+                        wiring, names, lambda vm: BackupOptions.of(policy, vm), progress
+                    )
+                except Interrupted:
+                    raise
+                except DrvmError as error:
+                    _log_failure(f"the group {', '.join(names)}", error)
+                    continue
+                for vm, result in taken:
+                    failure = result if isinstance(result, DrvmError) else result.cleanup
+                    if not isinstance(result, DrvmError):
+                        _log_point(vm, result)
+                    if failure is not None:
+                        _log_failure(vm, failure)
+
+    return run
+
+
+def _covered(wiring: Wiring, policy: PolicyConfig) -> list[str]:
+    return sorted(
+        domain.name
+        for _, domain in machines(wiring.hosts())
+        if wiring.settings.policy_of(domain.name) == policy
+    )
+
+
+def _log_failure(what: str, error: DrvmError) -> None:
+    hint = f" (hint: {error.hint})" if error.hint else ""
+    log.error("%s: %s%s", what, error.message, hint)
+
+
 def _back_up(wiring: Wiring, policy: PolicyConfig, vm: str, progress: Progress) -> None:
     result = take_point(wiring, vm, BackupOptions.of(policy, vm), progress)
+    _log_point(vm, result)
+    if result.cleanup is not None:
+        raise result.cleanup
+
+
+def _log_point(vm: str, result: BackupResult) -> None:
     manifest = result.point.manifest
     log.info(
         "%s: point %s, %s, %d bytes stored",
@@ -73,8 +117,6 @@ def _back_up(wiring: Wiring, policy: PolicyConfig, vm: str, progress: Progress) 
     )
     for warning in manifest.warnings:
         log.warning("%s: %s", vm, warning)
-    if result.cleanup is not None:
-        raise result.cleanup
 
 
 def _drill(wiring: Wiring, _policy: PolicyConfig, vm: str, progress: Progress) -> None:

@@ -54,7 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """``created`` is the instant that the point shows, RFC 3339 in UTC; ``finished`` when the
     last byte was stored. ``stored_bytes``: all packs that this point added, metadata and padding
     included. ``tpm``: the state of an emulated TPM, by file name. ``host`` and ``drvm_version`` are
-    who wrote it."""
+    who wrote it. Points of one ``group`` show one instant of several machines."""
 
     format_version: int = FORMAT_VERSION
     id: str
@@ -75,6 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tpm: dict[str, StoredBlob] = {}
     guest: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
+    group: str | None = None
 
     def blobs(self) -> tuple[StoredBlob, ...]:
         """All but those of the disk maps."""
@@ -108,8 +109,8 @@ class _AnyVersion(msgspec.Struct):
 
 
 def _check(manifest: Manifest) -> None:
-    points = (manifest.id,) if manifest.parent is None else (manifest.id, manifest.parent)
-    if not all(map(is_point_id, points)) or not is_uuid(manifest.vm_uuid):
+    ids = [i for i in (manifest.id, manifest.parent, manifest.group) if i is not None]
+    if not all(map(is_point_id, ids)) or not is_uuid(manifest.vm_uuid):
         raise ValueError("ids are malformed")
     targets = [disk.target for disk in manifest.disks]
     if len(set(targets)) != len(targets) or not all(map(is_disk_target, targets)):

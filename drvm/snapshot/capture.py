@@ -38,6 +38,7 @@ class CaptureRequest:
     the backup will share; without one no extent is UNCHANGED. Where ``changed_blocks`` is not
     ``checkpoint``, none is made, none is believed, and drvm's own are removed; where it is not
     ``standing-overlay``, none is left standing. ``freeze``: which file systems of the guest.
+    ``group``: the id of the consistency group that it is captured with.
     """
 
     vm: str
@@ -50,6 +51,7 @@ class CaptureRequest:
     parent: ParentPoint | None = None
     changed_blocks: ChangedBlocks = "checkpoint"
     freeze: MountPoints = mountpoints.ALL
+    group: str | None = None
 
 
 class FrozenDisk(Protocol):

@@ -173,12 +173,16 @@ class ExternalEngine:
             parts.journal.write(replace(entry, frozen=frozen))
             parts.trace("snapshot-requested")
 
+        def take(quiesce: bool) -> None:
+            parts.trace("snapshot-taking")  # frozen by now, where libvirtd does not do it
+            domain.create_disk_snapshot(xml, quiesce=quiesce)
+
         instant = parts.taking(
             domain,
             request,
             parts.clock,
             watch,
-            take=lambda quiesce: domain.create_disk_snapshot(xml, quiesce=quiesce),
+            take=take,
             was_taken=lambda: self._was_taken(domain, entry),
             freezing=freezing,
         )

@@ -44,7 +44,7 @@ class Freeze:
     """One freeze of one guest by a call of its own, under the watchdog.
 
     ``prepare``, ``begin``, take what is to be taken, ``taken``, ``end``: the last always, also
-    after an error, and at once after a ``begin`` that failed.
+    after an error, and at once after a ``begin`` that failed. ``reason``: why the label is lost.
     """
 
     def __init__(self, domain: Domain, request: CaptureRequest, clock: Clock, watch: Watch) -> None:
@@ -55,24 +55,24 @@ class Freeze:
         self._begun_s: float | None = None
         self._frozen_s = 0.0
         self._thawed = True
-        self._reason: str | None = None
+        self.reason: str | None = None
         self._chosen = Chosen(())
 
     def prepare(self) -> str | None:
         """Why the guest can't be frozen, before anything happens; ``None`` if it can be tried.
         Raises ``CaptureError`` where somebody else has frozen it."""
         request = self._request
-        self._reason = why_not(self._domain, request, self._watch)
-        if request.freeze and self._reason is None:
+        self.reason = why_not(self._domain, request, self._watch)
+        if request.freeze and self.reason is None:
             try:
                 there = mounted(self._domain, request.freeze_timeout_s)
             except AgentError as problem:
-                self._reason = problem.message
-                return self._reason
+                self.reason = problem.message
+                return self.reason
             self._chosen = choose(request.freeze, there)
             if not self._chosen.mount_points:
-                self._reason = "none of the file systems that the policy wants frozen is there"
-        return self._reason
+                self.reason = "none of the file systems that the policy wants frozen is there"
+        return self.reason
 
     def begin(self) -> str | None:
         """Freeze what the request says, or why that failed; something may be frozen then."""
@@ -81,20 +81,24 @@ class Freeze:
             self._watch.freezing()
             self._domain.set_agent_timeout(self._request.freeze_timeout_s)
             if self._domain.freeze(self._chosen.mount_points) == 0:
-                self._reason = "the agent froze no file system"
+                self.reason = "the agent froze no file system"
         except (HostError, ProcessFailed) as problem:
-            self._reason = problem.message
-        return self._reason
+            self.reason = problem.message
+        return self.reason
 
     def refuse_if_required(self) -> None:
         """Raises ``CaptureError`` where the request wants what was not to be had."""
-        if self._reason is not None:
-            refuse_if_required(self._domain, self._request, self._reason)
+        if self.reason is not None:
+            refuse_if_required(self._domain, self._request, self.reason)
+
+    def spoil(self, reason: str | None) -> None:
+        """What is taken is not to be called consistent, whatever this guest did."""
+        self.reason = self.reason or reason
 
     def taken(self) -> None:
         """What was taken counts as frozen if the watchdog can't have thawed the guest before."""
-        if self._begun_s is not None and self._reason is None:
-            self._reason = too_long(self._clock.monotonic_s() - self._begun_s, self._request)
+        if self._begun_s is not None and self.reason is None:
+            self.reason = too_long(self._clock.monotonic_s() - self._begun_s, self._request)
 
     def end(self) -> None:
         """Thaw, as far as the agent answers; else the watchdog goes on with that."""
@@ -111,12 +115,12 @@ class Freeze:
         """After ``end``. Raises as ``refuse_if_required`` does."""
         self.refuse_if_required()
         words = [*self._chosen.warnings]
-        if self._reason is not None:
-            words.append(only_crash(self._reason))
+        if self.reason is not None:
+            words.append(only_crash(self.reason))
         if not self._thawed:
             words.append("the guest may still be frozen")
-        label: Consistency = "filesystem" if self._reason is None else "crash"
-        frozen = self._chosen.mount_points if self._reason is None else ()
+        label: Consistency = "filesystem" if self.reason is None else "crash"
+        frozen = self._chosen.mount_points if self.reason is None else ()
         return Instant(taken_at, label, self._frozen_s, not self._thawed, tuple(words), frozen)
 
 

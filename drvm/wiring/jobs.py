@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from drvm import __version__
 from drvm.backup.plan import BackupPlan, plan_backup
 from drvm.backup.run import Backup, BackupResult
 from drvm.config.model import DrillConfig, PolicyConfig
 from drvm.core.clock import parse_rfc3339
-from drvm.core.errors import RepositoryError
+from drvm.core.errors import DrvmError, RepositoryError, UsageError
 from drvm.core.findings import Finding
 from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace, no_trace
@@ -157,6 +157,35 @@ def take_point(
     host, domain = wiring.find(vm)
     engine = choose(wiring.parts(host, trace), domain.uuid).engine
     return backup.run(engine, options.request(domain.name), domain.uuid)
+
+
+def by_host(wiring: Wiring, vms: Sequence[str]) -> list[list[str]]:
+    """The VMs of each host: what a policy with ``group`` means by its groups."""
+    hosts: dict[str, list[str]] = {}
+    for vm in vms:
+        hosts.setdefault(wiring.find(vm)[0].uri, []).append(vm)
+    return list(hosts.values())
+
+
+def take_group(
+    wiring: Wiring,
+    vms: Sequence[str],
+    options: Callable[[str], BackupOptions],
+    progress: Progress,
+    trace: Trace = no_trace,
+) -> list[tuple[str, BackupResult | DrvmError]]:
+    """Back up VMs of one host as one consistency group: see ``Backup.run_group``."""
+    backup = _backup(wiring, progress, trace)
+    found = [wiring.find(vm) for vm in vms]
+    if len({host.uri for host, _ in found}) > 1:
+        raise UsageError("the VMs of a group must run on one host", hint="drvm vms")
+    group = new_point_id()
+    members = [
+        (replace(options(domain.name).request(domain.name), group=group), domain.uuid)
+        for _, domain in found
+    ]
+    results = backup.run_group(wiring.parts(found[0][0], trace), members)
+    return [(domain.name, result) for (_, domain), result in zip(found, results, strict=True)]
 
 
 def take_image_point(

@@ -25,7 +25,14 @@ from drvm.repository.manifest import Manifest
 from drvm.snapshot.imagefiles import ImageFile
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import machines
-from drvm.wiring.jobs import BackupOptions, plan_point, take_image_point, take_point
+from drvm.wiring.jobs import (
+    BackupOptions,
+    by_host,
+    plan_point,
+    take_group,
+    take_image_point,
+    take_point,
+)
 
 
 @dataclass(slots=True)
@@ -70,6 +77,11 @@ def _complete(ctx: click.Context, _parameter: click.Parameter, begun: str) -> li
     metavar="SECONDS",
     help="How long the guest may stay frozen, 1 to 10.",
 )
+@click.option(
+    "--group",
+    is_flag=True,
+    help="All VMs at one instant, or none: a consistency group.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done; touch nothing.")
 @click.pass_obj
 def command(
@@ -82,6 +94,7 @@ def command(
     exclude_disk: tuple[str, ...],
     require_filesystem: bool,
     freeze_timeout: int | None,
+    group: bool,
     dry_run: bool,
 ) -> int:
     """Take a recovery point of each VM now, running or not.
@@ -94,6 +107,7 @@ def command(
     Examples:
       drvm backup web1 db1
       drvm backup --policy nightly
+      drvm backup --group web1 db1
       drvm backup --image --name firewall /srv/firewall.qcow2
     """
     about_vms = {
@@ -101,6 +115,7 @@ def command(
         "--exclude-disk": exclude_disk,
         "--require-filesystem": require_filesystem,
         "--freeze-timeout": freeze_timeout,
+        "--group": group,
         "--dry-run": dry_run,
     }
     _refuse_foreign(about_vms if image else {"--name": name, "--format": image_format}, image)
@@ -122,11 +137,8 @@ def command(
             if dry_run:
                 _show_plans(invocation, [plan_point(wiring, vm, options(vm)) for vm in names])
                 return DONE
-            outcome = _take(
-                invocation,
-                names,
-                lambda vm, bar: take_point(wiring, vm, options(vm), bar, invocation.trace),
-            )
+            groups = [names] if group else _groups(wiring, names, policy)
+            outcome = _take_vms(invocation, wiring, names, groups, options)
     return _tell(invocation, outcome)
 
 
@@ -206,14 +218,49 @@ def _take(
                     raise
                 outcome.failures.append((vm, error))
                 continue
-            manifest = result.point.manifest
-            outcome.points.append(manifest)
-            for warning in manifest.warnings:
-                warn(invocation, f"{vm}: {warning}")
-            outcome.warned |= bool(manifest.warnings)
-            if result.cleanup is not None:
-                outcome.failures.append((vm, result.cleanup))
+            _note(invocation, outcome, vm, result)
     return outcome
+
+
+def _groups(wiring: Wiring, names: Sequence[str], policy: str | None) -> list[list[str]]:
+    """Empty where each VM is backed up by itself."""
+    if policy is None or not wiring.settings.policy_named(policy).group:
+        return []
+    return by_host(wiring, names)
+
+
+def _take_vms(
+    invocation: Invocation,
+    wiring: Wiring,
+    names: Sequence[str],
+    groups: Sequence[Sequence[str]],
+    options: Callable[[str], BackupOptions],
+) -> _Outcome:
+    if not groups:
+        return _take(
+            invocation,
+            names,
+            lambda vm, bar: take_point(wiring, vm, options(vm), bar, invocation.trace),
+        )
+    outcome = _Outcome()
+    with invocation.progress() as progress:
+        for group in groups:
+            for vm, result in take_group(wiring, group, options, progress, invocation.trace):
+                if isinstance(result, DrvmError):
+                    outcome.failures.append((vm, result))
+                else:
+                    _note(invocation, outcome, vm, result)
+    return outcome
+
+
+def _note(invocation: Invocation, outcome: _Outcome, vm: str, result: BackupResult) -> None:
+    manifest = result.point.manifest
+    outcome.points.append(manifest)
+    for warning in manifest.warnings:
+        warn(invocation, f"{vm}: {warning}")
+    outcome.warned |= bool(manifest.warnings)
+    if result.cleanup is not None:
+        outcome.failures.append((vm, result.cleanup))
 
 
 def _tell(invocation: Invocation, outcome: _Outcome) -> int:

@@ -48,6 +48,7 @@ def _show(output: Output, manifest: Manifest) -> None:
         "frozen": format_seconds(manifest.frozen_seconds) if manifest.frozen_seconds else "",
         "written by": f"{manifest.host}, drvm {manifest.drvm_version}",
         "parent": manifest.parent or "",
+        "group": manifest.group or "",
         "stored": format_bytes(manifest.stored_bytes),
         "nvram": "yes" if manifest.nvram is not None else "",
         "tpm": "yes" if manifest.tpm else "",

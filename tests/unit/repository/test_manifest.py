@@ -72,6 +72,7 @@ def test_a_manifest_comes_back_as_it_went_in():
         changed(nvram={"pack": "AB" * 32, "number": 1}),
         changed(tpm={"../../etc/shadow": {"pack": "ab" * 32, "number": 1}}),
         changed(tpm={"tpm2-00.permall": None}),
+        changed(group="all of them"),
         with_disk(target="../x"),
         with_disk(target=""),
         with_disk(size_bytes=-1),
