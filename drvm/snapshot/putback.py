@@ -181,6 +181,7 @@ class PutBack:
                     target, bandwidth_mib_s=entry.commit_bandwidth_mib_s
                 )
                 overlays.trace(f"commit-started-{target}")
+                entry = self._pivot(entry, disk)
             case Action.PIVOT:
                 entry = self._pivot(entry, disk)
             case Action.MERGE:
@@ -215,21 +216,26 @@ class PutBack:
 
     # -- the end ------------------------------------------------------------------------------
     def _resume(self, entry: Entry, problems: list[str]) -> tuple[str, ...]:
-        """A guest that QEMU paused because an overlay could not grow goes on."""
+        """A guest that QEMU paused because an overlay could not grow goes on, as soon as it does
+        not stand on that any more."""
         if not entry.was_running:
             return ()
         try:
             domain = self._overlays.host.find_domain(entry.vm_uuid)
             stopped = domain.stopped_by_disks() if domain is not None else frozenset()
-            stopped &= {disk.target for disk in entry.disks}
-            if domain is None or not stopped:
+            stopping = [disk for disk in entry.disks if disk.target in stopped]
+            words = f"the guest was paused, as {', '.join(d.target for d in stopping)} had no room"
+            if domain is None or not stopping:
+                return ()
+            if any(Path(disk.overlay).exists() for disk in stopping):
+                problems.append(words)
                 return ()
             domain.resume()
         except DrvmError as problem:
             problems.append(f"it may be paused, and does not go on: {problem.message}")
             return ()
         self._overlays.trace("resumed")
-        return (f"the guest was paused, as {', '.join(sorted(stopped))} had no room; it goes on",)
+        return (f"{words}; it goes on",)
 
     def _thaw(self, entry: Entry) -> list[str]:
         """The last resort, behind the watchdog."""
