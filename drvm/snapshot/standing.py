@@ -153,8 +153,7 @@ def _doubt(image: Image, disk: JournalDisk | None, parent: ParentPoint | None) -
         return "the parent point has not this disk"
     if not disk.identity or disk.identity != identity(image):
         return "the image is another one, or was changed below its standing overlay"
-    sizes = {parent.sizes_bytes[image.target], image.own.virtual_size_bytes}
-    if sizes != {image.info.virtual_size_bytes}:
+    if parent.sizes_bytes[image.target] != image.info.virtual_size_bytes:
         return "the disk was resized"
     return ""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from drvm.core.errors import AgentError, HostError, UnknownVm
 from drvm.host.model import BlockJob, DomainState
+from drvm.snapshot import domainxml
 
 _READY = BlockJob("active-commit", 1, 1, ready=True)
 
@@ -34,7 +35,7 @@ class FakeDomain:
         disks = ""
         for target, chain in self.chains.items():
             below = "".join(
-                f"<backingStore type='file'><format type='raw'/><source file='{path}'/>"
+                f"<backingStore type='file'><format type='{_format(path)}'/><source file='{path}'/>"
                 for path in chain[1:]
             )
             job = (
@@ -45,7 +46,8 @@ class FakeDomain:
                 )
             )
             disks += (
-                f"<disk type='file'><driver type='qcow2'/><source file='{chain[0]}'/>{below}"
+                f"<disk type='file'><driver type='{_format(chain[0])}'/>"
+                f"<source file='{chain[0]}'/>{below}"
                 f"{'</backingStore>' * len(chain[1:])}{job}<target dev='{target}'/></disk>"
             )
         names = f"<name>{self.name}</name><uuid>{self.uuid}</uuid>"
@@ -82,6 +84,10 @@ class FakeDomain:
         self.frozen = False
 
 
+def _format(path: str) -> str:
+    return "qcow2" if path.endswith((".qcow2", ".overlay")) else "raw"
+
+
 class FakeHost:
     """``fail_next``: how many of the next look-ups fail with ``failure``."""
 
@@ -91,6 +97,15 @@ class FakeHost:
         self.there = list(domains)
         self.fail_next = 0
         self.failure: HostError = HostError("no")
+
+    def define(self, domain_xml: str) -> Any:
+        """Live too: a fake domain has only one definition."""
+        machine = domainxml.read(domain_xml)
+        domain = self.domain(machine.uuid)
+        domain.chains = {
+            disk.target: [str(layer.path) for layer in disk.layers] for disk in machine.disks
+        }
+        return domain
 
     def domains(self) -> list[Any]:
         return list(self.there)
