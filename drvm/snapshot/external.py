@@ -198,10 +198,12 @@ class ExternalEngine:
 
     def _keep(self, domain: Domain, prepared: _Prepared) -> None:
         """The point is good: from here on, also after a crash, its overlays stand. A crash before
-        this is written leaves those of the parent point standing, and costs a full read."""
+        this is written leaves those of the parent point standing, and costs a full read; so does
+        a journal that can't be written."""
         where = standing.aim(self._parts, prepared.images)
         entry = self._parts.journal.read(domain.uuid) or prepared.entry
-        self._parts.journal.write(replace(entry, aim=where))
+        with contextlib.suppress(CaptureError):
+            self._parts.journal.write(replace(entry, aim=where))
         self._parts.trace("aim-journaled")
 
     # -- what is read -------------------------------------------------------------------------

@@ -64,12 +64,12 @@ def measure(files: Iterable[Growth]) -> dict[int, FileSystem]:
         image = None if growth.into is None else growth.into.stat()
         if growth.into is not None and image is not None and stat.S_ISREG(image.st_mode):
             directories.setdefault(image.st_dev, growth.into.parent)
-            owing = _allocated_bytes(growth.path)
+            owing = allocated_bytes(growth.path)
             if growth.into_format == "raw":
                 owing = min(owing, max(0, image.st_size - image.st_blocks * _STAT_BLOCK_BYTES))
             owed[image.st_dev] = owed.get(image.st_dev, 0) + owing
     return {
-        device: FileSystem(directory, _free_bytes(directory), owed.get(device, 0))
+        device: FileSystem(directory, free_bytes(directory), owed.get(device, 0))
         for device, directory in directories.items()
     }
 
@@ -182,14 +182,14 @@ class SpaceWatch:
         return OutOfSpace(f"the backup of {self._vm} was given up: {words}", hint=_HINT)
 
 
-def _allocated_bytes(path: Path) -> int:
+def allocated_bytes(path: Path) -> int:
     try:
         return path.stat().st_blocks * _STAT_BLOCK_BYTES
     except FileNotFoundError:
         return 0
 
 
-def _free_bytes(directory: Path) -> int:
+def free_bytes(directory: Path) -> int:
     """For users other than root, as QEMU is one."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize

@@ -8,7 +8,6 @@ costs a full read, never data. See ``docs/adr/016-standing-overlays.md``.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from drvm.snapshot.checkpoints import STANDING_OVERLAY, Hint, Image, identity
 from drvm.snapshot.disks import Source
 from drvm.snapshot.journal import Aim, Entry, JournalDisk
 from drvm.snapshot.parts import Parts
+from drvm.snapshot.space import allocated_bytes, free_bytes
 from drvm.snapshot.truth import Truth
 
 
@@ -66,13 +66,14 @@ def settle(parts: Parts, domain: Domain, request: CaptureRequest) -> Standing:
     if entry is None:
         return Standing()
     entry, warnings = _let_go(parts, domain, entry)
-    if request.changed_blocks == STANDING_OVERLAY:
-        short = _short_of_room(entry.standing, parts.overlay_reserve_bytes)
-        warnings += [f"{target}: no room; its overlay was folded back" for target in short]
-        going = short | request.exclude_disks
-    else:
-        going = {disk.target for disk in entry.standing}
-    entry = fold(parts, entry, going, request.commit_bandwidth_mib_s)
+    short = parts.room().shortage(entry) if entry.standing else ""
+    if short:
+        warnings.append(f"what stood was folded back: {short}")
+    going = request.exclude_disks
+    if short or request.changed_blocks != STANDING_OVERLAY:
+        going = frozenset(disk.target for disk in entry.standing)
+    entry = replace(entry, commit_bandwidth_mib_s=request.commit_bandwidth_mib_s)
+    entry = fold(parts, entry, going)
     return Standing({disk.target: disk for disk in entry.standing}, tuple(warnings))
 
 
@@ -90,7 +91,7 @@ def stands(parts: Parts, disk: JournalDisk, truth: Truth) -> bool:
         return False
 
 
-def fold(parts: Parts, entry: Entry, targets: Iterable[str], bandwidth_mib_s: int = 0) -> Entry:
+def fold(parts: Parts, entry: Entry, targets: Iterable[str]) -> Entry:
     """From rest: put the machine back on its own images of ``targets``. Returns what stands then.
 
     Raises ``CleanupFailed`` as ``PutBack.run``; then the journal says what is half-done.
@@ -100,7 +101,7 @@ def fold(parts: Parts, entry: Entry, targets: Iterable[str], bandwidth_mib_s: in
         if disk.target in targets and Path(disk.overlay).exists():
             _refuse_to_lose_snapshots(parts, disk)
     while targets & {disk.target for disk in entry.standing}:
-        going = replace(entry.folding(targets), commit_bandwidth_mib_s=bandwidth_mib_s)
+        going = entry.folding(targets)
         parts.journal.write(going)
         parts.trace("fold-home-journaled")
         parts.put_back().run(going)
@@ -136,8 +137,8 @@ def aim(parts: Parts, images: Sequence[Image]) -> Aim:
     try:
         for image in images:
             if image.stands and not image.own.path.is_block_device():
-                free_bytes = shutil.disk_usage(image.own.path.parent).free
-                if free_bytes < parts.overlay_reserve_bytes + _growth_bytes(parts, image):
+                needed_bytes = parts.overlay_reserve_bytes + _growth_bytes(parts, image)
+                if free_bytes(image.own.path.parent) < needed_bytes:
                     return "home"
     except (HostError, OSError):
         return "home"
@@ -179,24 +180,6 @@ def _let_go(parts: Parts, domain: Domain, entry: Entry) -> tuple[Entry, list[str
     return entry, warnings
 
 
-def _short_of_room(disks: Sequence[JournalDisk], reserve_bytes: int) -> set[str]:
-    """Disks whose overlay's file system has not room for the reserve, and for what folding the
-    overlays that lie there may take in thin images beside them."""
-    short: set[str] = set()
-    by_directory: dict[Path, list[JournalDisk]] = {}
-    for disk in disks:
-        by_directory.setdefault(Path(disk.overlay).parent, []).append(disk)
-    for directory, beside in by_directory.items():
-        needed_bytes = reserve_bytes + sum(allocated_bytes(disk) for disk in beside)
-        if shutil.disk_usage(directory).free < needed_bytes:
-            short |= {disk.target for disk in beside}
-    return short
-
-
-def allocated_bytes(disk: JournalDisk) -> int:
-    return Path(disk.overlay).stat().st_blocks * 512
-
-
 def _growth_bytes(parts: Parts, image: Image) -> int:
     """What the base may grow by at most when the overlay on it is committed in the middle."""
     with NbdExport(parts.processes, image.info.path, image.info.format, overlay=True) as export:
@@ -209,6 +192,6 @@ def _refuse_to_lose_snapshots(parts: Parts, disk: JournalDisk) -> None:
     if names:
         raise CaptureError(
             f"the standing overlay of {disk.target} holds the internal snapshot {names[0]},"
-            f" which would be lost with its {format_bytes(allocated_bytes(disk))}",
+            f" which would be lost with its {format_bytes(allocated_bytes(Path(disk.overlay)))}",
             hint="delete the snapshot first (virsh snapshot-delete)",
         )

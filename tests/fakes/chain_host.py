@@ -92,6 +92,7 @@ class FakeHost:
     """``fail_next``: how many of the next look-ups fail with ``failure``."""
 
     uri = "qemu:///fake"
+    places = None
 
     def __init__(self, *domains: FakeDomain) -> None:
         self.there = list(domains)

@@ -37,7 +37,7 @@ def allocated(path: str) -> int:
 def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The test says what is free, in bytes."""
     told = {"bytes": 0}
-    monkeypatch.setattr("drvm.snapshot.space._free_bytes", lambda _: told["bytes"])
+    monkeypatch.setattr("drvm.snapshot.space.free_bytes", lambda _: told["bytes"])
     return told
 
 

@@ -6,6 +6,7 @@ The engines, the journal and recovery are the real ones, and so are the images; 
 from __future__ import annotations
 
 import contextlib
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +29,8 @@ from tests.fakes.chain_host import FakeHost
 from tests.fakes.clock import FakeClock
 from tests.fakes.image_domain import ImageDomain, qemu_img
 
-UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
+UUID = str(uuid.uuid4())
+"""No other run of these tests waits for its lock."""
 KIB = 1024
 SIZES = (512 * KIB, 768 * KIB, 1024 * KIB)
 TARGET = "vda"
