@@ -58,7 +58,11 @@ class Bare(Guest):
 
 @contextlib.contextmanager
 def bare_machine(
-    processes: Processes, suffix: str, *, devices: Mapping[str, Path] | None = None
+    processes: Processes,
+    suffix: str,
+    *,
+    devices: Mapping[str, Path] | None = None,
+    uri: str = lab.URI,
 ) -> Iterator[Bare]:
     """Running, with two disks of 64 MiB, and ``devices`` (target -> block device)."""
     name = unique_name(suffix)
@@ -69,8 +73,8 @@ def bare_machine(
             processes.run(argv, timeout_s=30)
         definition = directory / "domain.xml"
         definition.write_text(_xml(name, disks))
-        machine = Bare(name, directory, disks, processes)
-        argv = ["virsh", "-q", "-c", lab.URI, "define", str(definition)]
+        machine = Bare(name, directory, disks, processes, uri)
+        argv = ["virsh", "-q", "-c", uri, "define", str(definition)]
         processes.run(argv, timeout_s=30)
         try:
             machine.virsh("start")

@@ -37,6 +37,7 @@ class Guest:
     directory: Path
     disks: dict[str, Path]
     processes: Processes
+    uri: str = lab.URI
 
     @property
     def serial_log(self) -> str:
@@ -47,7 +48,7 @@ class Guest:
 
     def virsh(self, command: str, *arguments: str, timeout_s: float = 60.0) -> str:
         """``virsh COMMAND NAME ARGUMENTS``. Raises ``ProcessFailed``."""
-        argv = ["virsh", "-q", "-c", lab.URI, command, self.name, *arguments]
+        argv = ["virsh", "-q", "-c", self.uri, command, self.name, *arguments]
         return self.processes.run(argv, timeout_s=timeout_s).stdout.decode()
 
     def agent(self, command: str, **arguments: Any) -> Any:
