@@ -94,7 +94,7 @@ def wait_until(done: Callable[[], object], what: str) -> None:
 def pace(guest: Guest) -> float:
     """Writes per second that the guest gets done."""
     start_s, first = _clock.monotonic_s(), int(guest.run("cat /tmp/count"))
-    _clock.sleep(1.5)
+    _clock.sleep(1.0)
     last = int(guest.run("cat /tmp/count"))
     return (last - first) / (_clock.monotonic_s() - start_s)
 
@@ -142,7 +142,7 @@ def test_a_store_that_hangs_neither_slows_the_guest_nor_lets_its_writes_run_out_
         released.enter_context(store.hanging())
         run.thread.start()
         assert store.hung.wait(LIMIT_S)
-        assert max(pace(guest) for _ in range(2)) > before / 3
+        assert pace(guest) > before / 3 or pace(guest) > before / 3
         assert guest.virsh("domblklist").count(".overlay") == 2
         guest.run("touch /tmp/stop; dd if=/dev/urandom of=/data/big bs=1M count=48 conv=fsync")
         wait_until(lambda: "journal-removed" in run.steps, f"not given up: {run.steps}")
