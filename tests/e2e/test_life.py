@@ -26,7 +26,7 @@ from tests.capturing import capture, image_digest
 from tests.own_libvirtd import own_libvirtd
 from tests.proving import frozen_images, proven_point, restored_digests
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.long]
 
 READING = "reading"
 COMMITTING = "commit-started-vda"
@@ -134,7 +134,6 @@ def test_a_disk_that_grows_while_it_is_read_keeps_its_size_and_the_point_has_the
     assert scene.methods()["vdb"] == "checkpoint"
 
 
-@pytest.mark.long
 def test_qemu_killed_while_its_overlays_are_merged_costs_nothing_that_was_written(
     scene: Scene,
 ) -> None:
@@ -147,7 +146,6 @@ def test_qemu_killed_while_its_overlays_are_merged_costs_nothing_that_was_writte
     assert scene.methods()["vdb"] == "checkpoint"
 
 
-@pytest.mark.long
 def test_qemu_killed_while_its_disks_are_read_costs_neither_the_point_nor_the_data(
     scene: Scene,
 ) -> None:
@@ -159,7 +157,6 @@ def test_qemu_killed_while_its_disks_are_read_costs_neither_the_point_nor_the_da
     assert scene.methods()["vdb"] == "checkpoint"
 
 
-@pytest.mark.long
 def test_qemu_killed_before_the_pivot_costs_nothing_that_was_written(scene: Scene) -> None:
     assert isinstance(scene.point_while(COMMITTED, scene.machine.kill_qemu), Manifest)
     scene.assert_at_home()
@@ -169,7 +166,6 @@ def test_qemu_killed_before_the_pivot_costs_nothing_that_was_written(scene: Scen
     scene.methods()
 
 
-@pytest.mark.long
 def test_a_disk_that_is_resized_while_another_is_merged_is_merged_in_its_new_size(
     scene: Scene,
 ) -> None:
@@ -183,7 +179,6 @@ def test_a_disk_that_is_resized_while_another_is_merged_is_merged_in_its_new_siz
     assert scene.methods()["vdb"] == "full-read: the disk was resized"
 
 
-@pytest.mark.long
 def test_a_disk_that_grew_is_merged_also_where_the_machine_is_switched_off(scene: Scene) -> None:
     def grow_and_end() -> None:
         for target in ("vda", "vdb"):
@@ -200,7 +195,6 @@ def test_a_disk_that_grew_is_merged_also_where_the_machine_is_switched_off(scene
     assert scene.methods()["vdb"] == "full-read: the disk was resized"
 
 
-@pytest.mark.long
 def test_a_disk_that_is_made_smaller_meanwhile_loses_nothing_and_is_read_in_full(
     scene: Scene,
 ) -> None:
@@ -217,7 +211,6 @@ def test_a_disk_that_is_made_smaller_meanwhile_loses_nothing_and_is_read_in_full
     scene.methods()
 
 
-@pytest.mark.long
 def test_a_disk_that_is_plugged_in_meanwhile_is_in_the_next_point(
     scene: Scene, processes: Processes
 ) -> None:
@@ -237,7 +230,6 @@ def test_a_disk_that_is_plugged_in_meanwhile_is_in_the_next_point(
     assert methods["vdc"].startswith("full-read")
 
 
-@pytest.mark.long
 def test_a_machine_that_is_undefined_meanwhile_goes_on_and_the_next_point_is_right(
     scene: Scene,
 ) -> None:
@@ -255,7 +247,6 @@ def test_a_machine_that_is_undefined_meanwhile_goes_on_and_the_next_point_is_rig
     assert scene.methods()["vdb"] == "checkpoint"
 
 
-@pytest.mark.long
 def test_a_machine_that_is_renamed_meanwhile_is_found_by_its_uuid(scene: Scene) -> None:
     old = scene.machine
     new = dataclasses.replace(old, name=f"{old.name}-renamed")
@@ -279,7 +270,6 @@ def test_a_machine_that_is_renamed_meanwhile_is_found_by_its_uuid(scene: Scene) 
         new.remove()
 
 
-@pytest.mark.long
 def test_a_machine_that_is_restarted_while_it_is_merged_is_put_back(scene: Scene) -> None:
     def restart() -> None:
         scene.machine.virsh("destroy")
@@ -292,7 +282,6 @@ def test_a_machine_that_is_restarted_while_it_is_merged_is_put_back(scene: Scene
     scene.methods()
 
 
-@pytest.mark.long
 def test_a_libvirtd_that_is_killed_and_comes_back_costs_neither_the_point_nor_the_data(
     processes: Processes, tmp_path: Path, libvirt_uri: str
 ) -> None:
@@ -315,7 +304,6 @@ def test_a_libvirtd_that_is_killed_and_comes_back_costs_neither_the_point_nor_th
             assert scene.methods()["vdb"] == "checkpoint", step
 
 
-@pytest.mark.long
 def test_a_libvirtd_that_stays_away_is_told_and_what_is_left_is_put_right_when_it_is_back(
     processes: Processes, tmp_path: Path, libvirt_uri: str
 ) -> None:
