@@ -14,7 +14,14 @@ from drvm.core.progress import Progress
 from drvm.daemon.service import Job
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import machines
-from drvm.wiring.jobs import BackupOptions, by_host, drill_latest, take_group, take_point
+from drvm.wiring.jobs import (
+    BackupOptions,
+    by_host,
+    drill_latest,
+    take_group,
+    take_point,
+    watch_standing,
+)
 
 log = logging.getLogger("drvm.daemon")
 
@@ -37,6 +44,22 @@ def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
             run = _each_vm(policy, open_wiring, _drill)
             found.append(Job(f"drill {policy.name}", policy.drill.schedule, policy.time_zone, run))
     return found
+
+
+def room_watch(open_wiring: OpenWiring) -> Job:
+    """For what stands between backups, also by a policy that wants it no more."""
+
+    def run(_progress: Progress) -> None:
+        with open_wiring() as wiring:
+            for folded in watch_standing(wiring):
+                log.log(
+                    logging.WARNING if folded.ok else logging.ERROR,
+                    "%s: %s",
+                    folded.name,
+                    folded.detail,
+                )
+
+    return Job("room for standing overlays", "* * * * *", "UTC", run, aside=True)
 
 
 def _each_vm(

@@ -22,12 +22,13 @@ WAIT_S = 3600.0
 @dataclass(frozen=True, slots=True)
 class Job:
     """``run`` gets a progress that ends it when the daemon is to stop. ``time_zone`` is an IANA
-    name."""
+    name. ``aside``: it never waits for others, and only what it says itself is logged."""
 
     name: str
     schedule: str
     time_zone: str
     run: Callable[[Progress], None]
+    aside: bool = False
 
 
 class Stoppable:
@@ -46,7 +47,8 @@ class Stoppable:
 
 
 class Service:
-    """Runs jobs by their schedules, at most ``max_parallel`` at once, each at most once.
+    """Runs jobs by their schedules, at most ``max_parallel`` at once, each at most once; those
+    ``aside`` one after the other besides.
 
     A run that is late is made up for once, however many were missed meanwhile. A job that fails
     is logged, and runs again at its next time.
@@ -62,12 +64,16 @@ class Service:
         ``stop`` is called by another. Returns when all running jobs have ended."""
         scheduler = BackgroundScheduler(
             timezone="UTC",
-            executors={"default": ThreadPoolExecutor(self._max_parallel)},
+            executors={
+                "default": ThreadPoolExecutor(self._max_parallel),
+                "aside": ThreadPoolExecutor(1),
+            },
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         for job in self._jobs:
             trigger = CronsimTrigger(job.schedule, job.time_zone)
-            scheduler.add_job(self._run_job, trigger, args=(job,), name=job.name)
+            executor = "aside" if job.aside else "default"
+            scheduler.add_job(self._run_job, trigger, args=(job,), name=job.name, executor=executor)
         scheduler.start()
         try:
             for entry in scheduler.get_jobs():
@@ -84,7 +90,8 @@ class Service:
 
     def _run_job(self, job: Job) -> None:
         """Nothing that a job raises reaches the scheduler's threads."""
-        log.info("%s: started", job.name)
+        usual = logging.DEBUG if job.aside else logging.INFO
+        log.log(usual, "%s: started", job.name)
         try:
             job.run(Stoppable(self._stop))
         except Interrupted as error:
@@ -95,4 +102,4 @@ class Service:
         except Exception:
             log.exception("%s: this is a bug", job.name)
         else:
-            log.info("%s: done", job.name)
+            log.log(usual, "%s: done", job.name)

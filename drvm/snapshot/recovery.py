@@ -62,7 +62,7 @@ def repair(parts: Parts, half: HalfDone) -> Recovered:
     """Finish what ``find`` found. Raises nothing that concerns this machine only."""
     try:
         with parts.journal.lock(half.vm_uuid, half.vm_name):
-            _finish(parts, half.vm_uuid)
+            finish_machine(parts, half.vm_uuid)
     except (DrvmError, OSError) as problem:
         hint = problem.hint if isinstance(problem, DrvmError) else ""
         return Recovered(half.vm_uuid, half.vm_name, half.steps, str(problem), hint)
@@ -76,10 +76,11 @@ def recover(parts: Parts, vm: str | None = None) -> list[Recovered]:
 def finish_earlier(parts: Parts, domain: Domain) -> None:
     """Before a new capture of the machine: put it back from an earlier one that was killed.
     The caller holds the machine's lock. Raises ``CleanupFailed``."""
-    _finish(parts, domain.uuid)
+    finish_machine(parts, domain.uuid)
 
 
-def _finish(parts: Parts, vm_uuid: str) -> None:
+def finish_machine(parts: Parts, vm_uuid: str) -> None:
+    """As ``finish_earlier``, also for a machine that is gone."""
     entry = _entry(parts, vm_uuid)
     if entry is not None and not entry.at_rest:
         parts.journal.write(entry)

@@ -27,11 +27,12 @@ from drvm.repository.points import Point
 from drvm.repository.select import select
 from drvm.restore.definition import VirtType
 from drvm.snapshot import mountpoints
+from drvm.snapshot.between import Stood, fold_by_hand, fold_where_short, listed
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks
 from drvm.snapshot.choose import choose
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
 from drvm.snapshot.mountpoints import MountPoints
-from drvm.snapshot.recovery import recover
+from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, survey
 
@@ -215,12 +216,36 @@ def finish_leftovers(wiring: Wiring) -> list[Finding]:
     done: list[Finding] = []
     for host in wiring.hosts():
         for recovered in recover(wiring.parts(host)):
-            words = recovered.problem or "; ".join(recovered.steps)
-            done.append(Finding(recovered.vm_name, not recovered.problem, words, recovered.hint))
+            done.append(_finding(recovered))
         for removed in remove_leftovers(host, find_drill_leftovers(wiring, host)):
             words = "; ".join(removed.problems) or "removed"
             done.append(Finding(str(removed.directory), not removed.problems, words))
     return done
+
+
+def standing(wiring: Wiring) -> list[Stood]:
+    """The machines that run on an overlay of drvm's between backups."""
+    return [stood for host in wiring.hosts() for stood in listed(wiring.parts(host))]
+
+
+def fold_back(wiring: Wiring, vm: str) -> Finding:
+    """Put one such machine back on its own images. Raises ``UnknownVm`` and ``Locked``."""
+    hosts = wiring.hosts()
+    for host in hosts:
+        if any(vm in (stood.vm_name, stood.vm_uuid) for stood in listed(wiring.parts(host))):
+            return _finding(fold_by_hand(wiring.parts(host), vm))
+    return _finding(fold_by_hand(wiring.parts(hosts[0]), vm))
+
+
+def watch_standing(wiring: Wiring) -> list[Finding]:
+    """Fold back what has not the room to stand; a finding for each."""
+    folded = (done for host in wiring.hosts() for done in fold_where_short(wiring.parts(host)))
+    return [_finding(done) for done in folded]
+
+
+def _finding(done: Recovered) -> Finding:
+    words = done.problem or "; ".join(done.steps)
+    return Finding(done.vm_name, not done.problem, words, done.hint)
 
 
 def _row(vm: FleetVm) -> VmRow:

@@ -11,7 +11,7 @@ import click
 from drvm.cli.invocation import Invocation, require_config
 from drvm.cli.opening import opened
 from drvm.core.errors import DrvmError, Interrupted, UsageError
-from drvm.daemon.policies import jobs
+from drvm.daemon.policies import jobs, room_watch
 from drvm.daemon.service import Service
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import finish_leftovers
@@ -58,7 +58,8 @@ def command(invocation: Invocation) -> None:
         )
     log.info("%d jobs; stop with SIGTERM", len(planned))
     with contextlib.suppress(Interrupted, KeyboardInterrupt):  # being told to stop is no failure
-        Service(planned, max_parallel=settings.daemon.max_parallel).run()
+        watched = [*planned, room_watch(open_wiring)]
+        Service(watched, max_parallel=settings.daemon.max_parallel).run()
 
 
 def _recover(wiring: Wiring) -> None:

@@ -16,10 +16,12 @@ from drvm.cli.opening import opened
 from drvm.cli.output import Column
 from drvm.core.errors import DrvmError
 from drvm.core.findings import Finding
+from drvm.core.units import format_bytes
+from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.store.probe import probe
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers
+from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers, fold_back
 
 _TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
 _MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
@@ -28,22 +30,32 @@ _PACKAGES = ("boto3", "cryptography", "blake3", "zstandard", "apscheduler")
 
 @click.command("doctor")
 @click.option("--fix", is_flag=True, help="Put guests back that a killed backup left half-way.")
+@click.option(
+    "--fold",
+    multiple=True,
+    metavar="VM",
+    help="Put this VM back from its standing overlay on its own images; repeatable.",
+)
 @click.pass_obj
-def command(invocation: Invocation, fix: bool) -> int:
+def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
     """Check what drvm needs: tools, modules, hosts, the store, the key; and look for leftovers.
 
-    Without --fix nothing is changed but a few small objects under probe/ in the store, which are
-    removed again.
+    Without --fix and --fold nothing is changed but a few small objects under probe/ in the store,
+    which are removed again. An overlay that stands as its policy wants it is no leftover: --fix
+    leaves it alone, --fold writes it into the image, and the next backup reads everything.
 
     \b
     Examples:
       drvm doctor
       drvm doctor --fix
+      drvm doctor --fold db1
     """
     findings = [*_tools(), *_modules(), *_packages()]
     with opened(invocation) as wiring:
         if fix:
             findings += _guarded("repair", lambda: _repair(wiring))
+        for vm in fold:
+            findings += _guarded(f"fold {vm}", functools.partial(_fold, wiring, vm))
         for uri in wiring.settings.host_uris:
             findings += _guarded(f"host {uri}", functools.partial(_host, wiring, uri))
         findings += _guarded("store", lambda: _store(wiring, invocation))
@@ -107,12 +119,27 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
         findings.append(
             Finding(f"half-done {half.vm_name}", False, steps, "drvm doctor --fix finishes it")
         )
+    findings += [_standing(stood) for stood in listed(wiring.parts(host))]
     leftovers = find_drill_leftovers(wiring, host)
     for left in leftovers.dead:
         parts = ", ".join(left.parts)
         findings.append(Finding("dead drill", False, parts, "drvm doctor --fix removes it"))
     findings += [Finding("left alone", True, line) for line in leftovers.left_alone]
     return findings
+
+
+def _standing(stood: Stood) -> Finding:
+    overlays = ", ".join(f"{disk.target} on {disk.overlay}" for disk in stood.disks)
+    detail = f"{format_bytes(stood.allocated_bytes)}: {overlays}"
+    if stood.is_there:
+        return Finding(f"standing {stood.vm_name}", True, detail)
+    words = f"the VM is gone from the host, what it wrote last is in {detail}"
+    hint = f"drvm doctor --fold {stood.vm_name} writes it into the images"
+    return Finding(f"standing {stood.vm_name}", False, words, hint)
+
+
+def _fold(wiring: Wiring, vm: str) -> list[Finding]:
+    return [replace(fold_back(wiring, vm), name=f"fold {vm}")]
 
 
 def _repair(wiring: Wiring) -> list[Finding]:

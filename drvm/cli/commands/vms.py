@@ -10,8 +10,9 @@ from drvm.cli.invocation import Invocation
 from drvm.cli.opening import good_points, opened
 from drvm.cli.output import Column
 from drvm.cli.views import short_time
-from drvm.core.units import format_seconds
+from drvm.core.units import format_bytes, format_seconds
 from drvm.wiring.fleet import FleetVm, survey
+from drvm.wiring.jobs import standing
 
 
 @click.command("vms")
@@ -19,7 +20,8 @@ from drvm.wiring.fleet import FleetVm, survey
 def command(invocation: Invocation) -> None:
     """List the VMs of the hosts: how each is protected, and what would be lost now.
 
-    VMs that are gone from the hosts but still have points are listed too.
+    VMs that are gone from the hosts but still have points are listed too. Of a VM that runs on a
+    standing overlay between backups, the state says how much is in it.
 
     \b
     Examples:
@@ -28,9 +30,10 @@ def command(invocation: Invocation) -> None:
     """
     with opened(invocation) as wiring:
         points = good_points(invocation, wiring.repository())
+        stood = {vm.vm_uuid: vm.allocated_bytes for vm in standing(wiring)}
         fleet = survey(wiring.hosts(), points, wiring.settings.policies, invocation.clock.now())
     if invocation.output.json:
-        invocation.output.document({"vms": [_fields(vm) for vm in fleet]})
+        invocation.output.document({"vms": [_fields(vm, stood.get(vm.uuid)) for vm in fleet]})
         return
     columns = [
         Column("vm"),
@@ -45,7 +48,7 @@ def command(invocation: Invocation) -> None:
     rows = [
         [
             vm.name,
-            vm.state or "gone",
+            _state(vm, stood.get(vm.uuid)),
             vm.host or "",
             vm.policy or "none",
             str(vm.points),
@@ -58,13 +61,19 @@ def command(invocation: Invocation) -> None:
     invocation.output.table(columns, rows)
 
 
-def _fields(vm: FleetVm) -> dict[str, Any]:
+def _state(vm: FleetVm, standing_bytes: int | None) -> str:
+    state = vm.state or "gone"
+    return state if standing_bytes is None else f"{state} +{format_bytes(standing_bytes)} overlay"
+
+
+def _fields(vm: FleetVm, standing_bytes: int | None) -> dict[str, Any]:
     last = vm.last.manifest if vm.last is not None else None
     return {
         "vm": vm.name,
         "vm_uuid": vm.uuid,
         "host": vm.host,
         "state": vm.state,
+        "standing_overlay_bytes": standing_bytes,
         "policy": vm.policy,
         "points": vm.points,
         "last_point": last.id if last is not None else None,
