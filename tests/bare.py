@@ -63,13 +63,14 @@ def bare_machine(
     *,
     devices: Mapping[str, Path] | None = None,
     uri: str = lab.URI,
+    size: str = "64M",
 ) -> Iterator[Bare]:
-    """Running, with two disks of 64 MiB, and ``devices`` (target -> block device)."""
+    """Running, with two disks of ``size``, and ``devices`` (target -> block device)."""
     name = unique_name(suffix)
     with lab.workspace(name) as directory:
         disks = {"vda": directory / "a.raw", "vdb": directory / "b.qcow2", **(devices or {})}
         for target, image_format in (("vda", "raw"), ("vdb", "qcow2")):
-            argv = ["qemu-img", "create", "-q", "-f", image_format, str(disks[target]), "64M"]
+            argv = ["qemu-img", "create", "-q", "-f", image_format, str(disks[target]), size]
             processes.run(argv, timeout_s=30)
         definition = directory / "domain.xml"
         definition.write_text(_xml(name, disks))

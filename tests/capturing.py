@@ -62,6 +62,20 @@ def digest(disk: FrozenDisk) -> str:
     return sha.hexdigest()
 
 
+def rebuilt(disk: FrozenDisk, parent: bytes | None) -> tuple[bytes, int]:
+    """The disk as a point of it would be restored, and how many bytes had to be read for it."""
+    data, read_bytes = bytearray(disk.size_bytes), 0
+    with contextlib.closing(disk.open()) as reader:
+        for extent in disk.extents():
+            if extent.kind is ExtentKind.DATA:
+                data[extent.offset : extent.end] = reader.read(extent.offset, extent.length)
+                read_bytes += extent.length
+            elif extent.kind is ExtentKind.UNCHANGED:
+                assert parent is not None
+                data[extent.offset : extent.end] = parent[extent.offset : extent.end]
+    return bytes(data), read_bytes
+
+
 def image_digest(path: Path, image_format: str, scratch: Path, processes: Processes) -> str:
     """SHA-256 of an image's guest-visible bytes, by way of qemu-img."""
     raw = scratch / f"{path.name}.copy"

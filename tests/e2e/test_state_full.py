@@ -3,20 +3,20 @@ and nothing that was begun waits for one."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from drvm.core.errors import CaptureError, HostError, ProcessFailed
+from drvm.core.errors import CaptureError, HostError
 from drvm.core.process import Processes
 from drvm.lab import guest as lab
 from drvm.snapshot.parts import Parts
 from tests.bare import Bare, bare_machine
 from tests.capturing import assert_back_on_its_disks, capture, digest, make_parts
 from tests.guests import unique_name
+from tests.loops import loop_device
 from tests.small import fill, small_file_system
 
 pytestmark = pytest.mark.guest
@@ -69,19 +69,6 @@ def test_a_journal_that_fills_up_meanwhile_keeps_no_guest_on_its_overlay(
         assert len({digest(disk) for disk in frozen.disks}) >= 1
     assert_back_on_its_disks(machine, parts)
     machine.io("vda", "read -P 70 1M 1M")
-
-
-@contextlib.contextmanager
-def loop_device(image: Path, processes: Processes) -> Iterator[Path]:
-    try:
-        said = processes.run(["losetup", "--find", "--show", str(image)], timeout_s=30)
-    except ProcessFailed as problem:
-        pytest.skip(f"there are no loop devices: {problem}")
-    device = Path(said.stdout.decode().strip())
-    try:
-        yield device
-    finally:
-        processes.run(["losetup", "--detach", str(device)], timeout_s=30)
 
 
 @pytest.mark.long

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drvm.core.extents import ExtentKind
 from drvm.core.ids import new_point_id
 from drvm.core.process import SystemProcesses
 from drvm.host.images import ImageTool
 from drvm.host.model import Host
 from drvm.snapshot import recovery
-from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, FrozenMachine, ParentPoint
+from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, ParentPoint
 from drvm.snapshot.choose import choose
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
+from tests.capturing import rebuilt
 from tests.fakes.chain_host import FakeHost
 from tests.fakes.clock import FakeClock
 from tests.fakes.image_domain import ImageDomain, qemu_img
@@ -102,7 +102,9 @@ class History:
             with choose(self.parts, "web").engine.capture(request) as frozen:
                 if meanwhile and self.domain.running:
                     self.domain.io(TARGET, *meanwhile)
-                stored = self._stored(frozen, request)
+                (disk,) = frozen.disks
+                stored, self.read_bytes = rebuilt(disk, self.points.get(last or ""))
+                self.methods.append(disk.method)
                 assert stored == before
                 assert frozen.definition_xml is not None
                 assert "overlay" not in frozen.definition_xml
@@ -118,21 +120,6 @@ class History:
         self.die_at, self.host.dead = "", False
         assert all(not done.problem for done in recovery.recover(self.parts))
 
-    def _stored(self, frozen: FrozenMachine, request: CaptureRequest) -> bytes:
-        (disk,) = frozen.disks
-        stored, self.read_bytes = bytearray(disk.size_bytes), 0
-        with contextlib.closing(disk.open()) as reader:
-            for extent in disk.extents():
-                span = slice(extent.offset, extent.end)
-                if extent.kind is ExtentKind.DATA:
-                    stored[span] = reader.read(extent.offset, extent.length)
-                    self.read_bytes += extent.length
-                elif extent.kind is ExtentKind.UNCHANGED:
-                    assert request.parent is not None
-                    stored[span] = self.points[request.parent.id][span]
-        self.methods.append(disk.method)
-        return bytes(stored)
-
     def resize(self, size_bytes: int) -> None:
         top = self.domain.chains[TARGET][0]
         kind = "raw" if top.endswith(".raw") else "qcow2"
@@ -144,7 +131,10 @@ class History:
         return [path.name for path in there if str(path) not in named]
 
 
-@pytest.fixture(params=["raw", "qcow2"])
+FORMATS = ["raw", pytest.param("qcow2", marks=pytest.mark.long)]
+
+
+@pytest.fixture(params=FORMATS)
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> History:
     return History(tmp_path, request.param)
 
@@ -285,7 +275,7 @@ _STEP = st.one_of(
 )
 
 
-@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("image_format", FORMATS)
 @settings(max_examples=settings.default.max_examples // 25)
 @given(steps=st.lists(_STEP, min_size=4, max_size=12))
 def test_every_point_of_any_history_is_what_the_disk_was(
