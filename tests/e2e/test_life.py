@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from drvm.core.errors import CleanupFailed, DrvmError
+from drvm.core.errors import CleanupFailed, DrvmError, OutOfSpace
 from drvm.core.process import Processes
 from drvm.core.progress import NoProgress
 from drvm.repository.manifest import Manifest
 from drvm.snapshot.overlays import Limits
+from drvm.snapshot.space import Room
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import BackupOptions, finish_leftovers, take_point
 from tests.appliance import make_appliance
@@ -42,8 +43,8 @@ class Scene:
     wiring: Wiring
     scratch: Path
 
-    def proven(self) -> Manifest:
-        return proven_point(self.wiring, self.machine, self.scratch)
+    def proven(self, options: BackupOptions | None = None) -> Manifest:
+        return proven_point(self.wiring, self.machine, self.scratch, options)
 
     def methods(self) -> dict[str, str]:
         """Of a next point, which is right."""
@@ -329,3 +330,28 @@ def test_a_libvirtd_that_stays_away_is_told_and_what_is_left_is_put_right_when_i
         scene.assert_at_home()
         scene.machine.io("vda", "read -P 77 8M 3M")
         scene.methods()
+
+
+def test_a_capture_on_a_standing_overlay_that_is_given_up_leaves_that_standing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BackupOptions(changed_blocks="standing-overlay")
+    assert scene.proven(options).disks[0].method.startswith("full-read")
+    stands = scene.machine.virsh("domblklist")
+    scene.machine.io("vda", "write -P 81 40M 1M")
+    given_up = threading.Event()
+
+    def trace(reached: str) -> None:
+        if reached == READING:
+            monkeypatch.setattr(Room, "shortage", lambda *_, **__: "there is no room")
+            assert given_up.wait(30)
+        if reached == "given-up":
+            given_up.set()
+
+    with pytest.raises(OutOfSpace, match="there is no room"):
+        take_point(scene.wiring, scene.machine.name, options, NoProgress(), trace)
+    monkeypatch.undo()
+    assert scene.machine.virsh("domblklist") == stands
+    point = scene.proven(options)
+    assert {disk.method for disk in point.disks} == {"standing-overlay"}
+    assert {disk.target: disk.read_bytes for disk in point.disks}["vda"] <= 2 << 20
