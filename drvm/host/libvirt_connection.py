@@ -46,12 +46,12 @@ class Connection:
         else, as nobody knows whether it was done, ``HostUnreachable`` is raised.
         """
         try:
-            return work(self._open())
+            return self._do(work)
         except libvirt.libvirtError as problem:
             if not self._is_lost(problem) or not repeatable:
                 raise self._translated(problem) from None
         try:
-            return work(self._open())
+            return self._do(work)
         except libvirt.libvirtError as problem:
             raise self._translated(problem) from None
 
@@ -72,6 +72,13 @@ class Connection:
                 except libvirt.libvirtError as problem:
                     raise self._unreachable(problem) from None
             return self._libvirt
+
+    def _do(self, work: Callable[[Any], T]) -> T:
+        try:
+            return work(self._open())
+        except (SystemError, UnicodeError):
+            # libvirt-python can't make text of an answer, or of an error that quotes a guest
+            raise HostError("libvirt's answer is not text") from None
 
     def _is_lost(self, problem: Any) -> bool:
         with self._lock:

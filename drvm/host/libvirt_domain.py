@@ -15,6 +15,7 @@ from drvm.core.errors import AgentError, HostError, UnknownVm
 from drvm.host import agent, libvirt_backup, libvirt_checkpoints, libvirt_xml, screenshot
 from drvm.host.libvirt_connection import Connection
 from drvm.host.model import BlockJob, DomainState, GuestCommandResult
+from drvm.host.patience import within
 
 T = TypeVar("T")
 
@@ -44,6 +45,10 @@ _UNDEFINE = (
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
+_PATIENCE_S = 8.0
+"""Above an agent command's own limit: libvirtd first waits up to 5 s to get in step with it."""
+
+_THAW_LIMIT_S = 30.0
 _MAX_PICTURE_BYTES = 32 * 1024 * 1024
 
 
@@ -167,7 +172,7 @@ class LibvirtDomain:
             return libvirt_qemu.qemuAgentCommand(domain, request, timeout_s, 0)
 
         try:
-            reply = self._change(send)
+            reply = within(timeout_s + _PATIENCE_S, lambda: self._change(send))
         except UnknownVm:
             raise
         except HostError as problem:
@@ -179,9 +184,9 @@ class LibvirtDomain:
     ) -> GuestCommandResult:
         return agent.run(self.agent_command, argv, stdin, timeout_s, self._clock)
 
-    def filesystems_frozen(self) -> bool | None:
+    def filesystems_frozen(self, *, timeout_s: int = 5) -> bool | None:
         try:
-            status = self.agent_command("guest-fsfreeze-status")
+            status = self.agent_command("guest-fsfreeze-status", timeout_s=timeout_s)
         except AgentError:
             return None
         return {"frozen": True, "thawed": False}.get(status) if isinstance(status, str) else None
@@ -196,7 +201,7 @@ class LibvirtDomain:
 
     def thaw(self) -> None:
         try:
-            self._change(lambda d: d.fsThaw())
+            within(_THAW_LIMIT_S, lambda: self._change(lambda d: d.fsThaw()))
         except HostError as problem:
             raise AgentError(problem.message, hint=problem.hint) from None
 

@@ -197,7 +197,7 @@ class Domain(Protocol):
         """``guest-exec`` and wait. Raises ``AgentError`` also when the time is up."""
         ...
 
-    def filesystems_frozen(self) -> bool | None:
+    def filesystems_frozen(self, *, timeout_s: int = 5) -> bool | None:
         """``None`` where the agent does not say."""
         ...
 

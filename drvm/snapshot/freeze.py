@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drvm.core.clock import Clock
-from drvm.core.errors import AgentError, CaptureError, HostError, ProcessFailed, UnknownVm
+from drvm.core.errors import (
+    AgentError,
+    CaptureError,
+    HostError,
+    HostUnreachable,
+    ProcessFailed,
+    UnknownVm,
+)
 from drvm.host.model import Domain, DomainState
 from drvm.snapshot.capture import CaptureRequest, Consistency
 from drvm.snapshot.mountpoints import Chosen, choose, mounted
@@ -104,7 +111,7 @@ class Freeze:
         """Thaw, as far as the agent answers; else the watchdog goes on with that."""
         if self._begun_s is None:
             return
-        self._thawed = thaw(self._domain, self._clock)
+        self._thawed = thaw(self._domain, self._clock, self._request.freeze_timeout_s)
         if self._thawed:
             self._watch.thawed()
         self._frozen_s = self._clock.monotonic_s() - self._begun_s
@@ -213,7 +220,7 @@ def why_not(domain: Domain, request: CaptureRequest, watch: Watch) -> str | None
         watch.get_ready()
     except (AgentError, ProcessFailed) as problem:
         return problem.message
-    if domain.filesystems_frozen():
+    if domain.filesystems_frozen(timeout_s=request.freeze_timeout_s):
         raise CaptureError(
             f"the file systems of {domain.name} are frozen by somebody else",
             hint="if nobody does it on purpose: virsh domfsthaw",
@@ -237,17 +244,19 @@ def refuse_if_required(domain: Domain, request: CaptureRequest, reason: str) -> 
         )
 
 
-def thaw(domain: Domain, clock: Clock) -> bool:
-    """Whether the guest was seen thawed, or does not run any more; a few tries. Raises nothing."""
+def thaw(domain: Domain, clock: Clock, timeout_s: int) -> bool:
+    """Whether the guest was seen thawed, or does not run any more; a few tries, but
+    none after an agent's silence: the watchdog tries for longer. Raises nothing."""
     try:
         for _ in range(_THAW_TRIES):
-            frozen = domain.filesystems_frozen()
+            frozen = domain.filesystems_frozen(timeout_s=timeout_s)
             if frozen is False or domain.state() is DomainState.SHUTOFF:
                 return True
-            if frozen:
-                with contextlib.suppress(AgentError):
-                    domain.thaw()
-                    continue
+            if frozen is None:
+                return False
+            with contextlib.suppress(AgentError):
+                domain.thaw()
+                continue
             clock.sleep(_THAW_PAUSE_S)
     except UnknownVm:
         return True
@@ -275,9 +284,11 @@ def _in_one_call(
         took_s = clock.monotonic_s() - start_s
     except ProcessFailed as problem:
         return problem.message
-    except AgentError as problem:
+    except HostUnreachable:
+        raise
+    except HostError as problem:  # what a hostile agent says is not always known as the agent's
         took_s = clock.monotonic_s() - start_s
-        thawed = thaw(domain, clock)
+        thawed = thaw(domain, clock, request.freeze_timeout_s)
         if not was_taken():
             if thawed:
                 watch.thawed()

@@ -123,6 +123,7 @@ def test_a_drvm_that_is_killed_while_it_holds_the_guest_leaves_it_thawed(
     assert guest.run("echo alive > /data/alive; sync; cat /data/alive").strip() == "alive"
 
 
+@pytest.mark.long
 def test_a_drvm_that_hangs_while_it_holds_the_guest_is_not_waited_for(
     guest: Guest, domain: Domain, libvirt_uri: str
 ) -> None:

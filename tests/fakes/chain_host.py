@@ -75,7 +75,7 @@ class FakeDomain:
     def block_job_pivot(self, target: str) -> None:
         del self.jobs[target], self.chains[target][0]
 
-    def filesystems_frozen(self) -> bool | None:
+    def filesystems_frozen(self, *, timeout_s: int = 5) -> bool | None:
         return self.frozen
 
     def thaw(self) -> None:

@@ -44,7 +44,7 @@ class ScriptedDomain:
         assert command == "guest-get-fsinfo"
         return self._agent("fsinfo", lambda: self.file_systems)
 
-    def filesystems_frozen(self) -> bool | None:
+    def filesystems_frozen(self, *, timeout_s: int = 5) -> bool | None:
         try:
             return self._agent("status", lambda: self.frozen)
         except AgentError:
