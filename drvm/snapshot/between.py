@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drvm.core.errors import CaptureError, DrvmError, Locked, UnknownVm
+from drvm.snapshot import standing
 from drvm.snapshot.journal import Entry, JournalDisk
 from drvm.snapshot.parts import Parts
 from drvm.snapshot.recovery import Recovered, finish_machine
 from drvm.snapshot.space import allocated_bytes
-from drvm.snapshot.standing import fold
 
 
 @dataclass(frozen=True, slots=True)
 class Stood:
     """What one machine runs on between captures. ``allocated_bytes``: of all its overlays.
-    ``is_there``: the machine is on the host."""
+    ``trouble``: in words, where it does not stand as it should."""
 
     vm_uuid: str
     vm_name: str
     disks: tuple[JournalDisk, ...]
     allocated_bytes: int
-    is_there: bool
+    trouble: str = ""
 
 
 def listed(parts: Parts) -> list[Stood]:
@@ -31,8 +31,13 @@ def listed(parts: Parts) -> list[Stood]:
     found = []
     for entry in _at_rest(parts):
         held = sum(allocated_bytes(Path(disk.overlay)) for disk in entry.standing)
-        there = parts.host.find_domain(entry.vm_uuid) is not None
-        found.append(Stood(entry.vm_uuid, entry.vm_name, entry.standing, held, there))
+        domain = parts.host.find_domain(entry.vm_uuid)
+        trouble = ""
+        if domain is None:
+            trouble = "the VM is gone from the host; what it wrote last is in its overlays"
+        elif len(standing.found(parts, domain).disks) < len(entry.standing):
+            trouble = "somebody took it off an overlay; the next backup sees to that"
+        found.append(Stood(entry.vm_uuid, entry.vm_name, entry.standing, held, trouble))
     return found
 
 
@@ -68,7 +73,7 @@ def _fold(parts: Parts, entry: Entry, why: str = "") -> Recovered:
             finish_machine(parts, entry.vm_uuid)
             now = parts.journal.read(entry.vm_uuid)
             if now is not None:
-                fold(parts, now, [disk.target for disk in now.standing])
+                standing.fold(parts, now, [disk.target for disk in now.standing])
         except (DrvmError, OSError) as problem:
             hint = problem.hint if isinstance(problem, DrvmError) else ""
             return Recovered(entry.vm_uuid, entry.vm_name, steps, str(problem), hint)

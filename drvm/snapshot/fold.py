@@ -84,10 +84,13 @@ def _running(
         if job.kind == "commit":
             return Step(Action.WAIT)
         return Step(Action.FOREIGN, f"somebody else runs a block job ({job.kind}) on it")
-    if below[:1] == [base]:
-        lags = stored is not None and stored.top == overlay and stored.names(middle)
-        return Step(Action.REDEFINE if lags else Action.DONE)
-    return Step(Action.FOREIGN, f"{overlay.name} no longer lies on {middle.name}")
+    if below[:1] != [base] or middle in below:
+        return Step(Action.FOREIGN, f"{overlay.name} no longer lies on {middle.name}")
+    if stored is None or not stored.names(middle):
+        return Step(Action.DONE)
+    if stored.top == overlay:
+        return Step(Action.REDEFINE)
+    return Step(Action.FOREIGN, f"it runs on {overlay.name}, but is defined on {stored.top}")
 
 
 def _names(machine: Machine | None, path: Path) -> bool:

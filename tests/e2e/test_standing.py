@@ -239,7 +239,7 @@ def test_a_machine_that_is_off_is_folded_by_hand(line: Line) -> None:
     line.machine.io("vda", "write -P 9 1M 64k")
     line.machine.virsh("destroy")
     (stood,) = [s for s in between.listed(line.parts) if s.vm_name == line.machine.name]
-    assert stood.allocated_bytes > 0 and stood.is_there
+    assert (stood.allocated_bytes > 0, stood.trouble) == (True, "")
     assert recovery.find(line.parts, line.machine.name) == [], "what stands is no leftover"
     done = between.fold_by_hand(line.parts, line.machine.name)
     assert done.problem == ""

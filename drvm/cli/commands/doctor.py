@@ -131,11 +131,8 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
 def _standing(stood: Stood) -> Finding:
     overlays = ", ".join(f"{disk.target} on {disk.overlay}" for disk in stood.disks)
     detail = f"{format_bytes(stood.allocated_bytes)}: {overlays}"
-    if stood.is_there:
-        return Finding(f"standing {stood.vm_name}", True, detail)
-    words = f"the VM is gone from the host, what it wrote last is in {detail}"
-    hint = f"drvm doctor --fold {stood.vm_name} writes it into the images"
-    return Finding(f"standing {stood.vm_name}", False, words, hint)
+    name, hint = f"standing {stood.vm_name}", f"drvm doctor --fold {stood.vm_name} merges it"
+    return Finding(name, not stood.trouble, stood.trouble or detail, hint)
 
 
 def _fold(wiring: Wiring, vm: str) -> list[Finding]:

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drvm.core.errors import HostError
-from drvm.snapshot.chainxml import with_disk_on_base
-from drvm.snapshot.domainxml import Layer, Tpm, read
+from drvm.snapshot.domainxml import Tpm, read
 
 UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
 
@@ -93,34 +92,6 @@ def test_a_tpm_is_captured_or_spoken_of(backend: str, found: Tpm | None, said: s
     assert machine.tpm == found
     assert (machine.special == ()) == (found is not None)
     assert said in "".join(machine.special)
-
-
-def test_moving_a_disk_to_its_base_keeps_all_else_as_it_was() -> None:
-    overlay = Path("/i/a.qcow2.drvm-0123456789abcdef.overlay")
-    moved = with_disk_on_base(
-        domain(ON_OVERLAY), "vda", overlay, Layer("file", Path("/i/a.img"), "raw")
-    )
-    disk = read(moved).disks[0]
-    assert [str(layer.path) for layer in disk.layers] == ["/i/a.img", "/i/t.img"]
-    assert disk.layers[0].format == "raw"
-    assert "overlay" not in moved
-    for kept in ("s3cret", "cache='none'", "<qemu:arg", "<x:note", "keep", "bus='virtio'"):
-        assert kept.replace("'", '"') in moved
-
-
-def test_a_block_device_becomes_a_block_device_again_even_without_a_backing_store() -> None:
-    plain = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
-    <source file='/o/x.overlay'/><target dev='vdb'/></disk>"""
-    base = Layer("block", Path("/dev/vg/lv"), "raw")
-    disk = read(with_disk_on_base(domain(plain), "vdb", Path("/o/x.overlay"), base)).disks[0]
-    assert disk.layers == (Layer("block", Path("/dev/vg/lv"), "raw"),)
-
-
-def test_a_disk_that_is_not_on_the_overlay_is_not_moved() -> None:
-    with pytest.raises(HostError):
-        with_disk_on_base(
-            domain(ON_OVERLAY), "vda", Path("/i/other"), Layer("file", Path("/i/a.img"), "raw")
-        )
 
 
 BOMB = """<!DOCTYPE d [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>"""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,39 @@ def test_a_journal_that_is_not_sound_is_told_and_kept(
     with pytest.raises(CaptureError, match="not understood"):
         journal.read(UUID)
     assert path.exists()
+
+
+STANDS = JournalDisk("vda", "/i/a.qcow2", "qcow2", "file", OVERLAY, "standing", "0" * 16)
+UPPER = JournalDisk("vda", OVERLAY, "qcow2", "file", OVERLAY.replace(POINT, "f" * 16))
+
+
+def test_an_overlay_may_lie_on_one_that_stands_and_on_no_other_image(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    resting = replace(ENTRY, disks=(), standing=(STANDS,))
+    assert resting.at_rest and not ENTRY.at_rest
+    taking = replace(resting, disks=(UPPER,), point_id="f" * 16)
+    for entry in (resting, taking, resting.folding({"vda"})):
+        journal.write(entry)
+        assert journal.read(UUID) == entry
+    for wrong in (
+        replace(taking, standing=()),
+        replace(taking, standing=(replace(STANDS, target="vdb"),)),
+        replace(resting, standing=(replace(STANDS, base=OVERLAY),)),
+        replace(resting, standing=(replace(STANDS, base="/etc/passwd"),)),
+    ):
+        journal.write(wrong)
+        with pytest.raises(CaptureError, match="not understood"):
+            journal.read(UUID)
+
+
+def test_overlays_are_folded_capture_by_capture(tmp_path: Path) -> None:
+    other = replace(STANDS, target="vdb", overlay=OVERLAY.replace(POINT, "f" * 16))
+    entry = replace(ENTRY, disks=(), standing=(STANDS, other))
+    first = entry.folding({"vda", "vdb"})
+    assert [d.target for d in first.disks] == ["vda"]
+    assert {d.phase for d in first.disks} == {"taken"}
+    second = replace(first, disks=()).folding({"vda", "vdb"})
+    assert [d.target for d in second.disks] == ["vdb"] and second.standing == ()
 
 
 @given(data=st.binary(max_size=200))

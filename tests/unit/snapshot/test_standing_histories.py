@@ -19,7 +19,7 @@ from drvm.core.ids import new_point_id
 from drvm.core.process import SystemProcesses
 from drvm.host.images import ImageTool
 from drvm.host.model import Host
-from drvm.snapshot import recovery
+from drvm.snapshot import between, recovery
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, ParentPoint
 from drvm.snapshot.choose import choose
 from drvm.snapshot.journal import Journal
@@ -107,7 +107,7 @@ class History:
                 self.methods.append(disk.method)
                 assert stored == before
                 assert frozen.definition_xml is not None
-                assert "overlay" not in frozen.definition_xml
+                assert ".drvm-" not in frozen.definition_xml
                 if not good:
                     raise RuntimeError
             self.points[point_id] = stored
@@ -238,6 +238,61 @@ def test_a_machine_that_somebody_put_back_by_hand_is_read_in_full_and_stands_aga
     assert history.leftovers() == [Path(overlay).name], "what may be somebody's is not deleted"
     history.back_up()
     assert history.methods[-1] == "standing-overlay"
+
+
+def test_an_overlay_goes_home_where_there_is_no_room_to_write_it_out_in_the_chain(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.back_up()
+    history.domain.io(TARGET, "write -P 4 0 64k")
+    monkeypatch.setattr("drvm.snapshot.standing.free_bytes", lambda _: 1024)
+    history.back_up()
+    assert len(history.domain.chains[TARGET]) == 1
+    assert history.leftovers() == history.parts.journal.machines() == []
+
+
+def test_what_stands_goes_home_where_room_is_short(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.back_up()
+    history.domain.io(TARGET, "write -P 4 0 64k")
+    assert between.fold_where_short(history.parts) == []
+    monkeypatch.setattr("drvm.snapshot.space.free_bytes", lambda _: 1024)
+    (done,) = between.fold_where_short(history.parts)
+    assert done.problem == ""
+    assert len(history.domain.chains[TARGET]) == 1
+    monkeypatch.undo()
+    history.back_up()
+    assert history.methods[-1].startswith("full-read: there is no standing overlay")
+
+
+def test_a_machine_that_is_gone_keeps_its_overlay_until_it_is_folded_by_hand(
+    history: History,
+) -> None:
+    history.back_up()
+    overlay, base = history.domain.chains[TARGET]
+    history.domain.io(TARGET, "write -P 4 0 64k")
+    newest = history.domain.content(TARGET, history.directory)
+    history.host.there.clear()
+    assert recovery.recover(history.parts) == []
+    assert between.fold_where_short(history.parts) == []
+    (stood,) = between.listed(history.parts)
+    assert "gone" in stood.trouble
+    assert between.fold_by_hand(history.parts, "web").problem == ""
+    assert not Path(overlay).exists()
+    own = ImageDomain("x", UUID, {TARGET: [base]})
+    assert own.content(TARGET, history.directory) == newest
+
+
+def test_a_standing_overlay_with_an_internal_snapshot_is_never_folded(history: History) -> None:
+    history.back_up()
+    before = list(history.domain.chains[TARGET])
+    qemu_img("snapshot", "-c", "mine", before[0])
+    done = between.fold_by_hand(history.parts, "web")
+    assert "internal snapshot mine" in done.problem
+    history.back_up()
+    assert history.domain.chains[TARGET] == before
+    assert "mine" in history.parts.images.info(Path(before[0]), "qcow2").snapshots
 
 
 def test_a_lost_journal_puts_the_machine_back_on_its_image(history: History) -> None:
