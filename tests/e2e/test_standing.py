@@ -18,13 +18,13 @@ import pytest
 from drvm.core.errors import ProcessFailed
 from drvm.core.ids import new_point_id
 from drvm.core.process import Processes, SystemProcesses
-from drvm.core.progress import Trace, no_trace
+from drvm.core.progress import NoProgress, Trace, no_trace
 from drvm.lab import guest as lab
 from drvm.snapshot import between, recovery
 from drvm.snapshot.capture import CaptureRequest, ParentPoint
 from drvm.snapshot.choose import choose
 from drvm.snapshot.parts import Parts
-from drvm.wiring.jobs import BackupOptions
+from drvm.wiring.jobs import BackupOptions, take_point
 from tests import chain
 from tests.appliance import make_appliance
 from tests.bare import Bare, bare_machine
@@ -234,6 +234,7 @@ def test_a_journal_lost_in_mid_capture_brings_everything_home(line: Line) -> Non
     line.back_up()
 
 
+@pytest.mark.long
 def test_a_machine_that_is_off_is_folded_by_hand(line: Line) -> None:
     line.back_up()
     line.machine.io("vda", "write -P 9 1M 64k")
@@ -273,9 +274,8 @@ def test_a_block_device_has_its_overlay_in_the_overlay_directory(
         assert line.read_bytes["vdc"] == 4 * KIB
         if kill:
             machine.virsh("start")
-        else:
-            assert line.back_up()["vdc"] == STANDS
-            assert line.read_bytes["vdc"] == 0
+            line.back_up()
+        machine.virsh("destroy", timeout_s=30)
         assert between.fold_by_hand(line.parts, machine.name).problem == ""
         assert machine.image_of("vdc") == str(device)
         assert list(overlays.iterdir()) == []
@@ -290,17 +290,15 @@ def test_a_guest_under_load_is_protected_and_doctor_tells_what_stands(
     appliance.drvm("init")
     guest = make_module_guest("standing")
     options = BackupOptions(changed_blocks="standing-overlay")
+    guest.run("dd if=/dev/urandom of=/data/trim bs=1M count=8 2>/dev/null; sync")
     chain.start(guest)
     with appliance.wiring() as wiring:
-        proven_point(wiring, guest, tmp_path, options)
-        guest.run("dd if=/dev/urandom of=/data/trim bs=1M count=8 2>/dev/null; sync")
-        filled = proven_point(wiring, guest, tmp_path, options)
+        take_point(wiring, guest.name, options, NoProgress())
         guest.run("rm /data/trim; sync; fstrim /data")
-        trimmed = proven_point(wiring, guest, tmp_path, options)
-    for point in (filled, trimmed):
-        assert {disk.method for disk in point.disks} == {STANDS}
-        assert point.consistency == "filesystem"
-    assert next(d.read_bytes for d in trimmed.disks if d.target == "vdb") < 4 << 20
+        point = proven_point(wiring, guest, tmp_path, options)
+    assert {disk.method for disk in point.disks} == {STANDS}
+    assert point.consistency == "filesystem"
+    assert next(d.read_bytes for d in point.disks if d.target == "vdb") < 4 << 20
     written = chain.stop(guest)
     assert chain.verify([guest.run(f"cat {path}") for path in chain.FILES]) == [written] * 2
 

@@ -36,8 +36,15 @@ def running() -> Iterator[Callable[..., Service]]:
     """Starts a service in a thread; stops it, and proves that it ended."""
     started: list[tuple[Service, threading.Thread]] = []
 
-    def run(*work: Callable[[Progress], None], max_parallel: int = 2) -> Service:
-        jobs = [Job(f"job {n}", "* * * * *", "UTC", each) for n, each in enumerate(work)]
+    def run(
+        *work: Callable[[Progress], None],
+        max_parallel: int = 2,
+        aside: tuple[Callable[[Progress], None], ...] = (),
+    ) -> Service:
+        jobs = [
+            Job(f"job {n}", "* * * * *", "UTC", each, aside=each in aside)
+            for n, each in enumerate((*work, *aside))
+        ]
         made = Service(jobs, max_parallel=max_parallel)
         thread = threading.Thread(target=made.run)
         thread.start()
@@ -67,6 +74,22 @@ def test_a_job_that_fails_runs_again_and_does_not_stop_the_others(running, caplo
             assert failed.acquire(timeout=LIMIT_S)
             assert others.acquire(timeout=LIMIT_S)
     assert "the guest is not there (hint: look for it)" in caplog.text
+
+
+def test_a_job_aside_never_waits_for_others(running) -> None:
+    busy, ended, aside = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def works_long(_: Progress) -> None:
+        busy.set()
+        ended.wait(LIMIT_S)
+
+    def looks(_: Progress) -> None:
+        if busy.is_set():
+            aside.release()
+
+    running(works_long, max_parallel=1, aside=(looks,))
+    assert aside.acquire(timeout=LIMIT_S)
+    ended.set()
 
 
 def test_a_bug_in_a_job_is_logged_and_does_not_end_the_daemon(running, caplog) -> None:

@@ -94,7 +94,7 @@ def test_an_overlay_may_lie_on_one_that_stands_and_on_no_other_image(tmp_path: P
             journal.read(UUID)
 
 
-def test_overlays_are_folded_capture_by_capture(tmp_path: Path) -> None:
+def test_overlays_are_folded_capture_by_capture() -> None:
     other = replace(STANDS, target="vdb", overlay=OVERLAY.replace(POINT, "f" * 16))
     entry = replace(ENTRY, disks=(), standing=(STANDS, other))
     first = entry.folding({"vda", "vdb"})
