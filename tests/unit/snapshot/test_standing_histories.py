@@ -34,6 +34,7 @@ UUID = str(uuid.uuid4())
 KIB = 1024
 SIZES = (512 * KIB, 768 * KIB, 1024 * KIB)
 TARGET = "vda"
+TEMPLATE = b"t" * SIZES[0]
 
 
 class Killed(BaseException):
@@ -64,8 +65,11 @@ class History:
     host: MortalHost = field(init=False)
 
     def __post_init__(self) -> None:
-        image = self.directory / f"a.{self.image_format}"
-        qemu_img("create", "-q", "-f", self.image_format, image, SIZES[1])
+        kind = "raw" if self.image_format == "raw" else "qcow2"
+        image, template = self.directory / f"a.{kind}", self.directory / "t.raw"
+        below = ("-b", template, "-F", "raw") if self.image_format == "template" else ()
+        template.write_bytes(TEMPLATE)
+        qemu_img("create", "-q", "-f", kind, *below, image, SIZES[1])
         self.domain = ImageDomain("web", UUID, {TARGET: [str(image)]})
         self.host = MortalHost(self.domain)
         processes = SystemProcesses()
@@ -131,7 +135,8 @@ class History:
         return [path.name for path in there if str(path) not in named]
 
 
-FORMATS = ["raw", pytest.param("qcow2", marks=pytest.mark.long)]
+FORMATS = ["raw", *(pytest.param(f, marks=pytest.mark.long) for f in ("qcow2", "template"))]
+"""``template``: a qcow2 on a raw image that other machines may stand on."""
 
 
 @pytest.fixture(params=FORMATS)
@@ -346,6 +351,7 @@ def test_every_point_of_any_history_is_what_the_disk_was(
     assert history.methods[-1] == "standing-overlay"
     assert history.leftovers() == []
     assert len(history.domain.chains[TARGET]) == 2
+    assert (history.directory / "t.raw").read_bytes() == TEMPLATE
 
 
 def step(history: History, name: str, argument: object) -> None:
