@@ -25,7 +25,9 @@ FORMATS = frozenset({"raw", "qcow2"})
 _OVERLAY_OPTIONS = "extended_l2=on,cluster_size=128k"
 # QEMU copies at least this much before a write, and more with larger clusters (block/backup.c)
 _SCRATCH_OPTIONS = "cluster_size=64k"
-_CREATE_OPTIONS = ("cluster_size", "compat", "extended_l2", "lazy_refcounts", "refcount_bits")
+_SWITCHES = ("extended_l2", "lazy_refcounts")
+_VALUES = ("compat", "compression_type", "refcount_bits")
+_CREATE_OPTIONS = ("cluster_size", *_SWITCHES, *_VALUES)
 _OPTION_VALUE = re.compile(r"[a-z0-9.]{1,16}", re.ASCII)
 _FLOCK = struct.Struct("hhqqi4x")
 _WRITE_PERMISSION_BYTE = 101
@@ -193,9 +195,11 @@ def _parse_info(document: Any, path: Path, image_format: str) -> ImageInfo:
     options: dict[str, str] = {}
     if image_format == "qcow2":
         options["cluster_size"] = str(int(document["cluster-size"]))
-        options["compat"] = str(details["compat"])
-        for name in ("extended-l2", "lazy-refcounts"):
-            options[name.replace("-", "_")] = "on" if details.get(name) else "off"
+        for name in _SWITCHES:
+            options[name] = "on" if details.get(name.replace("_", "-")) else "off"
+        for name in _VALUES:
+            if (value := details.get(name.replace("_", "-"))) is not None:
+                options[name] = str(value)
     backing = document.get("backing-filename")
     backing_format = document.get("backing-filename-format")
     bitmaps = tuple(

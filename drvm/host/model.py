@@ -310,7 +310,7 @@ class ImageInfo:
     """An image file or block device, as ``qemu-img info`` says with its format given.
 
     ``virtual_size_bytes`` is what the guest sees; ``allocated_bytes`` what the file takes.
-    ``options``: qcow2's own (``cluster_size``, ``extended_l2``, ``compat``, ``lazy_refcounts``).
+    ``options``: qcow2's own, by which an image like it can be made.
     ``snapshots``: the names of its internal ones.
     """
 

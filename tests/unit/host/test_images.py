@@ -92,6 +92,30 @@ def test_a_qcow2_is_made_with_the_options_it_had(images: ImageTool, tmp_path: Pa
     images.check(tmp_path / "new", "qcow2")
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "compat=0.10",
+        "compat=1.1,lazy_refcounts=on",
+        "compat=1.1,refcount_bits=64,cluster_size=2M",
+        "compression_type=zstd,cluster_size=512",
+        "extended_l2=on,cluster_size=128k,lazy_refcounts=on,refcount_bits=1",
+    ],
+)
+def test_every_option_of_a_qcow2_is_read_and_made_again(
+    images: ImageTool, tmp_path: Path, wanted: str
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", wanted, str(old), "8M"]
+    SystemProcesses().run(argv, timeout_s=20)
+    options = images.info(old, "qcow2").options
+    sizes = {"2M": "2097152", "128k": "131072"}
+    for name, value in (option.split("=") for option in wanted.split(",")):
+        assert options[name] == sizes.get(value, value)
+    images.create_image(new, "qcow2", 8 * MIB, options)
+    assert images.info(new, "qcow2").options == options
+
+
 def test_an_option_that_smuggles_another_is_refused(images: ImageTool, tmp_path: Path) -> None:
     with pytest.raises(HostError):
         images.create_image(
