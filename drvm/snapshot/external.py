@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from drvm.core.clock import Clock
 from drvm.core.errors import CaptureError
 from drvm.host.model import Domain, DomainState
 from drvm.snapshot import checkpoints, domainxml, guestview, outside, standing
@@ -234,7 +235,7 @@ class ExternalEngine:
             definition_xml=prepared.definition_xml,
             nvram=state.nvram,
             tpm=state.tpm,
-            guest=_guest(domain, instant),
+            guest=_guest(domain, instant, parts.clock),
             frozen_s=instant.frozen_s,
             warnings=(
                 *prepared.warnings,
@@ -245,12 +246,12 @@ class ExternalEngine:
         )
 
 
-def _guest(domain: Domain, instant: Instant) -> dict[str, str]:
+def _guest(domain: Domain, instant: Instant, clock: Clock) -> dict[str, str]:
     """An agent that has just failed is not asked for more."""
     if instant.consistency != "filesystem":
         return {}
     frozen = {"frozen": ", ".join(instant.mount_points)} if instant.mount_points else {}
-    return {**guestview.ask(domain), **frozen}
+    return {**guestview.ask(domain, clock), **frozen}
 
 
 def _refuse_foreign_work(domain: Domain, machine: Machine) -> None:
