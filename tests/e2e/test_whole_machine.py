@@ -86,6 +86,7 @@ def machine(
 def test_a_point_holds_the_whole_machine_without_a_warning(machine: Protected) -> None:
     for point in (machine.first, machine.second):
         assert (point["consistency"], point["warnings"]) == ("filesystem", [])
+        assert "/data (ext4" in point["guest"]["file_systems"]
 
 
 def test_an_older_point_brings_back_its_own_variables_and_tpm_state(machine: Protected) -> None:
