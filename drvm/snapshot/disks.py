@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from drvm.core.errors import CaptureError
 from drvm.host.images import FORMATS
-from drvm.snapshot.domainxml import Disk, Machine
+from drvm.snapshot.domainxml import REMOVABLE, Disk, Machine
 
 OVERLAY_NAME = re.compile(r"(?P<base>.+)\.drvm-(?P<point_id>[0-9a-f]{16})\.overlay", re.ASCII)
 """The file name of every overlay that drvm makes: nobody makes such a name by accident."""
@@ -38,7 +38,7 @@ class Selection:
 def select(machine: Machine, excluded: frozenset[str]) -> Selection:
     """Every writable disk, or ``CaptureError`` with everything that stands in the way.
 
-    Removable and read-only media are not captured; a warning says so where there is one.
+    Removable and read-only media are not captured; a warning says so, unless the drive is empty.
     """
     captured: list[Source] = []
     left_out: list[str] = []
@@ -50,10 +50,11 @@ def select(machine: Machine, excluded: frozenset[str]) -> Selection:
     for disk in machine.disks:
         if disk.target in excluded:
             left_out.append(disk.target)
-        elif disk.device in ("cdrom", "floppy") or (disk.readonly and disk.device == "disk"):
+        elif disk.device in REMOVABLE or (disk.readonly and disk.device == "disk"):
             left_out.append(disk.target)
-            if disk.layers[0].kind == "network" or disk.top is not None:
-                warnings.append(f"{disk.target} is a read-only medium and is not captured")
+            if not disk.empty:
+                kind = "removable" if disk.device in REMOVABLE else "read-only"
+                warnings.append(f"{disk.target} is a {kind} medium and is not captured")
         else:
             problem = _problem(disk)
             if problem is not None:

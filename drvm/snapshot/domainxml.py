@@ -18,6 +18,8 @@ from drvm.core.errors import HostError
 from drvm.core.ids import is_disk_target, is_uuid
 
 MAX_XML_CHARS = 4 * 1024 * 1024
+REMOVABLE = frozenset({"cdrom", "floppy"})
+_EMPTY_SOURCE = frozenset({"startupPolicy", "index"})
 _MAX_LAYERS = 64
 
 
@@ -54,6 +56,8 @@ class Disk:
     special: str | None
     """What drvm can't capture of it: ``encryption``, ``slices``, ``auth`` ..."""
     mirror: Mirror | None
+    empty: bool = False
+    """A drive for removable media with nothing in it."""
 
     @property
     def top(self) -> Path | None:
@@ -133,17 +137,23 @@ def _disk(element: Element) -> Disk:
     kind = element.attrib.get("type", "")
     driver = element.find("driver")
     image_format = None if driver is None else driver.attrib.get("type")
+    device = element.attrib.get("device", "disk")
     first = Layer(kind, _local_path(kind, source), image_format)
     return Disk(
         target=target,
-        device=element.attrib.get("device", "disk"),
+        device=device,
         layers=(first, *_backing(element)),
         readonly=element.find("readonly") is not None,
         shareable=element.find("shareable") is not None,
         transient=element.find("transient") is not None,
         special=_special(element, source),
         mirror=None if mirror is None else _mirror(mirror),
+        empty=device in REMOVABLE and _says_nothing(source),
     )
+
+
+def _says_nothing(source: Element | None) -> bool:
+    return source is None or (not len(source) and source.attrib.keys() <= _EMPTY_SOURCE)
 
 
 def _special(disk: Element, source: Element | None) -> str | None:
@@ -239,4 +249,10 @@ def _special_state(domain: Element) -> tuple[str, ...]:
     backend = domain.find("./devices/tpm/backend")
     if backend is not None and (why := _special_tpm(backend)):
         found.append(why)
-    return tuple(found)
+    devices = domain.find("./devices")
+    for element in () if devices is None else devices:
+        if element.tag == "memory" and element.attrib.get("model") in ("nvdimm", "virtio-pmem"):
+            found.append("its persistent memory is not captured")
+        if element.tag == "hostdev" and element.attrib.get("type") in ("scsi", "scsi_host"):
+            found.append("a SCSI device of the host, passed through to it, is not captured")
+    return tuple(dict.fromkeys(found))

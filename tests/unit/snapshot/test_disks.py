@@ -67,7 +67,9 @@ def test_a_machine_without_a_disk_to_capture_is_an_error() -> None:
 
 def test_media_are_left_out_with_a_word_and_empty_drives_without() -> None:
     seed = replace(GOOD, target="sda", device="cdrom", layers=layer("file", "/i/seed.iso", "raw"))
-    empty = replace(GOOD, target="sdb", device="cdrom", layers=layer("file", None, None))
+    empty = replace(
+        GOOD, target="sdb", device="cdrom", layers=layer("file", None, None), empty=True
+    )
     found = select(machine(GOOD, seed, empty), frozenset())
     assert [source.target for source in found.captured] == ["vda"]
     assert found.left_out == ("sda", "sdb")
