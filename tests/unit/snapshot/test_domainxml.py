@@ -147,3 +147,18 @@ def test_any_names_and_kinds_are_read_as_they_are_or_refused(
 def test_any_text_is_a_machine_or_a_host_error(text: str) -> None:
     with pytest.raises(HostError):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("<memory model='nvdimm'><source><path>/n</path></source></memory>", "persistent memory"),
+        ("<hostdev mode='subsystem' type='scsi'/>", "SCSI device"),
+        ("<memory model='dimm'/>", ""),
+        ("<hostdev mode='subsystem' type='pci'/>", ""),
+    ],
+)
+def test_storage_that_is_no_disk_is_spoken_of(device: str, said: str) -> None:
+    special = read(domain(devices=device * 2)).special
+    assert len(special) == bool(said)
+    assert said in "".join(special)
