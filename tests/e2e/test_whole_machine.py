@@ -38,13 +38,17 @@ class Protected:
     def copy(self, *arguments: str, name: str | None = None) -> Guest:
         options = ("--pool", self.pool)
         document = self.appliance.json(*arguments, *options)["restored"]
-        disks = dict(zip(("vda", "vdb"), map(Path, document["files"]), strict=False))
+        disks = dict(zip(("vda", "sda"), map(Path, document["files"]), strict=False))
         return Guest(name or self.guest.name, self.guest.directory, disks, self.guest.processes)
 
 
-def with_password(xml: str) -> str:
+def special(xml: str) -> str:
+    """With a password, and the data on a SCSI disk."""
     screen = f"<graphics type='vnc' port='-1' autoport='yes' passwd='{SECRET}'/>"
-    return xml.replace("</devices>", f"{screen}</devices>")
+    controller = "<controller type='scsi' model='virtio-scsi'/>"
+    disk = "<target dev='sda' bus='scsi'/>"
+    xml = xml.replace("<target dev='vdb' bus='virtio'/>", disk)
+    return xml.replace("</devices>", f"{controller}{screen}</devices>")
 
 
 def outside(guest: Guest) -> tuple[bytes, dict[str, bytes]]:
@@ -63,7 +67,7 @@ def machine(
     processes: Processes,
     libvirt_uri: str,
 ) -> Iterator[Protected]:
-    guest = make_module_guest("uefi", uefi=True, edit=with_password)
+    guest = make_module_guest("uefi", uefi=True, edit=special)
     directory = tmp_path_factory.mktemp("whole")
     appliance = make_appliance(directory, f"file://{directory}/repository", None)
     appliance.drvm("init")
