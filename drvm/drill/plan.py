@@ -19,8 +19,9 @@ from drvm.host.model import Host
 from drvm.repository.manifest import Manifest
 from drvm.repository.reader import stored_bytes
 from drvm.repository.repository import Repository
-from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType, rebuild
+from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
 from drvm.restore.disks import DiskImage
+from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage
 from drvm.restore.plan import read_definition
 from drvm.restore.preflight import needs, problems
@@ -108,11 +109,12 @@ def plan_drill(
     nvram_path = directory / "nvram.fd"
     tpm = repository.tpm_state(point) if host.places is not None else {}
     spec = _spec(name, images, nvram_path, request, tpm_state=bool(tpm))
-    definition = rebuild(original_xml, spec)
+    nvram = repository.blob(point.nvram) if point.nvram is not None else None
+    definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
     machine = parse(definition.xml)
     data_bytes = sum(stored_bytes(repository.disk_map(disk)) for disk in point.disks)
     memory_bytes = rooms.memory_bytes(machine)
-    found = [*_own_problems(host, point), *_host_problems(host, definition, name)]
+    found = [*_own_problems(host, point), *_host_problems(host, definition, name), *unfit]
     found += rooms.problems(
         _look(look, request.directory),
         request.directory,
@@ -129,7 +131,7 @@ def plan_drill(
         network=name if definition.networks else None,
         images=images,
         definition=definition,
-        nvram=repository.blob(point.nvram) if point.nvram is not None else None,
+        nvram=nvram,
         nvram_path=nvram_path,
         tpm=tpm,
         emulated=(parse(original_xml).get("type"), machine.get("type")) == ("kvm", "qemu"),

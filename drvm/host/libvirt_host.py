@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,13 +11,14 @@ import libvirt
 
 from drvm.core.errors import HostError, UnknownVm
 from drvm.core.ids import is_uuid
-from drvm.host import libvirt_xml, tpm
+from drvm.host import libvirt_xml
 from drvm.host.libvirt_connection import Connection
 from drvm.host.libvirt_domain import LibvirtDomain
-from drvm.host.model import Domain, HostCapabilities, Pool, StatePlaces
+from drvm.host.model import Domain, HostCapabilities, Pool
+from drvm.host.places import SYSTEM, StatePlaces
 
 _MAX_DOMAINS = 10_000
-_SYSTEM = StatePlaces(nvram=Path("/var/lib/libvirt/qemu/nvram"), tpm=tpm.ROOT)
+_FIRMWARE = re.compile(r'"filename":"(?P<path>/[^"\\]+)","node-name":"libvirt-pflash0-storage"')
 
 
 class LibvirtHost:
@@ -31,7 +33,7 @@ class LibvirtHost:
 
     @property
     def places(self) -> StatePlaces | None:
-        return _SYSTEM if urlsplit(self.uri).path == "/system" else None
+        return SYSTEM if urlsplit(self.uri).path == "/system" else None
 
     def hostname(self) -> str:
         return str(self._connection.call(lambda c: c.getHostname(), repeatable=True))
@@ -82,6 +84,16 @@ class LibvirtHost:
             )
 
         return libvirt_xml.capabilities(*self._connection.call(ask, repeatable=True))
+
+    def firmware_file(self, domain_xml: str) -> Path | None:
+        try:
+            argv: str = self._connection.call(
+                lambda c: c.domainXMLToNative("qemu-argv", domain_xml, 0), repeatable=True
+            )
+        except HostError:
+            return None
+        found = _FIRMWARE.search(argv)
+        return Path(found["path"]) if found else None
 
     def pools(self) -> list[Pool]:
         found = self._connection.call(

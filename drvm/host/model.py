@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from drvm.host.places import StatePlaces
+
 
 class DomainState(enum.Enum):
     RUNNING = "running"
@@ -60,15 +62,6 @@ class GuestCommandResult:
     exit_code: int
     stdout: bytes
     stderr: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StatePlaces:
-    """Where libvirtd keeps what belongs to machines and lies in no disk. ``nvram``: UEFI variables,
-    ``<name>_VARS.fd`` where the definition names no file; ``tpm``: see ``host.tpm``."""
-
-    nvram: Path
-    tpm: Path
 
 
 class Domain(Protocol):
@@ -276,6 +269,11 @@ class Host(Protocol):
         ...
 
     def refresh_pool(self, name: str) -> None: ...
+
+    def firmware_file(self, domain_xml: str) -> Path | None:
+        """The code of the UEFI firmware that such a machine would be started with; ``None`` where
+        libvirt does not say, or it is none."""
+        ...
 
     def network_names(self) -> list[str]:
         """The active ones."""

@@ -69,6 +69,7 @@ class DefinitionSpec:
     card) -> ``NAME``, ``network:NAME`` or ``bridge:NAME`` there.
     ``isolate_to``: a drill's network; every card goes there, and nothing else leads out.
     ``nvram_path``: where the restored NVRAM lies; ``None`` lets libvirt make an empty one.
+    ``loader``: the file of a UEFI firmware there, instead of libvirt's choice.
     ``tpm_state``: the state of its emulated TPM is put in place, so the machine does not begin
     with an empty one.
     ``virt_type``: ``qemu`` where the target has no KVM; ``None`` keeps the original's.
@@ -80,6 +81,7 @@ class DefinitionSpec:
     networks: Mapping[str, str] = field(default_factory=dict)
     isolate_to: str | None = None
     nvram_path: str | None = None
+    loader: str | None = None
     tpm_state: bool = False
     virt_type: VirtType | None = None
     machine: str | None = None
@@ -268,6 +270,7 @@ class _Rebuilder:
             source,
             machine=self._spec.machine,
             nvram_path=self._spec.nvram_path,
+            loader=self._spec.loader,
             copier=self._copier,
         )
 

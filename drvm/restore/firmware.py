@@ -21,12 +21,13 @@ def build_os(
     *,
     machine: str | None,
     nvram_path: str | None,
+    loader: str | None = None,
     copier: Copier,
 ) -> ET.Element | None:
     """``<os>`` anew; ``None`` if the original is no full virtual machine.
 
-    UEFI is asked for by libvirt's firmware selection, never by a file: the firmware is the
-    target's own, and a path of the original could be any file there.
+    UEFI is asked for by libvirt's firmware selection: the firmware is the target's own, and a path
+    of the original could be any file there. ``loader`` is one that the caller has chosen.
     """
     old_type = source.find("type")
     if old_type is None or (old_type.text or "").strip() != "hvm":
@@ -41,7 +42,12 @@ def build_os(
         copier.changed.add(f"machine: {machine} instead of {old_machine}")
     if TOKEN.fullmatch(chosen := machine or old_machine):
         new_type.set("machine", chosen)
-    _add_firmware(source, made, nvram_path, copier)
+    if loader is None:
+        _add_firmware(source, made, copier)
+    else:
+        _add_loader(source, made, loader)
+    if loader is not None or made.get("firmware") is not None:
+        _add_nvram(made, nvram_path, copier)
     copier.children(
         source,
         made,
@@ -56,9 +62,15 @@ def build_os(
     return made
 
 
-def _add_firmware(
-    source: ET.Element, made: ET.Element, nvram_path: str | None, copier: Copier
-) -> None:
+def _add_loader(source: ET.Element, made: ET.Element, path: str) -> None:
+    old = source.find("loader")
+    loader = ET.SubElement(made, "loader", {"readonly": "yes", "type": "pflash"})
+    if old is not None and old.get("secure") == "yes":
+        loader.set("secure", "yes")
+    loader.text = path
+
+
+def _add_firmware(source: ET.Element, made: ET.Element, copier: Copier) -> None:
     loader = source.find("loader")
     loader_path = "" if loader is None else (loader.text or "").strip()
     efi = (
@@ -91,6 +103,9 @@ def _add_firmware(
         made.append(features)
     if secure:
         made.append(ET.Element("loader", {"secure": "yes"}))
+
+
+def _add_nvram(made: ET.Element, nvram_path: str | None, copier: Copier) -> None:
     if nvram_path is None:
         copier.changed.add("nvram: empty, made by libvirt")
         return

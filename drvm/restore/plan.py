@@ -13,8 +13,9 @@ from drvm.core.errors import PreflightFailed, RestoreError, UsageError
 from drvm.host.model import Host
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
-from drvm.restore.definition import CpuMode, Definition, DefinitionSpec, Identity, VirtType, rebuild
+from drvm.restore.definition import CpuMode, Definition, DefinitionSpec, Identity, VirtType
 from drvm.restore.disks import DiskImage
+from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage
 from drvm.restore.preflight import needs, problems
 from drvm.restore.source import parse
@@ -83,7 +84,7 @@ def plan_restore(
         machine=request.machine,
         cpu_mode=request.cpu_mode,
     )
-    definition = rebuild(original_xml, spec)
+    definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
     need_bytes = sum(image.size_bytes for image in images)
     need = needs(
         definition,
@@ -91,7 +92,7 @@ def plan_restore(
         pool=request.pool,
         need_bytes=need_bytes,
     )
-    found = list(problems(facts, need))
+    found = [*problems(facts, need), *unfit]
     found += [f"{path} exists already" for path in _taken(images, nvram_path)]
     if found:
         raise PreflightFailed(

@@ -15,7 +15,7 @@ from pathlib import Path
 from drvm.core.clock import Clock
 from drvm.core.errors import CaptureError, HostError
 from drvm.host import tpm
-from drvm.host.model import StatePlaces
+from drvm.host.places import StatePlaces
 from drvm.snapshot.domainxml import Machine
 
 MAX_NVRAM_BYTES = 32 * 1024 * 1024

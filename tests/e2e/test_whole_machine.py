@@ -169,3 +169,35 @@ def test_a_drill_boots_the_points_own_state_and_leaves_none(machine: Protected) 
     (drill,) = document["drills"]
     assert drill["passed"]
     assert set(tpm.ROOT.iterdir()) == states
+
+
+@pytest.mark.long
+def test_a_machine_of_an_older_build_of_the_firmware_boots_where_it_is_restored(
+    machine: Protected, make_guest: MakeGuest
+) -> None:
+    """Its chip has 2 MiB, and libvirt would choose a firmware for one of 4."""
+
+    def older(xml: str) -> str:
+        code, variables = (Path(f"/usr/share/OVMF/OVMF_{part}.fd") for part in ("CODE", "VARS"))
+        if not code.exists():
+            pytest.skip(f"there is no {code}")
+        start, end = xml.index("<os firmware"), xml.index("<boot")
+        return (
+            f"{xml[:start]}<os><type arch='x86_64' machine='q35'>hvm</type>"
+            f"<loader readonly='yes' type='pflash'>{code}</loader>"
+            f"<nvram template='{variables}'/>{xml[end:]}"
+        )
+
+    guest = make_guest("older", uefi=True, edit=older)
+    firmware.write(guest, "older")
+    machine.appliance.backup(guest.name)
+    name = unique_name("older")
+    options = ("--pool", machine.pool, "--start")
+    machine.appliance.drvm("clone", guest.name, name, *options)
+    copy = Guest(name, guest.directory, {}, guest.processes)
+    try:
+        copy.wait_for_agent()
+        assert firmware.read(copy) == (["older"], "older")
+        assert "/OVMF_CODE.fd" in copy.virsh("dumpxml")
+    finally:
+        copy.remove()

@@ -10,7 +10,8 @@ from typing import Any
 from defusedxml.ElementTree import fromstring
 
 from drvm.core.errors import UnknownVm
-from drvm.host.model import DomainState, GuestCommandResult, HostCapabilities, StatePlaces
+from drvm.host.model import DomainState, GuestCommandResult, HostCapabilities
+from drvm.host.places import StatePlaces
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 
@@ -49,6 +50,9 @@ class DrillHost:
 
     def capabilities(self) -> HostCapabilities:
         return HostCapabilities("x86_64", frozenset(), frozenset({"qemu"}), self.firmwares)
+
+    def firmware_file(self, domain_xml: str) -> None:
+        return None
 
     def pools(self) -> list[Any]:
         return []

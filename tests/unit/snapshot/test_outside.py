@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drvm.core.errors import CaptureError
-from drvm.host.model import StatePlaces
+from drvm.host.places import StatePlaces
 from drvm.host.tpm import write_state
 from drvm.repository.pack import MAX_BLOB_BYTES
 from drvm.snapshot.domainxml import Machine, Tpm

@@ -1,0 +1,21 @@
+"""Where libvirtd keeps what belongs to machines and lies in no disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from drvm.host import tpm
+
+
+@dataclass(frozen=True, slots=True)
+class StatePlaces:
+    """``nvram``: UEFI variables, ``<name>_VARS.fd`` where the definition names no file; ``tpm``:
+    see ``host.tpm``."""
+
+    nvram: Path
+    tpm: Path
+
+
+SYSTEM = StatePlaces(nvram=Path("/var/lib/libvirt/qemu/nvram"), tpm=tpm.ROOT)
+"""Of a libvirtd that runs as root."""
