@@ -11,7 +11,9 @@ import pytest
 from drvm.core.clock import SystemClock
 from drvm.core.errors import HostError
 from drvm.drill.leftovers import find_leftovers, remove_leftovers
-from drvm.drill.place import drill_name, made, tear_down
+from drvm.drill.place import drill_name, drill_uuid, made, tear_down
+from drvm.host.places import StatePlaces
+from drvm.host.tpm import write_state
 from tests.fakes.drill_host import DrillHost
 
 ID = "0123456789abcdef"
@@ -44,10 +46,16 @@ def test_a_dead_drill_is_found_with_all_its_parts_and_looking_changes_nothing(
 def test_a_dead_drill_is_removed_and_removing_again_is_harmless(tmp_path: Path) -> None:
     host = DrillHost(networks={NAME, "default"}, machines={NAME: "<domain/>", "web1": "<domain/>"})
     abandon(tmp_path)
+    states = tmp_path.with_name("states")
+    states.mkdir()
+    host.places = StatePlaces(nvram=states, tpm=states)
+    for name in (NAME, "web1"):
+        write_state(states, drill_uuid(name), {"tpm2-00.permall": b"secrets"})
     found = find_leftovers(host, tmp_path)
     for _ in range(2):
         assert not any(removed.problems for removed in remove_leftovers(host, found))
     assert (host.networks, set(host.machines)) == ({"default"}, {"web1"})
+    assert [path.name for path in states.iterdir()] == [drill_uuid("web1")]
     assert [*tmp_path.iterdir()] == []
 
 

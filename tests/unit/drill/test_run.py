@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from defusedxml.ElementTree import fromstring
 
 from drvm.core.errors import AgentError, DamageFound, HostError
 from drvm.core.progress import NoProgress
@@ -14,6 +16,8 @@ from drvm.drill.checks.command import CommandCheck
 from drvm.drill.plan import DrillPlan
 from drvm.drill.run import run_drill
 from drvm.host.model import GuestCommandResult
+from drvm.host.places import StatePlaces
+from drvm.host.tpm import read_state, state_directory
 from drvm.report.model import DrillResult, decode_drill, encode_drill
 from tests.fakes.drill_host import PNG
 from tests.unit.drill.conftest import DEFINITION, Stage
@@ -245,3 +249,37 @@ def test_a_machine_that_had_to_begin_with_empty_firmware_settings_says_so(
         stage.host.firmwares = frozenset({"bios", "efi"})
         said = any("firmware settings" in line for line in drill(stage).not_proven)
         assert said == (nvram is None)
+
+
+@pytest.mark.parametrize("fails", [None, "start"])
+def test_the_tpm_state_of_the_point_is_there_for_the_start_and_gone_after_it(
+    make: Callable[..., Stage], tmp_path: Path, fails: str | None
+) -> None:
+    tpm = "<tpm><backend type='emulator' version='2.0'/></tpm></devices>"
+    state = {"tpm2-00.permall": b"secrets"}
+    stage = make(definition=DEFINITION.replace("</devices>", tpm), tpm=state)
+    root = tmp_path / "swtpm"
+    root.mkdir()
+    stage.host.places = StatePlaces(nvram=tmp_path, tpm=root)
+    if fails is not None:
+        stage.host.fail[fails] = HostError("no")
+    seen: list[dict[str, bytes]] = []
+    plan = stage.plan()
+    uuid = fromstring(plan.definition.xml).findtext("uuid")
+    where = state_directory(root, uuid, "2.0")
+
+    def trace(step: str) -> None:
+        if step == "tpm-state-placed":
+            seen.append(read_state(where))
+
+    result = run_drill(plan, stage.host, Restorer(stage), stage.clock, NoProgress(), trace)  # type: ignore[arg-type]
+    assert result.passed == (fails is None)
+    assert seen == [state]
+    assert list(root.iterdir()) == []
+    assert not any("TPM" in line for line in result.not_proven)
+
+
+def test_a_machine_that_had_to_begin_with_an_empty_tpm_says_so(make: Callable[..., Stage]) -> None:
+    tpm = "<tpm><backend type='emulator' version='2.0'/></tpm></devices>"
+    stage = make(definition=DEFINITION.replace("</devices>", tpm))
+    assert any("what its TPM holds" in line for line in drill(stage).not_proven)
