@@ -192,8 +192,9 @@ def _files_of(host: Host, vm_uuid: str) -> tuple[str, ...]:
     if domain is None:
         return ()
     tree = parse(domain.xml(inactive=True))
-    return tuple(
-        source.get("file", "")
-        for source in tree.iterfind("devices/disk[@device='disk']/source[@file]")
-        if Path(source.get("file", "")).exists()
-    )
+    sources = tree.iterfind("devices/disk[@device='disk']/source[@file]")
+    named = [source.get("file", "") for source in sources]
+    named += [nvram] if (nvram := (tree.findtext("os/nvram") or "").strip()) else []
+    if host.places is not None:
+        named.append(str(host.places.nvram / f"{domain.name}_VARS.fd"))
+    return tuple(dict.fromkeys(path for path in named if Path(path).is_file()))

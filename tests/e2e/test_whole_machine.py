@@ -153,7 +153,12 @@ def test_a_replaced_machine_gets_the_state_of_the_point_and_keeps_the_old_one_be
     off = machine.appliance.backup(machine.guest.name)
     machine.appliance.drvm("restore", off["id"], "--output", str(tmp_path / "off"))
     assert (tmp_path / "off" / "nvram.fd").read_bytes() == before[0]
-    replaced = machine.copy("restore", machine.first["id"], "--replace", "--yes")
+    old = Path(f"/var/lib/libvirt/qemu/nvram/{machine.guest.name}_VARS.fd")
+    arguments = ("restore", machine.first["id"], "--replace", "--yes", "--pool", machine.pool)
+    said = machine.appliance.drvm(*arguments)
+    replaced = machine.guest
+    assert str(old) in said.out + said.err
+    old.unlink()
     assert outside(replaced) == machine.live
     state = tpm.ROOT / replaced.virsh("domuuid").strip()
     (aside,) = state.glob("tpm2.before-*")
