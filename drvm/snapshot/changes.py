@@ -10,12 +10,16 @@ from drvm.core.extents import Extent, ExtentKind, cover
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A range that both sources describe alike. ``kind``: DATA or ZERO."""
+    """A range of which each of two sources says one thing."""
 
     offset: int
     end: int
     kind: ExtentKind
-    clean: bool
+    other: ExtentKind
+
+    @property
+    def clean(self) -> bool:
+        return self.other is ExtentKind.UNCHANGED
 
 
 def combine(
@@ -40,12 +44,21 @@ def combine(
         yield Extent(piece.offset, piece.end - piece.offset, kind)
 
 
-def _pieces(allocation: list[Extent], changes: list[Extent]) -> Iterator[_Piece]:
+def agreed(first: Iterable[Extent], second: Iterable[Extent], size_bytes: int) -> Iterator[Extent]:
+    """What two looks at an allocation tell together: ZERO only where both say so."""
+    one, two = list(cover(first, size_bytes)), list(cover(second, size_bytes))
+    zero = ExtentKind.ZERO
+    for piece in _pieces(one, two):
+        kind = zero if piece.kind is piece.other is zero else ExtentKind.DATA
+        yield Extent(piece.offset, piece.end - piece.offset, kind)
+
+
+def _pieces(one: list[Extent], two: list[Extent]) -> Iterator[_Piece]:
     at = here = there = 0
-    while here < len(allocation) and there < len(changes):
-        first, second = allocation[here], changes[there]
+    while here < len(one) and there < len(two):
+        first, second = one[here], two[there]
         end = min(first.end, second.end)
-        yield _Piece(at, end, first.kind, second.kind is ExtentKind.UNCHANGED)
+        yield _Piece(at, end, first.kind, second.kind)
         at = end
         here += first.end == end
         there += second.end == end

@@ -129,25 +129,37 @@ def confirmed(hint: Hint, frozen: ImageInfo) -> Hint:
 
 
 def renew(domain: Domain, request: CaptureRequest, images: Sequence[Image]) -> str:
-    """Before the snapshot: delete drvm's checkpoints but the parent's, and make the one of this
-    point. Returns what went wrong, empty where nothing did: a backup needs no checkpoint.
+    """Before the snapshot: ``prepare``, and make the checkpoint of this point. Returns what went
+    wrong, empty where nothing did: a backup needs no checkpoint."""
+    try:
+        wanted = prepare(domain, request, images)
+        if wanted is not None:
+            domain.create_checkpoint(wanted)
+    except HostError as problem:
+        return unmade(problem.message)
+    return ""
+
+
+def prepare(domain: Domain, request: CaptureRequest, images: Sequence[Image]) -> str | None:
+    """Delete drvm's checkpoints but the parent's, and return the XML of the one of this point.
+    Raises ``HostError``.
 
     The parent's stays until the next capture, which knows then whether this point was committed.
     So there are two at most, whatever fails or is killed. None is kept where the machine has
     internal snapshots: QEMU refuses to revert to one while there are bitmaps.
     """
     wanted = [image for image in images if not _raw(image)]
-    try:
-        keep = request.parent and name_of(request.parent.id)
-        barred = request.changed_blocks != CHECKPOINT or bool(domain.snapshot_names())
-        for name in domain.checkpoint_names():
-            if NAME.fullmatch(name) and (barred or name != keep):
-                domain.delete_checkpoint(name)
-        if wanted and not barred:
-            domain.create_checkpoint(_checkpoint_xml(request.point_id, wanted))
-    except HostError as problem:
-        return f"the next backup will read everything: {problem.message}"
-    return ""
+    keep = request.parent and name_of(request.parent.id)
+    barred = request.changed_blocks != CHECKPOINT or bool(domain.snapshot_names())
+    for name in domain.checkpoint_names():
+        if NAME.fullmatch(name) and (barred or name != keep):
+            domain.delete_checkpoint(name)
+    return _checkpoint_xml(request.point_id, wanted) if wanted and not barred else None
+
+
+def unmade(reason: str) -> str:
+    """For people, where there will be no checkpoint of this point."""
+    return f"the next backup will read everything: {reason}"
 
 
 def identity(image: Image) -> str:

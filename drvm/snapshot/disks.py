@@ -15,6 +15,12 @@ from drvm.snapshot.domainxml import REMOVABLE, Disk, Machine
 OVERLAY_NAME = re.compile(r"(?P<base>.+)\.drvm-(?P<point_id>[0-9a-f]{16})\.overlay", re.ASCII)
 """The file name of every overlay that drvm makes: nobody makes such a name by accident."""
 
+SCRATCH_NAME = re.compile(r".+\.drvm-(?P<point_id>[0-9a-f]{16})\.scratch", re.ASCII)
+"""Of every file for what a guest overwrites during a pull backup."""
+
+SOCKET_NAME = re.compile(r"drvm-(?P<point_id>[0-9a-f]{16})\.nbd", re.ASCII)
+"""Of every socket on which a pull backup is read."""
+
 _EXCLUDE = "leave it out by name (exclude_disks), and protect it by other means"
 
 
@@ -70,14 +76,23 @@ def select(machine: Machine, excluded: frozenset[str]) -> Selection:
 
 def overlay_path(source: Source, point_id: str, vm_uuid: str, overlay_dir: Path | None) -> Path:
     """Next to the base image; for a block device in ``overlay_dir``."""
+    return _made(source, vm_uuid, overlay_dir, f"drvm-{point_id}.overlay")
+
+
+def scratch_path(source: Source, point_id: str, vm_uuid: str, overlay_dir: Path | None) -> Path:
+    """Where an overlay would be."""
+    return _made(source, vm_uuid, overlay_dir, f"drvm-{point_id}.scratch")
+
+
+def _made(source: Source, vm_uuid: str, overlay_dir: Path | None, suffix: str) -> Path:
     if not source.is_block:
-        return source.path.with_name(f"{source.path.name}.drvm-{point_id}.overlay")
+        return source.path.with_name(f"{source.path.name}.{suffix}")
     if overlay_dir is None:
         raise CaptureError(
             f"{source.target} is a block device, and no directory for overlays is configured",
             hint="name a directory with room for what the guest writes during a backup",
         )
-    return overlay_dir / f"{vm_uuid}-{source.target}.drvm-{point_id}.overlay"
+    return overlay_dir / f"{vm_uuid}-{source.target}.{suffix}"
 
 
 def snapshot_xml(machine: Machine, point_id: str, overlays: Mapping[str, Path]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ from drvm.core.errors import CaptureError, Locked
 from drvm.core.files import remove_durably, write_durably
 from drvm.core.ids import is_disk_target, is_point_id, is_uuid
 from drvm.host.images import FORMATS
-from drvm.snapshot.disks import OVERLAY_NAME
+from drvm.snapshot.disks import OVERLAY_NAME, SCRATCH_NAME, SOCKET_NAME
 
 VERSION = 1
 _MAX_BYTES = 1024 * 1024
@@ -70,13 +70,32 @@ class JournalDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class PullFiles:
+    """What a pull backup makes. ``scratches``: target -> the file that holds what the guest has
+    overwritten since the backup began."""
+
+    socket: str
+    scratches: Mapping[str, str]
+
+    @property
+    def point_id(self) -> str:
+        """Empty where any name is not one that drvm makes, or where they are of several points."""
+        names = [SCRATCH_NAME.fullmatch(Path(path).name) for path in self.scratches.values()]
+        names.append(SOCKET_NAME.fullmatch(Path(self.socket).name))
+        points = {"" if name is None else name["point_id"] for name in names}
+        absolute = all(path.startswith("/") for path in (self.socket, *self.scratches.values()))
+        return points.pop() if len(points) == 1 and absolute else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One capture that is under way, or was when its process died; and what stands.
 
     ``disks``: the overlays of the capture. ``standing``: those of an earlier one on which the
     machine runs between captures, or, during one, on which the overlays of ``disks`` lie.
     ``frozen``: a freeze of ours may be in force in the guest. ``commit_bandwidth_mib_s``: 0 is no
-    limit. ``was_running``: the machine was not paused when the capture began.
+    limit. ``was_running``: the machine was not paused when the capture began. ``pull``: of a pull
+    backup, which has no overlays.
     """
 
     version: int
@@ -91,11 +110,12 @@ class Entry:
     was_running: bool = False
     standing: tuple[JournalDisk, ...] = ()
     aim: Aim = "back"
+    pull: PullFiles | None = None
 
     @property
     def at_rest(self) -> bool:
         """Nothing is half-done."""
-        return bool(self.standing) and not (self.disks or self.frozen)
+        return bool(self.standing) and not (self.disks or self.frozen or self.pull)
 
     def folding(self, targets: Collection[str]) -> Entry:
         """From rest: the overlays of ``targets`` are to be written into their bases and go. Those
@@ -170,6 +190,8 @@ class Journal:
             _check(disk, path, stands_on=stands.get(disk.target))
         if any(disk.point_id != entry.point_id for disk in entry.disks):
             raise _unreadable(path, "it names overlays of another capture")
+        if entry.pull is not None and entry.pull.point_id != entry.point_id:
+            raise _unreadable(path, "it names files that drvm did not make")
         return entry
 
     def machines(self) -> list[str]:

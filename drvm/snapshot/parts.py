@@ -18,10 +18,11 @@ from drvm.core.progress import Trace, no_trace
 from drvm.host.images import ImageTool
 from drvm.host.model import Domain, Host
 from drvm.host.nbd import NbdExport, nbd_changes, nbd_overlaid
+from drvm.snapshot import guestview
 from drvm.snapshot.capture import FrozenDisk
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.domainxml import Machine
-from drvm.snapshot.freeze import Taking, alone
+from drvm.snapshot.freeze import Instant, Taking, alone
 from drvm.snapshot.frozen import ChangeGuard, FrozenImage
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.overlays import Limits, Overlays

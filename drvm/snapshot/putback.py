@@ -17,6 +17,7 @@ from drvm.snapshot.chainxml import on_own_images
 from drvm.snapshot.fold import Fold
 from drvm.snapshot.journal import Entry, JournalDisk
 from drvm.snapshot.overlays import Overlays
+from drvm.snapshot.pullend import PullEnd
 from drvm.snapshot.truth import Action
 
 _HINT = "drvm doctor --fix goes on where this stopped; until then the machine runs as it is"
@@ -44,6 +45,11 @@ class PutBack:
         need.
         """
         problems = self._thaw(entry) if entry.frozen else []
+        if entry.pull is not None:
+            try:
+                PullEnd(self._overlays).run(entry, entry.pull)
+            except (DrvmError, OSError) as problem:
+                problems.append(str(problem))
         targets = [disk.target for disk in entry.disks]
         if entry.aim == "forward":
             stood = {disk.target for disk in entry.standing}
@@ -52,7 +58,8 @@ class PutBack:
         if entry.aim != "forward":
             entry = self._all(entry, targets, self._advance, problems)
         if entry.aim != "forward" and not problems:
-            self._overlays.trace("overlays-removed")
+            if entry.disks:
+                self._overlays.trace("overlays-removed")
         notes = self._resume(entry, problems)
         if problems:
             short = self._overlays.room.shortage(entry, committing=True)
@@ -75,7 +82,7 @@ class PutBack:
         else:
             standing = entry.standing
         if standing:
-            overlays.note(replace(entry, disks=(), standing=standing, frozen=False, aim="back"))
+            overlays.note(_rest(entry, standing))
             overlays.trace("standing-journaled")
         else:
             overlays.journal.remove(entry.vm_uuid)
@@ -216,18 +223,18 @@ class PutBack:
 
     # -- the end ------------------------------------------------------------------------------
     def _resume(self, entry: Entry, problems: list[str]) -> tuple[str, ...]:
-        """A guest that QEMU paused because an overlay could not grow goes on, as soon as it does
-        not stand on that any more."""
+        """A guest that QEMU paused because an overlay or scratch file could not grow goes on, as
+        soon as it does not stand on that any more."""
         if not entry.was_running:
             return ()
         try:
             domain = self._overlays.host.find_domain(entry.vm_uuid)
             stopped = domain.stopped_by_disks() if domain is not None else frozenset()
-            stopping = [disk for disk in entry.disks if disk.target in stopped]
-            words = f"the guest was paused, as {', '.join(d.target for d in stopping)} had no room"
+            stopping = [target for target in entry.growing if target in stopped]
+            words = f"the guest was paused, as {', '.join(stopping)} had no room"
             if domain is None or not stopping:
                 return ()
-            if any(Path(disk.overlay).exists() for disk in stopping):
+            if any(entry.growing[target].exists() for target in stopping):
                 problems.append(words)
                 return ()
             domain.resume()
@@ -250,3 +257,11 @@ class PutBack:
             except HostError:
                 overlays.clock.sleep(_RETRY_S)
         return ["its file systems are frozen, and its agent does not thaw them"]
+
+
+def _rest(entry: Entry, standing: tuple[JournalDisk, ...]) -> Entry:
+    return replace(entry, disks=(), standing=standing, frozen=False, aim="back", pull=None)
+
+
+def _pulled(entry: Entry) -> frozenset[str]:
+    return frozenset(entry.pull.scratches) if entry.pull is not None else frozenset()

@@ -15,6 +15,7 @@ from drvm.snapshot import truth as truths
 from drvm.snapshot.disks import OVERLAY_NAME
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from drvm.snapshot.parts import Parts
+from drvm.snapshot.pullxml import own_files
 
 _MARK = ".drvm-"
 
@@ -103,6 +104,8 @@ def _look(parts: Parts, vm_uuid: str) -> HalfDone | None:
 def _steps(parts: Parts, entry: Entry) -> tuple[str, ...]:
     put_back = parts.put_back()
     steps = ["thaw the guest if it is frozen"] if entry.frozen else []
+    if entry.pull is not None:
+        steps.append("end its pull backup and remove the scratch files")
     for disk in entry.disks:
         steps.append(f"{disk.target}: {put_back.next_step(entry, disk)}")
     return tuple(steps)
@@ -115,8 +118,8 @@ def _candidates(parts: Parts, vm_uuid: str | None) -> list[str]:
 
 
 def _entry(parts: Parts, vm_uuid: str) -> Entry | None:
-    """What the journal says; of overlays that it does not know, what the file names in the XML
-    say: those go home, with everything that lies below them."""
+    """What the journal says; of overlays and pull backups that it does not know, what the file
+    names in libvirt's XML say: those go home, with everything that lies below them."""
     entry = parts.journal.read(vm_uuid)
     domain = parts.host.find_domain(vm_uuid)
     if entry is not None and domain is None and entry.at_rest:
@@ -125,10 +128,14 @@ def _entry(parts: Parts, vm_uuid: str) -> Entry | None:
         raise CaptureError(f"{entry.vm_name} belongs to {entry.uri}, not to {parts.host.uri}")
     if domain is None or (entry is not None and not entry.at_rest):
         return entry
+    stands = () if entry is None else entry.standing
+    files = own_files(domain.backup_xml() or "")
+    if files is not None:
+        begun = _begun(parts, domain, "pull", files.point_id)
+        return replace(begun, standing=stands, pull=files)
     if not any(_MARK in domain.xml(inactive=stored) for stored in (False, True)):
         return entry
     truth = truths.look(domain)
-    stands = () if entry is None else entry.standing
     known = {Path(disk.overlay) for disk in stands}
     marked = {
         disk.target: (disk, top)
@@ -144,17 +151,16 @@ def _entry(parts: Parts, vm_uuid: str) -> Entry | None:
     if len(points) != 1:
         raise CaptureError(f"{domain.name} runs on overlays of several captures")
     chains = [_from_names(parts, disk.target, top) for disk, top in marked.values()]
-    return Entry(
-        version=VERSION,
-        engine="external",
-        point_id=points.pop(),
-        vm_uuid=domain.uuid,
-        vm_name=domain.name,
-        uri=parts.host.uri,
+    return replace(
+        _begun(parts, domain, "external", points.pop()),
         disks=tuple(chain[0] for chain in chains),
         standing=(*stands, *(chain[1] for chain in chains if len(chain) > 1)),
         aim="home",
     )
+
+
+def _begun(parts: Parts, domain: Domain, engine: str, point_id: str) -> Entry:
+    return Entry(VERSION, engine, point_id, domain.uuid, domain.name, parts.host.uri, ())
 
 
 def _from_names(parts: Parts, target: str, overlay: Path) -> tuple[JournalDisk, ...]:

@@ -51,6 +51,8 @@ def growths(entry: Entry) -> Iterator[Growth]:
     for disk in (*entry.disks, *entry.standing):
         into = Path(disk.base) if disk.base_kind == "file" else None
         yield Growth(Path(disk.overlay), into, disk.base_format)
+    if entry.pull is not None:
+        yield from (Growth(Path(scratch)) for scratch in entry.pull.scratches.values())
 
 
 def measure(files: Iterable[Growth]) -> dict[int, FileSystem]:

@@ -16,7 +16,7 @@ from drvm.core.process import SystemProcesses
 from drvm.core.units import MIB
 from drvm.host.images import ImageTool
 from drvm.host.nbd import NbdExport, nbd_changes, nbd_extents
-from drvm.snapshot.changes import combine
+from drvm.snapshot.changes import agreed, combine
 
 UNIT = 4096
 DATA, ZERO, UNCHANGED = ExtentKind.DATA, ExtentKind.ZERO, ExtentKind.UNCHANGED
@@ -48,6 +48,21 @@ def test_zeroes_behind_the_last_sure_data_are_zeroes_whatever_the_bitmap_says() 
         ((8, UNCHANGED), (2, DATA), (2, UNCHANGED)),
     )
     assert found == [(6, UNCHANGED), (2, ZERO), (2, DATA), (2, ZERO)]
+
+
+UNITS = 16
+LOOKS = st.lists(st.sampled_from([DATA, ZERO]), min_size=UNITS, max_size=UNITS)
+
+
+@given(LOOKS, LOOKS)
+def test_two_looks_agree_on_zeroes_or_it_is_data(
+    first: list[ExtentKind], second: list[ExtentKind]
+) -> None:
+    one, two = ([(UNIT, kind) for kind in kinds] for kinds in (first, second))
+    size = UNITS * UNIT
+    found = list(cover(agreed(extents(*one), extents(*two), size), size))
+    told = [extent.kind for extent in found for _ in range(extent.length // UNIT)]
+    assert told == [ZERO if a is b is ZERO else DATA for a, b in zip(first, second, strict=True)]
 
 
 @dataclass

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drvm.core.errors import CaptureError, Locked
-from drvm.snapshot.journal import VERSION, Entry, Journal, JournalDisk
+from drvm.snapshot.journal import VERSION, Entry, Journal, JournalDisk, PullFiles
 
 UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
 POINT = "0123456789abcdef"
@@ -119,3 +119,40 @@ def test_a_journal_of_any_bytes_is_told(
 def test_a_name_that_is_no_uuid_never_becomes_a_file_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="UUID"):
         Journal(tmp_path).read("../../etc/passwd")
+
+
+PULL = PullFiles(f"/l/domain-1-web/drvm-{POINT}.nbd", {"vda": f"/i/a.drvm-{POINT}.scratch"})
+PULLED = Entry(VERSION, "pull", POINT, UUID, "web", "qemu:///system", (), pull=PULL)
+
+
+def test_the_files_of_a_pull_backup_are_read_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write(PULLED)
+    assert journal.read(UUID) == PULLED
+    assert not PULLED.at_rest
+
+
+@pytest.mark.parametrize(
+    "pull",
+    [
+        {"socket": "/run/libvirt/libvirt-sock"},
+        {"socket": f"drvm-{POINT}.nbd"},
+        {"socket": f"/l/drvm-{POINT[::-1]}.nbd"},
+        {"scratches": {"vda": "/etc/passwd"}},
+        {"scratches": {"vda": f"i/a.drvm-{POINT}.scratch"}},
+        {"scratches": {"vda": f"/i/a.drvm-{POINT}.overlay"}},
+        {"scratches": {"vda": f"/i/a.drvm-{POINT[::-1]}.scratch"}},
+        {"scratches": {"vda": f"/i/a.drvm-{POINT}.scratch", "vdb": ""}},
+    ],
+)
+def test_a_pull_backup_with_files_that_are_not_ours_is_not_believed(
+    tmp_path: Path, pull: dict[str, Any]
+) -> None:
+    journal = Journal(tmp_path)
+    journal.write(PULLED)
+    path = tmp_path / "journal" / f"{UUID}.json"
+    document = json.loads(path.read_bytes())
+    document["pull"] |= pull
+    path.write_text(json.dumps(document))
+    with pytest.raises(CaptureError, match="did not make"):
+        journal.read(UUID)

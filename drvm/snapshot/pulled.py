@@ -1,0 +1,132 @@
+"""Disks that a machine's own QEMU serves as they were when its pull backup began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from drvm.core.errors import CaptureError, DrvmError, HostError
+from drvm.core.extents import Extent, cover
+from drvm.host.model import Domain, DomainState, ImageInfo
+from drvm.host.nbd import NbdReader, nbd_changes, nbd_extents
+from drvm.snapshot.capture import FrozenDisk
+from drvm.snapshot.changes import agreed, combine
+from drvm.snapshot.checkpoints import Hint, Image
+from drvm.snapshot.reading import Reading
+
+_MAX_CHANGES = 1 << 19
+
+
+def pulled(
+    domain: Domain,
+    images: Sequence[Image],
+    socket: Path,
+    hints: Mapping[str, Hint],
+    reading: Reading,
+) -> tuple[FrozenDisk, ...]:
+    """Readable disks, each an export that is called as its target. What its hint's bitmap marks is
+    read now; where it can't be, the whole disk will be. Raises ``HostError`` where a disk is not
+    served, ``CaptureError`` where it is served in another size than its image has."""
+    disks: list[FrozenDisk] = []
+    for image in images:
+        reader = NbdReader(socket, image.target)
+        size_bytes = reader.size_bytes
+        reader.close()
+        if size_bytes != image.info.virtual_size_bytes:
+            raise CaptureError(f"{image.target} was resized a moment ago", hint="try again")
+        hint, changes = hints[image.target], None
+        if hint.bitmap is not None:
+            try:
+                found = nbd_changes(socket, hint.bitmap, image.target)
+                changes = tuple(islice(found, _MAX_CHANGES + 1))
+                if len(changes) > _MAX_CHANGES:
+                    raise HostError(f"it marks more than {_MAX_CHANGES} ranges")
+            except HostError as problem:
+                changes = None
+                hint = Hint(doubt=f"the bitmap can't be read: {problem.message}")
+        disks.append(PulledDisk(domain, image.target, image.info, socket, hint, changes, reading))
+    return tuple(disks)
+
+
+class PulledDisk:
+    """Implements ``FrozenDisk``."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        target: str,
+        info: ImageInfo,
+        socket: Path,
+        hint: Hint,
+        changes: Sequence[Extent] | None,
+        reading: Reading,
+    ) -> None:
+        self.target = target
+        self.size_bytes = info.virtual_size_bytes
+        self.format = info.format
+        self.image_options: Mapping[str, str] = info.options
+        self.method = hint.method
+        self._domain = domain
+        self._socket = socket
+        self._changes = changes
+        self._reading = reading
+
+    def extents(self) -> Iterator[Extent]:
+        """Asked twice. An answer of QEMU's about one range is put together from two images, the
+        scratch file and below it the guest's own. If the guest zeroes the range between these two
+        looks, it may be told as zeroes though it was not; but then its old bytes are in the scratch
+        file before the answer is given, and the second answer tells them."""
+        try:
+            first = list(nbd_extents(self._socket, self.target))
+            second = list(nbd_extents(self._socket, self.target))
+        except HostError as problem:
+            raise _lost(self._domain, problem) from None
+        found = agreed(first, second, self.size_bytes)
+        if self._changes is not None:
+            found = combine(found, self._changes, self.size_bytes)
+        yield from cover(found, self.size_bytes)
+        self._reading.still_frozen()
+
+    def open(self) -> _PulledReader:
+        return _PulledReader(self._domain, NbdReader(self._socket, self.target), self._reading)
+
+
+class _PulledReader:
+    """Implements ``BlockReader``. A read that QEMU answers is one of the instant."""
+
+    def __init__(self, domain: Domain, inner: NbdReader, reading: Reading) -> None:
+        self._domain = domain
+        self._inner = inner
+        self._reading = reading
+
+    def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
+        self._reading.pace.wait(length)
+        try:
+            data = self._inner.read(offset, length)
+        except HostError as problem:
+            raise _lost(self._domain, problem) from None
+        self._reading.still_frozen()
+        return data
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _lost(domain: Domain, problem: HostError) -> CaptureError:
+    """What has ended the export, as far as libvirt tells."""
+    try:
+        runs = domain.state() in (DomainState.RUNNING, DomainState.PAUSED)
+        ended = domain.domain_job() is None
+    except DrvmError:
+        runs, ended = True, False
+    if not runs:
+        return CaptureError(
+            f"{domain.name} was switched off, or its QEMU died, while it was read",
+            hint="take the point anew; while the machine is off, its images are read instead",
+        )
+    if ended:
+        return CaptureError(
+            f"somebody ended the backup job of {domain.name} while it was read", hint="try again"
+        )
+    return CaptureError(f"{domain.name} can't be read any more: {problem.message}")
