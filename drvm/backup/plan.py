@@ -39,7 +39,7 @@ def plan_backup(
     parts: Parts, domain: Domain, request: CaptureRequest, parent: Point | None
 ) -> BackupPlan:
     """Looks, and touches nothing. Raises ``CaptureError`` for a disk that can't be captured."""
-    choice = choose(parts, request.vm)
+    choice = choose(parts, request.vm, request.engine)
     machine = domainxml.read(standing.found(parts, domain).on_own_images(domain.xml()))
     selection = select(machine, request.exclude_disks)
     disks = tuple(

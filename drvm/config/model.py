@@ -112,6 +112,7 @@ class PolicyConfig(Section):
     group: bool = False
     commit_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="commit_bandwidth")
     changed_blocks: Literal["checkpoint", "standing-overlay", "full-read"] = "checkpoint"
+    engine: Literal["auto", "external", "pull"] = "auto"
     exclude_disks: dict[str, tuple[Text, ...]] = Field(default_factory=dict)
     rpo_s: DurationText | None = Field(default=None, alias="rpo")
     drill: DrillConfig | None = None
@@ -120,6 +121,12 @@ class PolicyConfig(Section):
     @classmethod
     def _fires(cls, value: str | None, info: ValidationInfo) -> str | None:
         return value if value is None else _checked(value, "schedule", info)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.engine == "pull" and self.changed_blocks == "standing-overlay":
+            raise ValueError("engine: pull leaves no overlay standing (changed_blocks)")
+        return self
 
     @field_validator("time_zone")
     @classmethod

@@ -14,6 +14,9 @@ from drvm.snapshot import mountpoints
 from drvm.snapshot.mountpoints import MountPoints
 
 Consistency = Literal["filesystem", "crash", "offline"]
+EngineWish = Literal["auto", "external", "pull"]
+"""Which engine is to capture a machine that runs; one that is off is read as it lies there."""
+
 ChangedBlocks = Literal["checkpoint", "standing-overlay", "full-read"]
 """How changes may be found: by checkpoints, made with every point; by the overlay of the point,
 on which the machine runs until the next; or by reading all."""
@@ -39,6 +42,7 @@ class CaptureRequest:
     ``checkpoint``, none is made, none is believed, and drvm's own are removed; where it is not
     ``standing-overlay``, none is left standing. ``freeze``: which file systems of the guest.
     ``group``: the id of the consistency group that it is captured with.
+    ``engine`` is for whoever chooses one.
     """
 
     vm: str
@@ -49,6 +53,7 @@ class CaptureRequest:
     commit_bandwidth_mib_s: int = 0
     read_bandwidth_mib_s: int = 0
     parent: ParentPoint | None = None
+    engine: EngineWish = "auto"
     changed_blocks: ChangedBlocks = "checkpoint"
     freeze: MountPoints = mountpoints.ALL
     group: str | None = None

@@ -8,14 +8,11 @@ from typing import Literal
 
 from drvm.core.errors import CaptureError
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot.capture import Engine
+from drvm.snapshot.capture import Engine, EngineWish
 from drvm.snapshot.external import ExternalEngine
 from drvm.snapshot.offline import OfflineEngine
 from drvm.snapshot.parts import Parts
 from drvm.snapshot.pull import PullEngine
-
-EngineWish = Literal["auto", "external", "pull"]
-"""What a policy asks for. A machine that is off is always captured as it lies there."""
 
 EngineName = Literal["external", "pull", "offline"]
 

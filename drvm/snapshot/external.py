@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from drvm.core.clock import Clock
 from drvm.core.errors import CaptureError
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot import checkpoints, domainxml, guestview, outside, standing
+from drvm.snapshot import checkpoints, domainxml, outside, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import STANDING_OVERLAY, Hint, Image
 from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
@@ -23,7 +22,7 @@ from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.freeze import Instant
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from drvm.snapshot.outside import Outside
-from drvm.snapshot.parts import Parts, readable, refuse_jobs, require_local
+from drvm.snapshot.parts import Parts, guest_facts, readable, refuse_jobs, require_local
 from drvm.snapshot.reading import Pace, Reading
 from drvm.snapshot.recovery import finish_earlier
 from drvm.snapshot.release import Release
@@ -235,7 +234,7 @@ class ExternalEngine:
             definition_xml=prepared.definition_xml,
             nvram=state.nvram,
             tpm=state.tpm,
-            guest=_guest(domain, instant, parts.clock),
+            guest=guest_facts(domain, instant, parts.clock),
             frozen_s=instant.frozen_s,
             warnings=(
                 *prepared.warnings,
@@ -244,14 +243,6 @@ class ExternalEngine:
                 *filter(None, [problem]),
             ),
         )
-
-
-def _guest(domain: Domain, instant: Instant, clock: Clock) -> dict[str, str]:
-    """An agent that has just failed is not asked for more."""
-    if instant.consistency != "filesystem":
-        return {}
-    frozen = {"frozen": ", ".join(instant.mount_points)} if instant.mount_points else {}
-    return {**guestview.ask(domain, clock), **frozen}
 
 
 def _refuse_foreign_work(domain: Domain, machine: Machine) -> None:

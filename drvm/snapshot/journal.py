@@ -113,6 +113,13 @@ class Entry:
     pull: PullFiles | None = None
 
     @property
+    def growing(self) -> dict[str, Path]:
+        """The capture's files that grow as the guest writes, by target."""
+        pulled = self.pull.scratches if self.pull is not None else {}
+        files = {disk.target: disk.overlay for disk in self.disks} | dict(pulled)
+        return {target: Path(path) for target, path in files.items()}
+
+    @property
     def at_rest(self) -> bool:
         """Nothing is half-done."""
         return bool(self.standing) and not (self.disks or self.frozen or self.pull)

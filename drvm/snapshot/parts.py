@@ -159,3 +159,11 @@ def _export(
                 raise HostError(f"they are in more than {_MAX_CHANGES} ranges")
         stack.push(attempt.pop_all())
     return socket, changes
+
+
+def guest_facts(domain: Domain, instant: Instant, clock: Clock) -> dict[str, str]:
+    """An agent that has just failed is not asked for more."""
+    if instant.consistency != "filesystem":
+        return {}
+    frozen = {"frozen": ", ".join(instant.mount_points)} if instant.mount_points else {}
+    return {**guestview.ask(domain, clock), **frozen}

@@ -16,21 +16,15 @@ from pathlib import Path
 
 from drvm.core.errors import CaptureError, HostError, HostUnreachable
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot import checkpoints, domainxml, standing
+from drvm.snapshot import checkpoints, domainxml, outside, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.disks import scratch_path, select
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.freeze import Instant
 from drvm.snapshot.journal import VERSION, Entry, PullFiles
-from drvm.snapshot.parts import (
-    Parts,
-    guest_facts,
-    read_nvram,
-    refuse_jobs,
-    require_local,
-    state_warnings,
-)
+from drvm.snapshot.outside import Outside
+from drvm.snapshot.parts import Parts, guest_facts, refuse_jobs, require_local
 from drvm.snapshot.pulled import pulled
 from drvm.snapshot.pullxml import backup_xml
 from drvm.snapshot.reading import Pace, Reading
@@ -54,6 +48,7 @@ class _Prepared:
     entry: Entry
     files: PullFiles
     hints: Mapping[str, Hint]
+    outside: Outside
     warnings: tuple[str, ...]
 
 
@@ -144,12 +139,8 @@ class PullEngine:
             ),
             files=files,
             hints=checkpoints.hints(domain, request, images),
-            warnings=(
-                *stood.warnings,
-                *selection.warnings,
-                *warnings,
-                *state_warnings(machine),
-            ),
+            outside=outside.look(machine, parts.host.places),
+            warnings=(*stood.warnings, *selection.warnings, *warnings),
         )
 
     # -- the instant --------------------------------------------------------------------------
@@ -204,8 +195,10 @@ class PullEngine:
         begun: Begun,
         reading: Reading,
     ) -> FrozenMachine:
-        socket = Path(prepared.files.socket)
-        warnings = (*prepared.warnings, *instant.warnings, *filter(None, [begun.problem]))
+        parts, socket = self._parts, Path(prepared.files.socket)
+        state = outside.at_instant(
+            prepared.outside, prepared.machine, parts.host.places, parts.clock
+        )
         return FrozenMachine(
             name=domain.name,
             uuid=domain.uuid,
@@ -214,10 +207,16 @@ class PullEngine:
             engine=self.name,
             disks=pulled(domain, prepared.images, socket, begun.hints, reading),
             definition_xml=prepared.definition_xml,
-            nvram=read_nvram(prepared.machine.nvram),
-            guest=guest_facts(domain, instant),
+            nvram=state.nvram,
+            tpm=state.tpm,
+            guest=guest_facts(domain, instant, parts.clock),
             frozen_s=instant.frozen_s,
-            warnings=warnings,
+            warnings=(
+                *prepared.warnings,
+                *state.warnings,
+                *instant.warnings,
+                *filter(None, [begun.problem]),
+            ),
         )
 
 

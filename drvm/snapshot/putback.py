@@ -57,9 +57,8 @@ class PutBack:
             entry = self._all(entry, both, self._fold.advance, problems)
         if entry.aim != "forward":
             entry = self._all(entry, targets, self._advance, problems)
-        if entry.aim != "forward" and not problems:
-            if entry.disks:
-                self._overlays.trace("overlays-removed")
+        if entry.disks and entry.aim != "forward" and not problems:
+            self._overlays.trace("overlays-removed")
         notes = self._resume(entry, problems)
         if problems:
             short = self._overlays.room.shortage(entry, committing=True)
@@ -261,7 +260,3 @@ class PutBack:
 
 def _rest(entry: Entry, standing: tuple[JournalDisk, ...]) -> Entry:
     return replace(entry, disks=(), standing=standing, frozen=False, aim="back", pull=None)
-
-
-def _pulled(entry: Entry) -> frozenset[str]:
-    return frozenset(entry.pull.scratches) if entry.pull is not None else frozenset()

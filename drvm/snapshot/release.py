@@ -39,7 +39,7 @@ class Release:
             stopped = domain.stopped_by_disks() if domain is not None else frozenset()
         except HostError:
             return ""  # a libvirtd that is away tells nothing of the guest
-        stopped &= {disk.target for disk in self._entry.disks}
+        stopped &= self._entry.growing.keys()
         return f"QEMU could not write to {', '.join(sorted(stopped))}" if stopped else ""
 
     def _run(self, *, urgent: bool = False) -> tuple[str, ...]:

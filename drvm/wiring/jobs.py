@@ -28,7 +28,7 @@ from drvm.repository.select import select
 from drvm.restore.definition import VirtType
 from drvm.snapshot import mountpoints
 from drvm.snapshot.between import Stood, fold_by_hand, fold_where_short, listed
-from drvm.snapshot.capture import CaptureRequest, ChangedBlocks
+from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, EngineWish
 from drvm.snapshot.choose import choose
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
 from drvm.snapshot.mountpoints import MountPoints
@@ -48,6 +48,7 @@ class BackupOptions:
     read_bandwidth_mib_s: int = 0
     changed_blocks: ChangedBlocks = "checkpoint"
     freeze: MountPoints = mountpoints.ALL
+    engine: EngineWish = "auto"
 
     @staticmethod
     def of(policy: PolicyConfig | None, vm: str) -> BackupOptions:
@@ -61,6 +62,7 @@ class BackupOptions:
             read_bandwidth_mib_s=policy.read_bandwidth_mib_s or 0,
             changed_blocks=policy.changed_blocks,
             freeze=MountPoints(policy.freeze.include, policy.freeze.exclude),
+            engine=policy.engine,
         )
 
     def request(self, vm: str) -> CaptureRequest:
@@ -74,6 +76,7 @@ class BackupOptions:
             read_bandwidth_mib_s=self.read_bandwidth_mib_s,
             changed_blocks=self.changed_blocks,
             freeze=self.freeze,
+            engine=self.engine,
         )
 
 
@@ -156,7 +159,7 @@ def take_point(
     """Back up one VM now. The repository is opened before the guest is looked at."""
     backup = _backup(wiring, progress, trace)
     host, domain = wiring.find(vm)
-    engine = choose(wiring.parts(host, trace), domain.uuid).engine
+    engine = choose(wiring.parts(host, trace), domain.uuid, options.engine).engine
     return backup.run(engine, options.request(domain.name), domain.uuid)
 
 

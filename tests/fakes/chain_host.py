@@ -53,6 +53,9 @@ class FakeDomain:
         names = f"<name>{self.name}</name><uuid>{self.uuid}</uuid>"
         return f"<domain>{names}<devices>{disks}</devices></domain>"
 
+    def backup_xml(self) -> str | None:
+        return None
+
     def has_managed_save(self) -> bool:
         return False
 

@@ -7,7 +7,8 @@ import pytest
 
 from drvm.core.errors import CaptureError
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot.choose import EngineWish, decide
+from drvm.snapshot.capture import EngineWish
+from drvm.snapshot.choose import decide
 
 
 @dataclass

@@ -15,6 +15,7 @@ from drvm.host.model import DomainState, Host
 from drvm.snapshot.journal import VERSION, Entry, Journal, PullFiles
 from drvm.snapshot.overlays import Limits, Overlays
 from drvm.snapshot.pullend import PullEnd
+from drvm.snapshot.space import Room
 from tests.fakes.chain_host import FakeHost
 from tests.fakes.clock import FakeClock
 
@@ -70,6 +71,7 @@ class Scene:
             self.clock,
             self.steps.append,
             Limits(unreachable_s=60),
+            Room(Journal(directory), 0),
         )
 
     def made(self, point_id: str) -> PullFiles:

@@ -18,6 +18,7 @@ policies:
     read_bandwidth: 300 MiB/s
     commit_bandwidth: 200 MiB/s
     changed_blocks: full-read
+    engine: pull
     exclude_disks: {"web*": [vdc], web1: [vdd], db1: [vda]}
     drill:
       checks:
@@ -38,6 +39,7 @@ def test_a_policy_says_how_its_vms_are_captured() -> None:
         commit_bandwidth_mib_s=200,
         read_bandwidth_mib_s=300,
         changed_blocks="full-read",
+        engine="pull",
         freeze=MountPoints(("/", "/srv"), ("/srv",)),
     )
 
