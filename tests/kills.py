@@ -92,30 +92,26 @@ class Harness:
     wiring: Wiring
     scratch: Path
     random: random.Random
-    acknowledged: chain.Follower = field(init=False)
-
-    def __post_init__(self) -> None:
-        chain.start(self.guest)
-        self.acknowledged = chain.Follower(self.guest)
+    acknowledged: chain.Follower
 
     def run(
         self, way: Way, times: int, tell: Callable[[Row], None] = lambda row: None
     ) -> list[Row]:
         """Every step, ``times`` times, and after each the next point, which is proven to be right
         (with one kill each, only after the last)."""
-        self._prove(way)
+        self.prove(way)
         rows = [Row(way.name, step) for step in self.steps(way)]
         for row in rows:
             for number in range(times):
                 self.kill(way, row, self.random.uniform(0, _LATEST_S) if number else 0.0)
                 if times > 1:
-                    self._prove(way)
+                    self.prove(way)
             tell(row)
-        self._prove(way)
+        self.prove(way)
         self.acknowledged.follow()
         return rows
 
-    def _prove(self, way: Way) -> None:
+    def prove(self, way: Way) -> None:
         proven_point(self.wiring, self.guest, self.scratch, way.options)
 
     def steps(self, way: Way) -> list[str]:
@@ -132,7 +128,7 @@ class Harness:
 
     def kill(self, way: Way, row: Row, delay_s: float) -> None:
         points = self._good_points()
-        ended = self._killed_backup(way, row.step, delay_s)
+        ended = self.killed_backup(way, row.step, delay_s)
         row.kills += 1
         start_s = _clock.monotonic_s()
         problems = [done.problem for done in self._next_start() if done.problem]
@@ -160,7 +156,7 @@ class Harness:
         assert listing.problems == (), listing.problems
         return {point.id for point in listing.points}
 
-    def _killed_backup(self, way: Way, step: str, delay_s: float) -> bool:
+    def killed_backup(self, way: Way, step: str, delay_s: float) -> bool:
         """Whether the child was killed, or, after a delay, had come to its end."""
 
         def trace(reached: str) -> None:
@@ -208,14 +204,20 @@ def leftovers(guest: Guest, wiring: Wiring, way: Way) -> list[str]:
 
 
 @contextlib.contextmanager
-def harness(guest: Guest, appliance: Appliance, seed: int) -> Iterator[Harness]:
+def harness(
+    guest: Guest, appliance: Appliance, seed: int, *, chained: bool = True
+) -> Iterator[Harness]:
+    """``chained``: the guest writes hash-chained records all the time."""
+    follower = chain.Follower(guest)
     with appliance.wiring() as wiring:
         wiring.create_repository()
-        made = Harness(guest, wiring, appliance.directory, random.Random(seed))
+        if chained:
+            chain.start(guest)
         try:
-            yield made
+            yield Harness(guest, wiring, appliance.directory, random.Random(seed), follower)
         finally:
-            chain.stop(guest)
+            if chained:
+                chain.stop(guest)
 
 
 def main() -> int:
