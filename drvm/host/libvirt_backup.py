@@ -21,7 +21,6 @@ _KINDS = {
     libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP: "dump",
     libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP: "backup",
 }
-_DIRECTORIES = Path("/var/lib/libvirt/qemu")
 
 
 def job(domain: Any) -> str | None:
@@ -50,9 +49,14 @@ def xml(domain: Any) -> str | None:
         raise
 
 
-def own_directory(domain: Any, directories: Path = _DIRECTORIES) -> Path | None:
+def own_directory(domain: Any, machines: Path) -> Path | None:
     """The directory that libvirt makes for each machine that runs: ``domain-<id>-<name>``, the
     name cut (``virDomainDefGetShortName``). AppArmor's profile of the machine lets QEMU make files
     in it (``virt-aa-helper.c``), which it may do in few other places."""
-    found = list(directories.glob(f"domain-{domain.ID()}-*")) if domain.isActive() else []
-    return found[0] if len(found) == 1 else None
+    if not domain.isActive():
+        return None
+    prefix = f"domain-{domain.ID()}-"
+    for path in machines.glob(f"{prefix}?*"):
+        if domain.name().startswith(path.name.removeprefix(prefix)):
+            return path
+    return None

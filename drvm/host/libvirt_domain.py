@@ -91,9 +91,7 @@ class LibvirtDomain:
         return self._ask(lambda d: sorted(d.snapshotListNames(0)))
 
     def external_snapshot_names(self) -> list[str]:
-        flags = (
-            libvirt.VIR_DOMAIN_SNAPSHOT_LIST_EXTERNAL | libvirt.VIR_DOMAIN_SNAPSHOT_LIST_DISK_ONLY
-        )
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_LIST_EXTERNAL
         return self._ask(lambda d: sorted(s.getName() for s in d.listAllSnapshots(flags)))
 
     def checkpoint_names(self) -> list[str]:
@@ -124,8 +122,8 @@ class LibvirtDomain:
     def abort_domain_job(self) -> None:
         self._change(lambda d: d.abortJob())
 
-    def own_directory(self) -> Path | None:
-        return self._ask(libvirt_backup.own_directory)
+    def own_directory(self, machines: Path) -> Path | None:
+        return self._ask(lambda d: libvirt_backup.own_directory(d, machines))
 
     def commit_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_SHALLOW | libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE

@@ -136,9 +136,9 @@ class Domain(Protocol):
         """Whosever it is: ask before. Does not wait until it has ended."""
         ...
 
-    def own_directory(self) -> Path | None:
-        """libvirt's directory for this run of the machine: QEMU may make files in it, and it goes
-        with the run. ``None`` where the machine is off, or libvirt keeps it elsewhere."""
+    def own_directory(self, machines: Path) -> Path | None:
+        """libvirt's directory for this run of the machine, below ``StatePlaces.machines``: QEMU
+        may make files in it, and it goes with the run. ``None`` where the machine is off."""
         ...
 
     # -- block jobs ---------------------------------------------------------------------------

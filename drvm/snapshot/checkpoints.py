@@ -85,7 +85,7 @@ def hints(domain: Domain, request: CaptureRequest, images: Sequence[Image]) -> d
         doubt = "the policy wants no checkpoints"
     elif parent is None:
         doubt = "there is no earlier point"
-    elif domain.snapshot_names():
+    elif _internal_snapshots(domain):
         doubt = "the machine has internal snapshots"
     else:
         try:
@@ -150,7 +150,7 @@ def prepare(domain: Domain, request: CaptureRequest, images: Sequence[Image]) ->
     """
     wanted = [image for image in images if not _raw(image)]
     keep = request.parent and name_of(request.parent.id)
-    barred = request.changed_blocks != CHECKPOINT or bool(domain.snapshot_names())
+    barred = request.changed_blocks != CHECKPOINT or bool(_internal_snapshots(domain))
     for name in domain.checkpoint_names():
         if NAME.fullmatch(name) and (barred or name != keep):
             domain.delete_checkpoint(name)
@@ -177,6 +177,11 @@ def identity(image: Image) -> str:
         if depth:
             parts += [written] if written is not None else [status.st_size, status.st_mtime_ns]
     return hashlib.sha256(repr([str(part) for part in parts]).encode()).hexdigest()[:16]
+
+
+def _internal_snapshots(domain: Domain) -> set[str]:
+    """Those that QEMU would not revert to."""
+    return {*domain.snapshot_names()} - {*domain.external_snapshot_names()}
 
 
 def _raw(image: Image) -> str:

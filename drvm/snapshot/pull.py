@@ -16,6 +16,7 @@ from pathlib import Path
 
 from drvm.core.errors import CaptureError, HostError, HostUnreachable
 from drvm.host.model import Domain, DomainState
+from drvm.host.places import StatePlaces
 from drvm.snapshot import checkpoints, domainxml, outside, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import Hint, Image
@@ -113,7 +114,7 @@ class PullEngine:
         )
         point_id, overlay_dir = request.point_id, parts.overlay_dir
         files = PullFiles(
-            socket=str(_socket_path(domain, point_id)),
+            socket=str(_socket_path(parts.host.places, domain, point_id)),
             scratches={
                 s.target: str(scratch_path(s, point_id, machine.uuid, overlay_dir))
                 for s in selection.captured
@@ -220,9 +221,9 @@ class PullEngine:
         )
 
 
-def _socket_path(domain: Domain, point_id: str) -> Path:
+def _socket_path(places: StatePlaces | None, domain: Domain, point_id: str) -> Path:
     """Where QEMU may make it and libvirt removes what is left of it."""
-    directory = domain.own_directory()
+    directory = None if places is None else domain.own_directory(places.machines)
     if directory is None:
         raise CaptureError(
             f"libvirt keeps no directory for {domain.name} that drvm knows of",

@@ -89,7 +89,11 @@ class PulledDisk:
         self._reading.still_frozen()
 
     def open(self) -> _PulledReader:
-        return _PulledReader(self._domain, NbdReader(self._socket, self.target), self._reading)
+        try:
+            inner = NbdReader(self._socket, self.target)
+        except HostError as problem:
+            raise _lost(self._domain, problem) from None
+        return _PulledReader(self._domain, inner, self._reading)
 
 
 class _PulledReader:

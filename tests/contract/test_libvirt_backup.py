@@ -16,6 +16,7 @@ from drvm.core.units import MIB
 from drvm.host.images import ImageTool
 from drvm.host.model import Domain
 from drvm.host.nbd import NbdReader, nbd_changes, nbd_extents
+from drvm.host.places import SYSTEM
 
 pytestmark = pytest.mark.guest
 
@@ -33,7 +34,7 @@ def scratch(images: dict[str, Path], processes: Processes) -> dict[str, Path]:
 
 @pytest.fixture
 def socket(domain: Domain) -> Iterator[Path]:
-    directory = domain.own_directory()
+    directory = domain.own_directory(SYSTEM.machines)
     assert directory is not None
     yield directory / "backup.nbd"
 
@@ -121,5 +122,5 @@ def test_a_machine_that_ends_takes_its_job_and_directory_with_it(
     domain.backup_begin(pull(socket, scratch, None, "vda"), None)
     domain.destroy()
     assert (domain.domain_job(), domain.backup_xml()) == (None, None)
-    assert domain.own_directory() is None
+    assert domain.own_directory(SYSTEM.machines) is None
     assert scratch["vda"].exists() and not socket.parent.exists()

@@ -13,6 +13,7 @@ from drvm.core.process import Processes
 from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import Domain
+from drvm.lab import guest as lab
 
 pytestmark = pytest.mark.guest
 
@@ -96,3 +97,17 @@ def test_a_machine_with_checkpoints_can_be_undefined(domain: Domain, libvirt_uri
     domain.undefine()
     with contextlib.closing(LibvirtHost(libvirt_uri)) as host:
         assert host.find_domain(domain.uuid) is None
+
+
+def test_external_snapshots_are_told_from_internal_ones_also_with_memory(
+    domain: Domain, images: dict[str, Path], processes: Processes
+) -> None:
+    def take(name: str, *options: str) -> None:
+        argv = ["virsh", "-q", "-c", lab.URI, "snapshot-create-as", domain.name, name, *options]
+        processes.run(argv, timeout_s=60)
+
+    directory = images["vda"].parent
+    on_vda = (f"vda,file={directory}/top.qcow2", "vdb,snapshot=no", "vdc,snapshot=no")
+    take("memory", "--memspec", f"{directory}/m", *(w for d in on_vda for w in ("--diskspec", d)))
+    assert domain.external_snapshot_names() == ["memory"]
+    assert domain.snapshot_names() == ["memory"]

@@ -48,7 +48,7 @@ def test_a_dead_drill_is_removed_and_removing_again_is_harmless(tmp_path: Path) 
     abandon(tmp_path)
     states = tmp_path.with_name("states")
     states.mkdir()
-    host.places = StatePlaces(nvram=states, tpm=states)
+    host.places = StatePlaces(nvram=states, tpm=states, machines=states)
     for name in (NAME, "web1"):
         write_state(states, drill_uuid(name), {"tpm2-00.permall": b"secrets"})
     found = find_leftovers(host, tmp_path)

@@ -260,7 +260,7 @@ def test_the_tpm_state_of_the_point_is_there_for_the_start_and_gone_after_it(
     stage = make(definition=DEFINITION.replace("</devices>", tpm), tpm=state)
     root = tmp_path / "swtpm"
     root.mkdir()
-    stage.host.places = StatePlaces(nvram=tmp_path, tpm=root)
+    stage.host.places = StatePlaces(nvram=tmp_path, tpm=root, machines=tmp_path)
     if fails is not None:
         stage.host.fail[fails] = HostError("no")
     seen: list[dict[str, bytes]] = []

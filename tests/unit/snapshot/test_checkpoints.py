@@ -29,6 +29,9 @@ class FakeDomain:
     snapshots: list[str] = field(default_factory=list)
     refuse: HostError | None = None
 
+    def external_snapshot_names(self) -> list[str]:
+        return [name for name in self.snapshots if name.startswith("external")]
+
     def snapshot_names(self) -> list[str]:
         return self.snapshots
 
@@ -184,6 +187,14 @@ def test_a_machine_with_internal_snapshots_gets_none_and_keeps_none(disk: Image)
     assert "internal snapshots" in hint(fake, request(), disk).method
     assert renew(as_domain(fake), request(), [disk]) == ""
     assert set(fake.there) == {"foreign"}
+
+
+def test_an_external_snapshot_bars_no_checkpoint(disk: Image) -> None:
+    fake = marked(disk)
+    fake.snapshots = ["external"]
+    assert hint(fake, request(), disk).method == "checkpoint"
+    assert renew(as_domain(fake), request(), [disk]) == ""
+    assert set(fake.there) == {f"drvm-{P}", f"drvm-{N}"}
 
 
 def test_a_policy_without_checkpoints_gets_none_and_keeps_none(disk: Image) -> None:

@@ -25,7 +25,7 @@ def machine(nvram: Path | None = None, tpm: Tpm | None = None, *special: str) ->
 
 
 def places(root: Path) -> StatePlaces:
-    return StatePlaces(nvram=root / "nvram", tpm=root)
+    return StatePlaces(nvram=root / "nvram", tpm=root, machines=root)
 
 
 class Meanwhile(FakeClock):
