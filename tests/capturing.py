@@ -76,10 +76,11 @@ def rebuilt(disk: FrozenDisk, parent: bytes | None) -> tuple[bytes, int]:
     return bytes(data), read_bytes
 
 
-def image_digest(path: Path, image_format: str, scratch: Path, processes: Processes) -> str:
-    """SHA-256 of an image's guest-visible bytes, by way of qemu-img."""
-    raw = scratch / f"{path.name}.copy"
-    argv = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", str(path), str(raw)]
+def image_digest(image: Path | str, image_format: str, scratch: Path, processes: Processes) -> str:
+    """SHA-256 of an image's guest-visible bytes, by way of qemu-img; of a file, or of what an NBD
+    URI names."""
+    raw = scratch / f"{new_point_id()}.copy"
+    argv = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", str(image), str(raw)]
     processes.run(argv, timeout_s=120)
     with raw.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,7 +16,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class Way:
 
 WAYS = (
     Way("external", BackupOptions()),
+    Way("pull", BackupOptions(engine="pull")),
     Way("standing-overlay", BackupOptions(changed_blocks="standing-overlay"), stands=True),
 )
 
@@ -95,12 +96,17 @@ class Harness:
     acknowledged: chain.Follower
 
     def run(
-        self, way: Way, times: int, tell: Callable[[Row], None] = lambda row: None
+        self,
+        way: Way,
+        times: int,
+        tell: Callable[[Row], None] = lambda row: None,
+        *,
+        but: Collection[str] = (),
     ) -> list[Row]:
-        """Every step, ``times`` times, and after each the next point, which is proven to be right
-        (with one kill each, only after the last)."""
+        """Every step ``but`` some, ``times`` times, and after each the next point, which is
+        proven to be right (with one kill each, only after the last)."""
         self.prove(way)
-        rows = [Row(way.name, step) for step in self.steps(way)]
+        rows = [Row(way.name, step) for step in self.steps(way) if step not in but]
         for row in rows:
             for number in range(times):
                 self.kill(way, row, self.random.uniform(0, _LATEST_S) if number else 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,17 +52,24 @@ def restored_digests(wiring: Wiring, manifest: Manifest, scratch: Path) -> dict[
     return found
 
 
-def frozen_images(guest: Guest) -> dict[str, tuple[Path, str]]:
-    """Target -> (image, format) of what a capture that is under way has frozen: the images right
-    below those that the guest writes to; of a machine that is off, the images themselves."""
+def frozen_images(guest: Guest) -> dict[str, tuple[Path | str, str]]:
+    """Target -> (image, format) of what a capture that is under way has frozen: what QEMU itself
+    serves, the images right below those that the guest writes to, or, of a machine that is off,
+    its images."""
     running = guest.virsh("domstate").strip() != "shut off"
-    found = {}
+    if running and re.search(r"Operation:\s+Backup", guest.virsh("domjobinfo")):
+        xml = guest.virsh("backup-dumpxml")
+        (socket,) = re.findall(r"socket='([^']*)'", xml)
+        exports = re.findall(r"exportname='([^']*)'", xml)
+        return {name: (f"nbd+unix:///{name}?socket={socket}", "raw") for name in exports}
+    found: dict[str, tuple[Path | str, str]] = {}
     for line in guest.virsh("domblklist").strip().splitlines():
         target, path = line.split(maxsplit=1)
-        kind = "qcow2" if path.strip().endswith((".qcow2", ".overlay")) else "raw"
-        found[target] = (Path(path.strip()), kind)
+        image = Path(path.strip())
+        kind = "qcow2" if image.suffix in (".qcow2", ".overlay") else "raw"
+        found[target] = (image, kind)
         if running:
-            info = _info(guest.processes, *found[target])
+            info = _info(guest.processes, image, kind)
             found[target] = (Path(info["full-backing-filename"]), info["backing-filename-format"])
     return found
 
