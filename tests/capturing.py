@@ -16,7 +16,7 @@ from drvm.core.progress import Trace, no_trace
 from drvm.core.units import MIB
 from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
-from drvm.snapshot.capture import CaptureRequest, FrozenDisk, FrozenMachine
+from drvm.snapshot.capture import CaptureRequest, EngineWish, FrozenDisk, FrozenMachine
 from drvm.snapshot.choose import choose
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
@@ -36,9 +36,14 @@ def make_parts(uri: str, state_dir: Path, processes: Processes, trace: Trace = n
 
 @contextlib.contextmanager
 def capture(
-    parts: Parts, vm: str, *, exclude: frozenset[str] = frozenset(), filesystem: bool = False
+    parts: Parts,
+    vm: str,
+    *,
+    exclude: frozenset[str] = frozenset(),
+    filesystem: bool = False,
+    engine: EngineWish = "auto",
 ) -> Iterator[FrozenMachine]:
-    """By the engine that fits what the machine does."""
+    """By the engine that fits what the machine does, or by the one that is asked for."""
     request = CaptureRequest(
         vm=vm,
         point_id=new_point_id(),
@@ -46,7 +51,7 @@ def capture(
         require_filesystem=filesystem,
         freeze_timeout_s=2,
     )
-    with choose(parts, vm).engine.capture(request) as machine:
+    with choose(parts, vm, engine).engine.capture(request) as machine:
         yield machine
 
 

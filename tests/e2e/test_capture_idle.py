@@ -137,7 +137,10 @@ def test_work_of_somebody_else_is_refused_and_left_as_it_is(
     machine.virsh("start", "--paused")
     foreign.begin(machine)
     before = machine.virsh("domblklist")
-    with pytest.raises(CaptureError, match=foreign.words), capture(parts, machine.name):
+    with (
+        pytest.raises(CaptureError, match=foreign.words),
+        capture(parts, machine.name, engine="external"),
+    ):
         pytest.fail("captured")
     assert machine.virsh("domblklist") == before
     assert [p.name for p in machine.directory.iterdir() if p.name.endswith(".overlay")] == []
