@@ -11,6 +11,7 @@ from importlib import import_module, metadata
 
 import click
 
+from drvm.chunker.kernel import KERNEL
 from drvm.cli.invocation import DONE, Invocation
 from drvm.cli.opening import opened
 from drvm.cli.output import Column
@@ -50,7 +51,7 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
       drvm doctor --fix
       drvm doctor --fold db1
     """
-    findings = [*_tools(), *_modules(), *_packages()]
+    findings = [*_tools(), *_modules(), *_packages(), Finding("kernel", True, KERNEL.name)]
     with opened(invocation) as wiring:
         if fix:
             findings += _guarded("repair", lambda: _repair(wiring))
