@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,4 +226,7 @@ def guests(
 
 
 if __name__ == "__main__":
-    remove_leftovers(SystemProcesses())
+    if sys.argv[1] == "build":
+        lab.build_template(lab.default_cache(), SystemProcesses())
+    else:
+        remove_leftovers(SystemProcesses())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from drvm.core.errors import CaptureError, Locked
 from drvm.snapshot.journal import VERSION, Entry, Journal, JournalDisk, PullFiles
 
-UUID = "3f6a2c1e-5d0b-4c5e-9a34-6d72766d0001"
+UUID = str(uuid.uuid4())  # the host-wide lock is by UUID
 POINT = "0123456789abcdef"
 OVERLAY = f"/i/a.qcow2.drvm-{POINT}.overlay"
 DISK = JournalDisk("vda", "/i/a.qcow2", "qcow2", "file", OVERLAY)
