@@ -1,0 +1,1 @@
+"""Level 3: which points stay, and their removal."""
