@@ -17,8 +17,8 @@ from drvm.drill.place import drill_name, drill_uuid
 from drvm.drill.room import Room
 from drvm.host.model import Host
 from drvm.repository.manifest import Manifest
-from drvm.repository.reader import stored_bytes
 from drvm.repository.repository import Repository
+from drvm.repository.window import stored_bytes
 from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
 from drvm.restore.disks import DiskImage
 from drvm.restore.flash import rebuild_to_fit

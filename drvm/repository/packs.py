@@ -22,6 +22,7 @@ from drvm.repository.pack import (
     FOOTER_BYTES,
     TAIL_GUESS_BYTES,
     Footer,
+    FrameTable,
     OpenPack,
     parse_footer,
 )
@@ -30,9 +31,10 @@ from drvm.store.base import Store
 _OPEN_PACKS = 2048
 _BLOB_WINDOWS = 8
 _BLOB_WINDOW_BYTES = 1024 * 1024
-MAX_RANGE_BYTES = 4 * 1024 * 1024
-MAX_RANGE_PLAIN_BYTES = 16 * 1024 * 1024
-"""What a request may unpack to: pages that hold little shrink to a thousandth."""
+MAX_RANGE_BYTES = 8 * 1024 * 1024
+MAX_RANGE_PLAIN_BYTES = 32 * 1024 * 1024
+"""What a request may unpack to: pages that hold little shrink to a thousandth, and one thread
+has all the work of a request."""
 MAX_GAP_BYTES = 64 * 1024
 """Frames closer than this are fetched in one request: a request costs more than the bytes."""
 
@@ -78,28 +80,26 @@ class PackReader:
         start, length = int(table.offset[ref.number]), int(table.stored_bytes[ref.number])
         return pack.open_frame(ref.number, self._window(pack, start, length))
 
-    def ranges(self, name: bytes, numbers: npt.NDArray[np.int64]) -> list[list[int]]:
+    def ranges(self, name: bytes, wanted: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """The frames asked for, each once, in pack order, grouped into ranges that one request
         fetches. Raises ``DamageFound`` where the pack has no such frame."""
         pack = self.open(name)
-        wanted = np.unique(numbers)
-        if pack.footer.kind != "data" or (len(wanted) and wanted[-1] >= len(pack.frames.offset)):
+        numbers = np.unique(wanted)
+        if pack.footer.kind != "data" or (len(numbers) and numbers[-1] >= len(pack.frames.offset)):
             raise DamageFound(f"pack {name.hex()} lacks frames that a disk map names")
-        return list(_coalesce(pack, wanted))
+        return list(_coalesce(pack.frames, numbers))
 
-    def frames(self, name: bytes, numbers: list[int]) -> list[tuple[int, bytes]]:
-        """(number, plain bytes) of the frames of one range, by one request."""
+    def frames(self, name: bytes, numbers: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        """The plain bytes of the frames of one range, fetched by one request and opened as they
+        are taken: only one of them is in memory at a time."""
         pack = self.open(name)
-        table = pack.frames
-        start = int(table.offset[numbers[0]])
-        end = int(table.offset[numbers[-1]] + table.stored_bytes[numbers[-1]])
+        offset = pack.frames.offset[numbers]
+        length = pack.frames.stored_bytes[numbers]
+        start, end = int(offset[0]), int(offset[-1] + length[-1])
         data = memoryview(self._read(name, start, end - start))
-        plain: list[tuple[int, bytes]] = []
-        for number in numbers:
-            at = int(table.offset[number]) - start
-            sealed = data[at : at + int(table.stored_bytes[number])]
-            plain.append((number, pack.open_frame(number, sealed)))
-        return plain
+        places = (offset - start).tolist()
+        for number, at, size in zip(numbers.tolist(), places, length.tolist(), strict=True):
+            yield pack.open_frame(number, data[at : at + size])
 
     def ids(self, name: bytes) -> tuple[Ids, npt.NDArray[np.int64]] | None:
         """(ids, ordinals) of a data pack, ``None`` for a metadata pack.
@@ -215,27 +215,22 @@ def _check_tables(name: bytes, footer: Footer, tables: bytes) -> None:
         raise DamageFound(f"pack {name.hex()} has damaged tables")
 
 
-def _coalesce(pack: OpenPack, wanted: npt.NDArray[np.int64]) -> Iterator[list[int]]:
+def _coalesce(table: FrameTable, numbers: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
     """Groups of neighbouring frames, each one range that is bounded both packed and unpacked."""
-    table = pack.frames
-    group: list[int] = []
-    start = end = unpacked = 0
-    for number in wanted.tolist():
-        offset, plain_bytes = int(table.offset[number]), int(table.plain_bytes[number])
-        stop = offset + int(table.stored_bytes[number])
-        if group and (
-            offset - end > MAX_GAP_BYTES
-            or stop - start > MAX_RANGE_BYTES
-            or unpacked + plain_bytes > MAX_RANGE_PLAIN_BYTES
-        ):
-            yield group
-            group = []
-        if not group:
-            start, unpacked = offset, 0
-        group.append(number)
-        end, unpacked = stop, unpacked + plain_bytes
-    if group:
-        yield group
+    offset = table.offset[numbers]
+    end = offset + table.stored_bytes[numbers]
+    unpacked = np.cumsum(table.plain_bytes[numbers])
+    far = np.append(np.flatnonzero(offset[1:] - end[:-1] > MAX_GAP_BYTES) + 1, len(numbers))
+    start = before = 0
+    while start < len(numbers):
+        stop = min(
+            int(np.searchsorted(end, offset[start] + MAX_RANGE_BYTES, side="right")),
+            int(np.searchsorted(unpacked, before + MAX_RANGE_PLAIN_BYTES, side="right")),
+            int(far[np.searchsorted(far, start, side="right")]),
+        )
+        stop = max(stop, start + 1)
+        yield numbers[start:stop]
+        start, before = stop, int(unpacked[stop - 1])
 
 
 Fetch = Callable[[BlobRef], bytes]

@@ -1,152 +1,217 @@
-"""Reading a disk back: in pack order, every frame of a window once, every block verified."""
+"""Reading a disk back: in pack order, every frame of a window once, every block verified.
+
+The frames of a window are put in the order of the packs and fetched in large ranges. A few
+threads each take a range: they fetch it, and then open one frame after the other, name its blocks
+and give them away, wherever they belong, while the frame is still in the processor's cache. The
+ids are collected in their places, and when a window is done each of its leaves is compared with
+its digest. docs/adr/025-restore-order.md.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from functools import partial
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 import numpy as np
-import numpy.typing as npt
 
-from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, BlockHasher, zero_ids
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES, BlockHasher, Ids, zero_ids
 from drvm.chunker.frames import FRAME_BLOCKS
-from drvm.chunker.runs import ZERO
 from drvm.core.errors import DamageFound
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.nodes import DIGEST_BYTES
 from drvm.repository.packs import PackReader
+from drvm.repository.window import WINDOW_LEAVES, PackBlocks, Window, load_window
 
-WINDOW_LEAVES = 64
-"""4 GiB of a disk are put in pack order at a time: bounds memory, whatever the disk's size."""
+_WORKERS = 4
+_RANGES_AHEAD = 8
+"""Beyond those that are worked on; only those have bytes in memory."""
+_PACKS_AHEAD = 16
+_RANGES_NAMED = 3
 
-_FETCHERS = 4
-_IN_FLIGHT = 4
-_I64 = npt.NDArray[np.int64]
+Write = Callable[[int, memoryview], None]
+"""Takes (offset in bytes, bytes of the disk), from several threads. The bytes are there only
+during the call."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """The stored blocks of some leaves, sorted by pack and ordinal; an entry per block.
+def write_disk(
+    disk_map: DiskMap,
+    packs: PackReader,
+    hasher: BlockHasher,
+    write: Write,
+    *,
+    zero: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Give every stored part of the disk to ``write``, in any order; returns how many bytes.
 
-    ``block``: in the disk, counted from the window's start; ``pack``: index into ``packs``.
+    What is not written is zeroes: ``zero``, if given, is told of all of it as (offset, length),
+    by the calling thread. The last part is cut at the disk's size. ``progress`` is told by any
+    thread how much more of ``mapped_bytes`` is done.
+
+    Raises ``DamageFound`` at a frame that does not authenticate, and some time after its blocks
+    were written if a leaf is not what its digest stands for: nothing of a disk may be used before
+    this has returned. Also raises what ``write``, ``zero`` and the store raise. No thread of it
+    is left when it ends, however it ends.
     """
-
-    packs: list[bytes]
-    pack: _I64
-    ordinal: _I64
-    block: _I64
-    digests: dict[int, bytes]
+    written = 0
+    with closing(_Workers(packs, hasher, disk_map.size_bytes, progress)) as workers:
+        for first in range(0, disk_map.leaves, WINDOW_LEAVES):
+            window = load_window(disk_map, first, WINDOW_LEAVES)
+            workers.give(window, write)
+            if zero is not None:
+                for start, blocks in window.zeroes():
+                    offset = (window.first_block + start) * BLOCK_BYTES
+                    zero(offset, min(blocks * BLOCK_BYTES, disk_map.size_bytes - offset))
+            written += window.stored_blocks * BLOCK_BYTES
+        workers.finish()
+    return written
 
 
 def read_disk(
     disk_map: DiskMap, packs: PackReader, hasher: BlockHasher
 ) -> Iterator[tuple[int, memoryview]]:
-    """Yield (offset in bytes, bytes) for every stored part of the disk, in any order.
+    """Yield (offset in bytes, bytes) for every stored part of the disk, in the disk's order.
 
-    What is not yielded is zeroes. The last part is cut at the disk's size. Raises
-    ``DamageFound`` at a frame that does not authenticate, and at the end of each window if the
-    blocks of a leaf are not the ones its digest stands for: so nothing of a disk may be used
-    before the iteration has ended.
+    What is not yielded is zeroes. A leaf is yielded when all of it is verified; the bytes are
+    there until the next one is asked for. Raises as ``write_disk`` does.
     """
-    with ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch") as pool:
-        for first in range(0, disk_map.leaves, WINDOW_LEAVES):
-            count = min(WINDOW_LEAVES, disk_map.leaves - first)
-            yield from _read_window(disk_map, packs, hasher, pool, first, count)
+    buffer = memoryview(bytearray(min(LEAF_BYTES, disk_map.size_bytes)))
+    with closing(_Workers(packs, hasher, disk_map.size_bytes)) as workers:
+        for leaf in range(disk_map.leaves):
+            base = leaf * LEAF_BYTES
+            window = load_window(disk_map, leaf, 1)
+            workers.give(window, partial(_place, buffer, base))
+            workers.finish()
+            end = min(len(buffer), disk_map.size_bytes - base)
+            for start, blocks in window.stored():
+                at = start * BLOCK_BYTES
+                yield base + at, buffer[at : min(at + blocks * BLOCK_BYTES, end)]
 
 
-def stored_bytes(disk_map: DiskMap) -> int:
-    """How many bytes ``read_disk`` will yield, but for the cut at the end: for progress."""
-    total = 0
-    for index in range(disk_map.leaves):
-        leaf = disk_map.leaf(index)
-        if leaf is not None:
-            total += int((leaf.pack != ZERO).sum()) * BLOCK_BYTES
-    return total
+class _Workers:
+    """A few threads that read windows of one disk; closing ends them."""
+
+    def __init__(
+        self,
+        packs: PackReader,
+        hasher: BlockHasher,
+        size_bytes: int,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._packs = packs
+        self._hasher = hasher
+        self._size_bytes = size_bytes
+        self._progress = progress
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="restore")
+        self._under_way: deque[Callable[[], None]] = deque()
+        self._stop = threading.Event()
+
+    def give(self, window: Window, write: Write) -> None:
+        """Begin to give every stored block of the window to ``write``. When this returns, some of
+        that is still under way. Raises what went wrong in whatever was begun before."""
+        ids = zero_ids(window.blocks)
+        self._progress((window.mapped_blocks - window.stored_blocks) * BLOCK_BYTES)
+        for blocks in self._ranges(window):
+            self._await(_WORKERS + _RANGES_AHEAD)
+            copied = self._pool.submit(self._copy, window, blocks, ids, write)
+            self._under_way.append(copied.result)
+        self._under_way.append(partial(self._compare, window, ids))
+
+    def finish(self) -> None:
+        """All that was begun is done, and right, when this returns."""
+        self._await(0)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _await(self, most: int) -> None:
+        while len(self._under_way) > most:
+            self._under_way.popleft()()
+
+    def _ranges(self, window: Window) -> Iterator[PackBlocks]:
+        """The blocks of one request each. The packs' tables are fetched some packs ahead."""
+        opening: deque[tuple[PackBlocks, Future[list[PackBlocks]]]] = deque()
+        for blocks in window.by_pack():
+            opening.append((blocks, self._pool.submit(self._divided, blocks)))
+            if len(opening) > _PACKS_AHEAD:
+                yield from self._opened(window, *opening.popleft())
+        while opening:
+            yield from self._opened(window, *opening.popleft())
+
+    def _divided(self, blocks: PackBlocks) -> list[PackBlocks]:
+        frame = blocks.frame
+        ranges = self._packs.ranges(blocks.name, frame)
+        plain_bytes = self._packs.open(blocks.name).frames.plain_bytes[frame]
+        if ((blocks.ordinal % FRAME_BLOCKS) * BLOCK_BYTES >= plain_bytes).any():
+            raise DamageFound(
+                f"a disk map names blocks beyond the end of a frame of pack {blocks.name.hex()}"
+            )
+        ends = np.searchsorted(frame, [numbers[-1] for numbers in ranges], side="right").tolist()
+        return [blocks.part(*part) for part in pairwise((0, *ends))]
+
+    def _opened(
+        self, window: Window, blocks: PackBlocks, divided: Future[list[PackBlocks]]
+    ) -> list[PackBlocks]:
+        try:
+            return divided.result()
+        except DamageFound as error:
+            raise _located(error, window, blocks) from error
+
+    def _copy(self, window: Window, blocks: PackBlocks, ids: Ids, write: Write) -> None:
+        """Fetch one range and give its blocks away."""
+        numbers, index = np.unique(blocks.frame, return_inverse=True)
+        found = zero_ids(len(numbers) * FRAME_BLOCKS)
+        frames = self._packs.frames(blocks.name, numbers)
+        base = window.first_block * BLOCK_BYTES
+        for at, (_, runs) in enumerate(groupby(blocks.runs(), itemgetter(0))):
+            if self._stop.is_set():
+                return
+            try:
+                plain = memoryview(next(frames))
+            except DamageFound as error:
+                raise _located(error, window, blocks.of_frame(int(numbers[at]))) from error
+            frame_ids = self._hasher.ids(plain)
+            found[at * FRAME_BLOCKS : at * FRAME_BLOCKS + len(frame_ids)] = frame_ids
+            for _, slot, place, count in runs:
+                offset, start = base + place * BLOCK_BYTES, slot * BLOCK_BYTES
+                length = min(count * BLOCK_BYTES, self._size_bytes - offset)
+                write(offset, plain[start : start + length])
+        ids[blocks.place] = found[index * FRAME_BLOCKS + blocks.ordinal % FRAME_BLOCKS]
+        self._progress(len(index) * BLOCK_BYTES)
+
+    def _compare(self, window: Window, ids: Ids) -> None:
+        for leaf, digest in window.digests.items():
+            at = leaf * LEAF_BLOCKS - window.first_block
+            found = self._hasher.leaf_digest(ids[at : at + LEAF_BLOCKS])[:DIGEST_BYTES]
+            if found != digest:
+                start = leaf * LEAF_BYTES
+                end = min(start + LEAF_BYTES, self._size_bytes)
+                raise DamageFound(
+                    f"leaf {leaf} of a disk is not what its disk map stands for "
+                    f"(bytes {start} to {end} of the disk)"
+                )
 
 
-def _read_window(
-    disk_map: DiskMap,
-    packs: PackReader,
-    hasher: BlockHasher,
-    pool: ThreadPoolExecutor,
-    first_leaf: int,
-    leaf_count: int,
-) -> Iterator[tuple[int, memoryview]]:
-    window = _load(disk_map, first_leaf, leaf_count)
-    base = first_leaf * LEAF_BLOCKS
-    ids = zero_ids(sum(disk_map.leaf_blocks(first_leaf + n) for n in range(leaf_count)))
-    frame = window.ordinal // FRAME_BLOCKS
-    for pack, number, plain in _fetch(window, packs, pool):
-        start, stop = np.searchsorted(window.pack, (pack, pack + 1))
-        low, high = start + np.searchsorted(frame[start:stop], (number, number + 1))
-        slot = window.ordinal[low:high] % FRAME_BLOCKS
-        block = window.block[low:high]
-        if int(slot.max()) * BLOCK_BYTES >= len(plain):
-            raise DamageFound("a disk map names a block beyond the end of its frame")
-        ids[block] = hasher.ids(plain)[slot]
-        yield from _parts(memoryview(plain), slot, base + block, disk_map.size_bytes)
-    for leaf, digest in window.digests.items():
-        at = (leaf - first_leaf) * LEAF_BLOCKS
-        if hasher.leaf_digest(ids[at : at + disk_map.leaf_blocks(leaf)])[:DIGEST_BYTES] != digest:
-            raise DamageFound(f"leaf {leaf} of a disk is not what its disk map stands for")
+def _place(buffer: memoryview, base: int, offset: int, data: memoryview) -> None:
+    buffer[offset - base : offset - base + len(data)] = data
 
 
-def _load(disk_map: DiskMap, first_leaf: int, leaf_count: int) -> _Window:
-    names: dict[bytes, int] = {}
-    columns: list[tuple[_I64, _I64, _I64]] = []
-    digests: dict[int, bytes] = {}
-    for index in range(first_leaf, first_leaf + leaf_count):
-        leaf, child = disk_map.leaf(index), disk_map.leaf_child(index)
-        if leaf is None or child is None:
-            continue
-        digests[index] = child.digest
-        local = np.array([names.setdefault(n, len(names)) for n in leaf.packs], dtype=np.int64)
-        stored = np.flatnonzero(leaf.pack != ZERO)
-        at = (index - first_leaf) * LEAF_BLOCKS
-        columns.append((local[leaf.pack[stored]], leaf.ordinal[stored], stored + at))
-    empty = np.zeros(0, dtype=np.int64)
-    pack, ordinal, block = (
-        np.concatenate([column[n] for column in columns] or [empty]) for n in range(3)
-    )
-    order = np.lexsort((ordinal, pack))
-    return _Window(list(names), pack[order], ordinal[order], block[order], digests)
-
-
-def _fetch(
-    window: _Window, packs: PackReader, pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, int, bytes]]:
-    """(pack, frame number, plain bytes), a few ranges ahead of whoever takes them."""
-    under_way: deque[tuple[int, Future[list[tuple[int, bytes]]]]] = deque()
-    try:
-        for pack in np.unique(window.pack).tolist():
-            name = window.packs[pack]
-            first, stop = np.searchsorted(window.pack, (pack, pack + 1))
-            numbers = window.ordinal[first:stop] // FRAME_BLOCKS
-            for group in packs.ranges(name, numbers):
-                under_way.append((pack, pool.submit(packs.frames, name, group)))
-                if len(under_way) > _IN_FLIGHT:
-                    yield from _taken(*under_way.popleft())
-        while under_way:
-            yield from _taken(*under_way.popleft())
-    finally:
-        for _, future in under_way:
-            future.cancel()
-
-
-def _taken(pack: int, future: Future[list[tuple[int, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
-    for number, plain in future.result():
-        yield pack, number, plain
-
-
-def _parts(
-    plain: memoryview, slot: _I64, block: _I64, size_bytes: int
-) -> Iterator[tuple[int, memoryview]]:
-    """Join blocks that lie side by side both in the frame and on the disk."""
-    breaks = np.flatnonzero((np.diff(slot) != 1) | (np.diff(block) != 1)) + 1
-    for part in np.split(np.arange(len(slot)), breaks):
-        start = int(slot[part[0]]) * BLOCK_BYTES
-        offset = int(block[part[0]]) * BLOCK_BYTES
-        length = min(len(part) * BLOCK_BYTES, size_bytes - offset)
-        yield offset, plain[start : start + length]
+def _located(error: DamageFound, window: Window, blocks: PackBlocks) -> DamageFound:
+    """The same, with what it means for the disk."""
+    place = np.unique(blocks.place) + window.first_block
+    breaks = np.flatnonzero(np.diff(place) != 1)
+    first, last = place[np.append(0, breaks + 1)], place[np.append(breaks, -1)]
+    named = [
+        f"{start * BLOCK_BYTES} to {(end + 1) * BLOCK_BYTES}"
+        for start, end in zip(first.tolist(), last.tolist(), strict=True)
+    ]
+    more = f" and {len(named) - _RANGES_NAMED} more ranges" if len(named) > _RANGES_NAMED else ""
+    where = ", ".join(named[:_RANGES_NAMED])
+    return DamageFound(f"{error.message} (bytes {where}{more} of the disk)", hint=error.hint)

@@ -11,9 +11,10 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from drvm.core.clock import Clock
@@ -26,8 +27,10 @@ from drvm.host.model import BlockWriter
 from drvm.host.nbd import NbdExport, NbdWriter
 from drvm.host.rawfile import RawFileWriter
 from drvm.repository.manifest import Disk
-from drvm.repository.reader import read_disk, stored_bytes
+from drvm.repository.reader import write_disk
 from drvm.repository.repository import Repository
+from drvm.repository.window import mapped_bytes
+from drvm.restore.sinks import Writers
 
 SECTOR_BYTES = 512
 _PARTIAL = ".drvm-partial"
@@ -83,31 +86,32 @@ class ImageRestorer:
         return written
 
     def _fill(self, image: PlannedImage, path: Path, progress: Progress) -> int:
-        disk_map = self._repository.disk_map(image.disk)
-        progress.stage(f"restoring {image.disk.target}", stored_bytes(disk_map))
-        written = 0
-        with self._writer(path, image) as writer:
-            parts = read_disk(disk_map, self._repository.packs, self._repository.hasher)
-            for offset, data in parts:
-                writer.write(offset, data)
-                written += len(data)
-                progress.advance(len(data))
-            writer.flush()
+        repository = self._repository
+        disk_map = repository.disk_map(image.disk)
+        progress.stage(f"restoring {image.disk.target}", mapped_bytes(disk_map))
+        with self._writers(path, image) as writers:
+            written = write_disk(
+                disk_map,
+                repository.packs,
+                repository.hasher,
+                writers.write,
+                progress=progress.advance,
+            )
+            writers.flush()
         return written
 
     @contextlib.contextmanager
-    def _writer(self, path: Path, image: PlannedImage) -> Iterator[BlockWriter]:
+    def _writers(self, path: Path, image: PlannedImage) -> Iterator[Writers]:
         with ExitStack() as stack:
-            writer: BlockWriter
+            open_writer: Callable[[], BlockWriter]
             if image.format == "raw":
-                writer = RawFileWriter(path, image.size_bytes)
+                open_writer = partial(RawFileWriter, path, image.size_bytes)
             else:
                 export = NbdExport(
                     self._processes, path, image.format, writable=True, clock=self._clock
                 )
-                writer = NbdWriter(stack.enter_context(export).socket)
-            stack.callback(writer.close)
-            yield writer
+                open_writer = partial(NbdWriter, stack.enter_context(export).socket)
+            yield stack.enter_context(closing(Writers(open_writer)))
 
 
 def sweep_partial(directory: Path) -> list[Path]:

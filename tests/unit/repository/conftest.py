@@ -13,7 +13,7 @@ from drvm.core.ids import new_point_id
 from drvm.repository import keys
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.points import Point
-from drvm.repository.reader import read_disk
+from drvm.repository.reader import write_disk
 from drvm.repository.repository import Repository
 from drvm.store.memory import MemoryStore
 
@@ -94,9 +94,13 @@ class Vault:
         disks = []
         for disk in point.manifest.disks:
             content = bytearray(disk.size_bytes)
-            disk_map = self.repository.disk_map(disk)
-            for offset, data in read_disk(disk_map, self.repository.packs, self.repository.hasher):
+
+            def put(offset: int, data: memoryview, content: bytearray = content) -> None:
                 content[offset : offset + len(data)] = data
+
+            write_disk(
+                self.repository.disk_map(disk), self.repository.packs, self.repository.hasher, put
+            )
             disks.append(bytes(content))
         return disks
 

@@ -1,0 +1,38 @@
+"""Where a disk goes: image files and devices, written by several threads at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from drvm.host.model import BlockWriter
+
+
+class Writers:
+    """A writer of its own for every thread that writes to one disk.
+
+    ``flush`` and ``close`` are for one thread, when the others have ended.
+    """
+
+    def __init__(self, open_writer: Callable[[], BlockWriter]) -> None:
+        self._open = open_writer
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._opened: list[BlockWriter] = []
+
+    def write(self, offset: int, data: memoryview) -> None:
+        writer: BlockWriter | None = getattr(self._own, "writer", None)
+        if writer is None:
+            writer = self._own.writer = self._open()
+            with self._lock:
+                self._opened.append(writer)
+        writer.write(offset, data)
+
+    def flush(self) -> None:
+        """Whatever was written is durable when this returns."""
+        for writer in self._opened:
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._opened:
+            writer.close()
