@@ -22,6 +22,9 @@ from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
 from tests.guests import Guest
 
+_EXT4_MAGIC = b"\x53\xef"
+_NEEDS_RECOVERY = 4
+
 
 def make_parts(uri: str, state_dir: Path, processes: Processes, trace: Trace = no_trace) -> Parts:
     return Parts(
@@ -81,29 +84,70 @@ def rebuilt(disk: FrozenDisk, parent: bytes | None) -> tuple[bytes, int]:
     return bytes(data), read_bytes
 
 
-def image_digest(image: Path | str, image_format: str, scratch: Path, processes: Processes) -> str:
-    """SHA-256 of an image's guest-visible bytes, by way of qemu-img; of a file, or of what an NBD
-    URI names."""
+@contextlib.contextmanager
+def raw_copy(
+    image: Path | str, image_format: str, scratch: Path, processes: Processes
+) -> Iterator[Path]:
+    """The guest-visible bytes of an image, a file or what an NBD URI names; by qemu-img."""
     raw = scratch / f"{new_point_id()}.copy"
     argv = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", str(image), str(raw)]
     processes.run(argv, timeout_s=120)
-    with raw.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    yield raw
     raw.unlink()
-    return found
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def image_digest(image: Path | str, image_format: str, scratch: Path, processes: Processes) -> str:
+    """SHA-256 of an image's guest-visible bytes."""
+    with raw_copy(image, image_format, scratch, processes) as raw:
+        return file_digest(raw)
 
 
 def file_in_image(path: Path, image_format: str, name: str, scratch: Path) -> bytes:
-    """A file of the ext4 in an image of the lab's guest, by way of qemu-img and debugfs. Its
-    qcow2 has a partition at 1 MiB, its raw disk has none."""
-    raw, processes = scratch / f"{path.name}.look", SystemProcesses()
-    argv = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", str(path), str(raw)]
-    processes.run(argv, timeout_s=120)
-    start = MIB if image_format == "qcow2" else 0
-    argv = ["debugfs", "-R", f"cat {name}", f"{raw}?offset={start}"]
-    data = processes.run(argv, timeout_s=60, max_output_bytes=256 * MIB).stdout
-    raw.unlink()
-    return data
+    """A file of the ext4 in an image of the lab's guest."""
+    with raw_copy(path, image_format, scratch, SystemProcesses()) as raw:
+        return file_in_raw(raw, name)
+
+
+def file_in_raw(raw: Path, name: str) -> bytes:
+    """Empty where there is none. Its journal is not replayed."""
+    argv = ["debugfs", "-R", f"cat {name}", _file_system(raw)]
+    return SystemProcesses().run(argv, timeout_s=60, max_output_bytes=256 * MIB).stdout
+
+
+def assert_frozen_file_system(raw: Path) -> None:
+    """Its ext4, if there is one, stood still when the disk was captured: a freeze empties the
+    journal and says so in the superblock, the thaw takes that back."""
+    superblock = _superblock(raw)
+    incompatible = int.from_bytes(superblock[96:100], "little")
+    assert superblock[56:58] != _EXT4_MAGIC or not incompatible & _NEEDS_RECOVERY, "it did not"
+
+
+def assert_sound_file_system(raw: Path) -> None:
+    """Without a replay of its journal."""
+    SystemProcesses().run(["e2fsck", "-f", "-n", _file_system(raw)], timeout_s=60)
+
+
+def _file_system(raw: Path) -> str:
+    """For e2fsprogs."""
+    return f"{raw}?offset={_offset(raw)}"
+
+
+def _superblock(raw: Path) -> bytes:
+    with raw.open("rb") as stream:
+        stream.seek(_offset(raw) + 1024)
+        return stream.read(1024)
+
+
+def _offset(raw: Path) -> int:
+    """The lab's root disk has a partition at 1 MiB, its other disk has none."""
+    with raw.open("rb") as stream:
+        stream.seek(510)
+        return MIB if stream.read(2) == b"\x55\xaa" else 0
 
 
 def with_trace(parts: Parts, trace: Trace) -> Parts:

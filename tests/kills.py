@@ -32,11 +32,15 @@ from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import BackupOptions, take_point
 from tests import chain
 from tests.appliance import Appliance, make_appliance
+from tests.capturing import assert_sound_file_system, file_in_raw
 from tests.guests import Guest, guests
 from tests.proving import proven_point
 
 LIMIT_S = 60.0
 """From the next start until nothing is left."""
+
+CHAINS = {"vda": "/root/chain", "vdb": "/chain"}
+"""The records' files on each disk."""
 
 _LATEST_S = 0.2
 _clock = SystemClock()
@@ -118,7 +122,16 @@ class Harness:
         return rows
 
     def prove(self, way: Way) -> None:
-        proven_point(self.wiring, self.guest, self.scratch, way.options)
+        """The point is consistent, and the chains on its disks are whole and of one instant."""
+        texts: dict[str, str] = {}
+
+        def look(target: str, raw: Path) -> None:
+            assert_sound_file_system(raw)
+            texts[target] = file_in_raw(raw, CHAINS[target]).decode()
+
+        made = proven_point(self.wiring, self.guest, self.scratch, way.options, look)
+        assert made.consistency == "filesystem", made.warnings
+        chain.assert_one_instant(chain.verify([texts[target] for target in CHAINS]))
 
     def steps(self, way: Way) -> list[str]:
         """The names that a backup passes, in their order."""

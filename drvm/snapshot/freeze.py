@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,6 +46,17 @@ class Instant:
     unsure: bool = False
     warnings: tuple[str, ...] = ()
     mount_points: tuple[str, ...] = ()
+
+
+class Thaw(enum.Enum):
+    """How a guest was found when it was to be thawed."""
+
+    DONE = enum.auto()
+    """It was frozen, and has been seen thawed since; or it does not run any more."""
+    BEFORE = enum.auto()
+    """It was thawed already."""
+    UNSURE = enum.auto()
+    """It may still be frozen."""
 
 
 class Freeze:
@@ -108,10 +120,14 @@ class Freeze:
             self.reason = too_long(self._clock.monotonic_s() - self._begun_s, self._request)
 
     def end(self) -> None:
-        """Thaw, as far as the agent answers; else the watchdog goes on with that."""
+        """Thaw, as far as the agent answers; else the watchdog goes on with that. A guest that is
+        thawed already was perhaps not frozen when something was taken of it."""
         if self._begun_s is None:
             return
-        self._thawed = thaw(self._domain, self._clock, self._request.freeze_timeout_s)
+        found = thaw(self._domain, self._clock, self._request.freeze_timeout_s)
+        self._thawed = found is not Thaw.UNSURE
+        if found is Thaw.BEFORE and self.reason is None:
+            self.reason = "somebody else thawed the guest meanwhile"
         if self._thawed:
             self._watch.thawed()
         self._frozen_s = self._clock.monotonic_s() - self._begun_s
@@ -244,25 +260,27 @@ def refuse_if_required(domain: Domain, request: CaptureRequest, reason: str) -> 
         )
 
 
-def thaw(domain: Domain, clock: Clock, timeout_s: int) -> bool:
-    """Whether the guest was seen thawed, or does not run any more; a few tries, but
-    none after an agent's silence: the watchdog tries for longer. Raises nothing."""
+def thaw(domain: Domain, clock: Clock, timeout_s: int) -> Thaw:
+    """A few tries, but none after an agent's silence: the watchdog tries for longer. Raises
+    nothing."""
     try:
-        for _ in range(_THAW_TRIES):
+        for number in range(_THAW_TRIES):
             frozen = domain.filesystems_frozen(timeout_s=timeout_s)
-            if frozen is False or domain.state() is DomainState.SHUTOFF:
-                return True
+            if frozen is False:
+                return Thaw.DONE if number else Thaw.BEFORE
+            if domain.state() is DomainState.SHUTOFF:
+                return Thaw.DONE
             if frozen is None:
-                return False
+                return Thaw.UNSURE
             with contextlib.suppress(AgentError):
                 domain.thaw()
                 continue
             clock.sleep(_THAW_PAUSE_S)
     except UnknownVm:
-        return True
+        return Thaw.DONE
     except HostError:
-        return False
-    return False
+        return Thaw.UNSURE
+    return Thaw.UNSURE
 
 
 def _in_one_call(
@@ -288,7 +306,7 @@ def _in_one_call(
         raise
     except HostError as problem:  # what a hostile agent says is not always known as the agent's
         took_s = clock.monotonic_s() - start_s
-        thawed = thaw(domain, clock, request.freeze_timeout_s)
+        thawed = thaw(domain, clock, request.freeze_timeout_s) is not Thaw.UNSURE
         if not was_taken():
             if thawed:
                 watch.thawed()

@@ -10,7 +10,6 @@ way for one whose journal was lost, and end it (seen in tests that ran side by s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from drvm.core.files import remove_durably, write_durably
 from drvm.core.ids import is_disk_target, is_point_id, is_uuid
 from drvm.host.images import FORMATS
 from drvm.snapshot.disks import OVERLAY_NAME, SCRATCH_NAME, SOCKET_NAME
+from drvm.snapshot.locks import shared_directory, try_lock
 
 VERSION = 1
 _MAX_BYTES = 1024 * 1024
@@ -146,7 +146,7 @@ class Entry:
 class Journal:
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir / "journal"
-        shared = _shared_directory()
+        shared = shared_directory()
         self._lock_directories = (self._directory, *([] if shared is None else [shared]))
 
     @contextlib.contextmanager
@@ -155,18 +155,14 @@ class Journal:
         with contextlib.ExitStack() as held:
             for directory in self._lock_directories:
                 path = self._path(vm_uuid, "lock", directory)
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 with _told(path):
-                    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    descriptor = os.open(path, flags, 0o600)
-                held.callback(os.close, descriptor)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                    descriptor = try_lock(path)
+                if descriptor is None:
                     raise Locked(
                         f"another drvm process works on {vm_name}",
                         hint="try again when it is done",
-                    ) from None
+                    )
+                held.callback(os.close, descriptor)
             yield
 
     def write(self, entry: Entry) -> None:
@@ -227,13 +223,6 @@ def _told(path: Path) -> Iterator[None]:
             f"{path} can't be written: {problem.strerror or problem}",
             hint="without its journal drvm touches no machine: see to state_dir",
         ) from None
-
-
-def _shared_directory() -> Path | None:
-    """This user's own directory below ``/run``, which is empty after a boot, as locks are."""
-    user = os.geteuid()
-    parent = Path("/run") if user == 0 else Path("/run/user") / str(user)
-    return parent / "drvm" if os.access(parent, os.W_OK) else None
 
 
 def _check(disk: JournalDisk, path: Path, stands_on: str | None) -> None:

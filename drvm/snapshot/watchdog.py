@@ -25,7 +25,8 @@ class Watch(Protocol):
     """What a freeze needs of its watchdog."""
 
     def get_ready(self) -> None:
-        """Waits until it could thaw. Raises ``ProcessFailed`` where it will not."""
+        """Waits until it could thaw, and no watchdog of an earlier capture does so any more. Raises
+        ``ProcessFailed`` where that does not come."""
         ...
 
     def freezing(self) -> None:
@@ -77,6 +78,8 @@ class Watchdog:
             heard = self._child.hear(limit_s)
         except ProcessFailed as problem:
             raise ProcessFailed(f"the thaw watchdog does not work: {problem.message}") from None
+        if heard == "busy":
+            raise ProcessFailed("the watchdog of an earlier capture is still thawing the guest")
         if heard != word:
             raise ProcessFailed("the thaw watchdog does not work: it says what is not understood")
 

@@ -123,6 +123,28 @@ def test_a_drvm_that_is_killed_while_it_holds_the_guest_leaves_it_thawed(
     assert guest.run("echo alive > /data/alive; sync; cat /data/alive").strip() == "alive"
 
 
+def test_the_watchdog_of_a_drvm_that_was_killed_thaws_no_freeze_of_the_next(
+    guest: Guest, domain: Domain, libvirt_uri: str
+) -> None:
+    """It goes on for 2 s after it has seen the guest thawed."""
+    os.waitpid(frozen_by(domain, libvirt_uri, "SIGKILL"), 0)
+    wait_until_thawed(guest, LIMIT_S + 5)
+    frozen: list[bool | None] = []
+
+    def take(_: bool) -> None:
+        for _ in range(6):
+            frozen.append(domain.filesystems_frozen())
+            clock.sleep(0.25)
+
+    request = CaptureRequest(domain.name, "0" * 16, freeze_timeout_s=10)
+    with watchdog(SystemProcesses(), libvirt_uri, domain.uuid, 10) as dog:
+        instant = alone(
+            domain, request, clock, dog, take=take, was_taken=None, freezing=lambda tried: None
+        )
+    assert frozen == [True] * 6
+    assert (instant.consistency, instant.warnings) == ("filesystem", ())
+
+
 @pytest.mark.long
 def test_a_drvm_that_hangs_while_it_holds_the_guest_is_not_waited_for(
     guest: Guest, domain: Domain, libvirt_uri: str

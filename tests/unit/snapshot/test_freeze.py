@@ -151,6 +151,22 @@ def test_a_thaw_that_works_at_the_second_try_keeps_the_label(way: str) -> None:
     assert not scene.domain.frozen
 
 
+def test_what_was_taken_of_a_guest_that_somebody_else_thawed_is_not_called_consistent() -> None:
+    scene = Scene("held")
+    take = scene._take
+
+    def thawed_meanwhile() -> None:
+        scene.domain.frozen = False
+        take()
+
+    scene._take = thawed_meanwhile  # type: ignore[method-assign]
+    instant = scene.run()
+    assert instant.consistency == "crash"
+    assert instant.warnings == ("only crash-consistent: somebody else thawed the guest meanwhile",)
+    with pytest.raises(CaptureError, match="somebody else thawed"):
+        scene.run(required=True)
+
+
 def test_without_a_watchdog_nothing_is_frozen(way: str) -> None:
     scene = Scene(way)
     scene.watch.failure = ProcessFailed("the thaw watchdog does not work")

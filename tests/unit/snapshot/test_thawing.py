@@ -43,10 +43,15 @@ class ScriptedDrvm:
         self.heard.append(word)
 
 
+def alone() -> bool:
+    return True
+
+
 def watched(domain: ScriptedDomain, *words: tuple[float, str]) -> float:
     """How long it took."""
     start_s = domain.clock.passed_s
-    watch(ScriptedDrvm(domain.clock, list(words)), cast(Domain, domain), LIMIT_S, domain.clock)
+    drvm = ScriptedDrvm(domain.clock, list(words))
+    watch(drvm, cast(Domain, domain), LIMIT_S, domain.clock, alone)
     return domain.clock.passed_s - start_s
 
 
@@ -92,7 +97,7 @@ def test_a_drvm_that_stood_still_and_froze_after_all_is_thawed_when_it_dies() ->
             return freezes_late(word) if word == DIES else word
 
     drvm = Late(domain.clock, [(0, "freezing"), (60, DIES)])
-    watch(drvm, cast(Domain, domain), LIMIT_S, domain.clock)
+    watch(drvm, cast(Domain, domain), LIMIT_S, domain.clock, alone)
     assert not domain.frozen
 
 
@@ -145,5 +150,26 @@ def test_it_is_ready_only_when_libvirtd_has_answered() -> None:
     domain = ScriptedDomain(FakeClock(), {"state": [HostUnreachable("gone")]})
     drvm = ScriptedDrvm(domain.clock, [(0, "freezing")])
     with pytest.raises(HostUnreachable):
-        watch(drvm, cast(Domain, domain), LIMIT_S, domain.clock)
+        watch(drvm, cast(Domain, domain), LIMIT_S, domain.clock, alone)
     assert drvm.heard == []
+
+
+def test_it_is_ready_only_when_the_watchdog_of_an_earlier_capture_has_ended() -> None:
+    domain = a_frozen_guest()
+    turns = iter([False, False, True])
+    drvm = ScriptedDrvm(domain.clock, [(60, DIES)])
+    watch(drvm, cast(Domain, domain), LIMIT_S, domain.clock, lambda: next(turns))
+    assert drvm.heard == ["ready"]
+    assert list(turns) == []
+
+
+@pytest.mark.parametrize(("word_after_s", "heard"), [(60.0, ["busy"]), (0.05, [])])
+def test_one_whose_turn_does_not_come_says_so_or_ends_with_drvm(
+    word_after_s: float, heard: list[str]
+) -> None:
+    domain = a_frozen_guest()
+    drvm = ScriptedDrvm(domain.clock, [(word_after_s, DIES)])
+    watch(drvm, cast(Domain, domain), LIMIT_S, domain.clock, lambda: False)
+    assert drvm.heard == heard
+    assert domain.frozen
+    assert domain.clock.passed_s < 15

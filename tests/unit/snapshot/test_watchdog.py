@@ -87,6 +87,14 @@ def test_no_freeze_under_one_that_does_not_work(script: str) -> None:
         dog.freezing()
 
 
+def test_no_freeze_while_that_of_an_earlier_capture_may_thaw() -> None:
+    with (
+        watchdog(Stand_ins("read order; echo busy"), "qemu:///system", UUID, 5) as dog,
+        pytest.raises(ProcessFailed, match="earlier capture is still thawing"),
+    ):
+        dog.get_ready()
+
+
 def test_no_freeze_under_one_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_READY_LIMIT_S", 0.1)
     with (
