@@ -127,7 +127,7 @@ def drill_latest(wiring: Wiring, vm: str, progress: Progress) -> DrillResult:
 def gather_report(wiring: Wiring, points: Sequence[Point]) -> ReportInput:
     """Everything that a report shows, from the repository and from the hosts that answer."""
     now = wiring.clock.now()
-    fleet = survey(wiring.hosts(), points, wiring.settings.policies, now)
+    fleet = survey(wiring.hosts(), points, wiring.settings.policy_of, now)
     drills = []
     for record in wiring.repository().drills():
         with contextlib.suppress(RepositoryError):  # of a newer drvm, or damaged

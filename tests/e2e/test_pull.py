@@ -28,6 +28,7 @@ from drvm.snapshot import recovery
 from drvm.snapshot.capture import CaptureRequest, EngineWish, FrozenMachine, ParentPoint
 from drvm.snapshot.choose import choose
 from drvm.snapshot.parts import Parts
+from tests.appliance import make_appliance
 from tests.bare import MIB, Bare, bare_machine
 from tests.capturing import make_parts, rebuilt
 from tests.guests import Guest, MakeGuest, unique_name
@@ -329,6 +330,21 @@ def test_scratch_files_that_find_no_room_end_the_capture_before_the_machine_stan
     assert cramped.virsh("domstate").strip() == "running"
     line.assert_nothing_left()
     assert {p.name for p in cramped.disks["vdb"].parent.iterdir()} == {"b.qcow2", "filler"}
+
+
+def test_a_policy_chooses_the_engine_and_vms_and_doctor_tell_it(line: Line, tmp_path: Path) -> None:
+    name = line.machine.name
+    policy = f"policies: [{{name: careful, vms: ['{name}'], engine: pull}}]\n"
+    appliance = make_appliance(tmp_path / "drvm", f"file://{tmp_path}/repository", None, policy)
+    appliance.drvm("init")
+    point = appliance.backup(name)
+    assert (point["engine"], point["consistency"]) == ("pull", "crash")
+    (vm,) = [vm for vm in appliance.json("vms")["vms"] if vm["vm"] == name]
+    assert (vm["engine"], vm["engine_reason"]) == ("pull", "its policy says so")
+    findings = appliance.json("doctor", expect=None)["findings"]
+    assert [f["detail"] for f in findings if f["name"] == "engine pull"] == [
+        f"{name}: its policy says so"
+    ]
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import shutil
@@ -15,13 +16,15 @@ from drvm.chunker.kernel import KERNEL
 from drvm.cli.invocation import DONE, Invocation
 from drvm.cli.opening import opened
 from drvm.cli.output import Column
-from drvm.core.errors import DrvmError
+from drvm.core.errors import DrvmError, UnknownVm
 from drvm.core.findings import Finding
 from drvm.core.units import format_bytes
+from drvm.host.model import Host
 from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.store.probe import probe
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers, fold_back
 
 _TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
@@ -115,6 +118,7 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
             f"{' and '.join(sorted(there.virt_types))}",
         )
     ]
+    findings += _engines(wiring, host)
     for half in find(wiring.parts(host)):
         steps = "; ".join(half.steps)
         findings.append(
@@ -127,6 +131,20 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
         findings.append(Finding("dead drill", False, parts, "drvm doctor --fix removes it"))
     findings += [Finding("left alone", True, line) for line in leftovers.left_alone]
     return findings
+
+
+def _engines(wiring: Wiring, host: Host) -> list[Finding]:
+    """Which engine would capture which VM now, and why."""
+    vms: dict[tuple[str, str], list[str]] = {}
+    for _, domain in machines([host]):
+        with contextlib.suppress(UnknownVm):  # gone since the listing
+            found = engine_of(domain, wiring.settings.policy_of(domain.name))
+            if found is not None:
+                vms.setdefault((found.engine, found.reason), []).append(domain.name)
+    return [
+        Finding(f"engine {engine}", True, f"{', '.join(sorted(names))}: {reason}")
+        for (engine, reason), names in sorted(vms.items())
+    ]
 
 
 def _standing(stood: Stood) -> Finding:

@@ -21,7 +21,8 @@ def command(invocation: Invocation) -> None:
     """List the VMs of the hosts: how each is protected, and what would be lost now.
 
     VMs that are gone from the hosts but still have points are listed too. Of a VM that runs on a
-    standing overlay between backups, the state says how much is in it.
+    standing overlay between backups, the state says how much is in it. The engine is what would
+    capture the VM now, and why.
 
     \b
     Examples:
@@ -31,7 +32,7 @@ def command(invocation: Invocation) -> None:
     with opened(invocation) as wiring:
         points = good_points(invocation, wiring.repository())
         stood = {vm.vm_uuid: vm.allocated_bytes for vm in standing(wiring)}
-        fleet = survey(wiring.hosts(), points, wiring.settings.policies, invocation.clock.now())
+        fleet = survey(wiring.hosts(), points, wiring.settings.policy_of, invocation.clock.now())
     if invocation.output.json:
         invocation.output.document({"vms": [_fields(vm, stood.get(vm.uuid)) for vm in fleet]})
         return
@@ -40,6 +41,7 @@ def command(invocation: Invocation) -> None:
         Column("state"),
         Column("host"),
         Column("policy"),
+        Column("engine", wraps=True),
         Column("points", right=True),
         Column("last good (UTC)"),
         Column("would lose", right=True),
@@ -51,6 +53,7 @@ def command(invocation: Invocation) -> None:
             _state(vm, stood.get(vm.uuid)),
             vm.host or "",
             vm.policy or "none",
+            f"{vm.engine.engine}: {vm.engine.reason}" if vm.engine is not None else "",
             str(vm.points),
             short_time(vm.last.manifest.created) if vm.last is not None else "never",
             "" if vm.rpo.age_seconds is None else format_seconds(vm.rpo.age_seconds),
@@ -75,6 +78,8 @@ def _fields(vm: FleetVm, standing_bytes: int | None) -> dict[str, Any]:
         "state": vm.state,
         "standing_overlay_bytes": standing_bytes,
         "policy": vm.policy,
+        "engine": vm.engine.engine if vm.engine is not None else None,
+        "engine_reason": vm.engine.reason if vm.engine is not None else None,
         "points": vm.points,
         "last_point": last.id if last is not None else None,
         "last_created": last.created if last is not None else None,
