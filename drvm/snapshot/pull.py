@@ -206,7 +206,7 @@ class PullEngine:
             taken_at=instant.taken_at,
             consistency=instant.consistency,
             engine=self.name,
-            disks=pulled(domain, prepared.images, socket, begun.hints, reading),
+            disks=pulled(domain, prepared.images, socket, begun.hints, reading, parts.clock),
             definition_xml=prepared.definition_xml,
             nvram=state.nvram,
             tpm=state.tpm,

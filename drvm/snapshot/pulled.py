@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+from drvm.core.clock import Clock
 from drvm.core.errors import CaptureError, DrvmError, HostError
 from drvm.core.extents import Extent, cover
 from drvm.host.model import Domain, DomainState, ImageInfo
@@ -16,6 +18,8 @@ from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.reading import Reading
 
 _MAX_CHANGES = 1 << 19
+_LOOKS = 10
+_PAUSE_S = 0.2
 
 
 def pulled(
@@ -24,11 +28,13 @@ def pulled(
     socket: Path,
     hints: Mapping[str, Hint],
     reading: Reading,
+    clock: Clock,
 ) -> tuple[FrozenDisk, ...]:
     """Readable disks, each an export that is called as its target. What its hint's bitmap marks is
     read now; where it can't be, the whole disk will be. Raises ``HostError`` where a disk is not
     served, ``CaptureError`` where it is served in another size than its image has."""
     disks: list[FrozenDisk] = []
+    lost = _Lost(domain, clock)
     for image in images:
         reader = NbdReader(socket, image.target)
         size_bytes = reader.size_bytes
@@ -45,7 +51,7 @@ def pulled(
             except HostError as problem:
                 changes = None
                 hint = Hint(doubt=f"the bitmap can't be read: {problem.message}")
-        disks.append(PulledDisk(domain, image.target, image.info, socket, hint, changes, reading))
+        disks.append(PulledDisk(image.target, image.info, socket, hint, changes, reading, lost))
     return tuple(disks)
 
 
@@ -54,20 +60,20 @@ class PulledDisk:
 
     def __init__(
         self,
-        domain: Domain,
         target: str,
         info: ImageInfo,
         socket: Path,
         hint: Hint,
         changes: Sequence[Extent] | None,
         reading: Reading,
+        lost: _Lost,
     ) -> None:
         self.target = target
         self.size_bytes = info.virtual_size_bytes
         self.format = info.format
         self.image_options: Mapping[str, str] = info.options
         self.method = hint.method
-        self._domain = domain
+        self._lost = lost
         self._socket = socket
         self._changes = changes
         self._reading = reading
@@ -81,7 +87,7 @@ class PulledDisk:
             first = list(nbd_extents(self._socket, self.target))
             second = list(nbd_extents(self._socket, self.target))
         except HostError as problem:
-            raise _lost(self._domain, problem) from None
+            raise self._lost.error(problem) from None
         found = agreed(first, second, self.size_bytes)
         if self._changes is not None:
             found = combine(found, self._changes, self.size_bytes)
@@ -92,24 +98,24 @@ class PulledDisk:
         try:
             inner = NbdReader(self._socket, self.target)
         except HostError as problem:
-            raise _lost(self._domain, problem) from None
-        return _PulledReader(self._domain, inner, self._reading)
+            raise self._lost.error(problem) from None
+        return _PulledReader(inner, self._reading, self._lost)
 
 
 class _PulledReader:
     """Implements ``BlockReader``. A read that QEMU answers is one of the instant."""
 
-    def __init__(self, domain: Domain, inner: NbdReader, reading: Reading) -> None:
-        self._domain = domain
+    def __init__(self, inner: NbdReader, reading: Reading, lost: _Lost) -> None:
         self._inner = inner
         self._reading = reading
+        self._lost = lost
 
     def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
         self._reading.pace.wait(length)
         try:
             data = self._inner.read(offset, length)
         except HostError as problem:
-            raise _lost(self._domain, problem) from None
+            raise self._lost.error(problem) from None
         self._reading.still_frozen()
         return data
 
@@ -117,20 +123,28 @@ class _PulledReader:
         self._inner.close()
 
 
-def _lost(domain: Domain, problem: HostError) -> CaptureError:
-    """What has ended the export, as far as libvirt tells."""
-    try:
-        runs = domain.state() in (DomainState.RUNNING, DomainState.PAUSED)
-        ended = domain.domain_job() is None
-    except DrvmError:
-        runs, ended = True, False
-    if not runs:
-        return CaptureError(
-            f"{domain.name} was switched off, or its QEMU died, while it was read",
-            hint="take the point anew; while the machine is off, its images are read instead",
-        )
-    if ended:
-        return CaptureError(
-            f"somebody ended the backup job of {domain.name} while it was read", hint="try again"
-        )
-    return CaptureError(f"{domain.name} can't be read any more: {problem.message}")
+class _Lost:
+    """What has ended an export, as far as libvirt tells. It learns of a QEMU's death a moment
+    later than whoever reads."""
+
+    def __init__(self, domain: Domain, clock: Clock) -> None:
+        self._domain = domain
+        self._clock = clock
+
+    def error(self, problem: HostError) -> CaptureError:
+        domain, ended = self._domain, False
+        with contextlib.suppress(DrvmError):
+            for _ in range(_LOOKS):
+                if domain.state() not in (DomainState.RUNNING, DomainState.PAUSED):
+                    return CaptureError(
+                        f"{domain.name} was switched off, or its QEMU died, while it was read",
+                        hint="take the point anew: of a machine that is off, the images are read",
+                    )
+                ended = domain.domain_job() is None
+                self._clock.sleep(_PAUSE_S)
+        if ended:
+            return CaptureError(
+                f"somebody ended the backup job of {domain.name} while it was read",
+                hint="try again",
+            )
+        return CaptureError(f"{domain.name} can't be read any more: {problem.message}")
