@@ -43,7 +43,7 @@ def test_a_machine_has_one_worker_at_a_time_and_a_dead_one_holds_nothing(tmp_pat
 
 
 WRONG: dict[str, dict[str, Any]] = {
-    "another machine": {"vm_uuid": UUID.replace("3", "4")},
+    "another machine": {"vm_uuid": str(uuid.uuid4())},
     "a newer format": {"version": VERSION + 1},
     "no point id": {"point_id": "../../etc"},
     "a file that is not ours": {"overlay": "/etc/passwd"},
