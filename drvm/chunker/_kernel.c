@@ -21,6 +21,7 @@
 #define PIECE_BYTES 64
 #define ID_BYTES 16
 #define KEY_BYTES 32
+#define KEY_WORD_BYTES 8
 #define MAX_LANES 16
 
 /* What scan says of a block. */
@@ -187,6 +188,159 @@ static PyObject *scan(PyObject *module, PyObject *args)
     return result;
 }
 
+/* A key that is looked for. Its place is in [low, high]: keys below low are smaller, the key at
+   high is not, if keys ascend. guess: where it should be, were all keys spread evenly. */
+struct query {
+    const uint8_t *row;
+    uint64_t wanted;
+    size_t low, high, guess;
+    double density;
+};
+
+#define TOGETHER 16 /* queries that wait for memory side by side */
+#define GUESSES 3   /* each takes the error to about its square root; the rest is galloping */
+
+static uint64_t key_at(const uint8_t *row, size_t place)
+{
+    uint64_t key;
+    memcpy(&key, row + place * sizeof key, sizeof key);
+    return key;
+}
+
+/* The guess, so many keys up or down from a place; kept within the bounds. */
+static void guess(struct query *q, size_t from, uint64_t distance, int up)
+{
+    double steps = (double)distance * q->density;
+    size_t most = up ? q->high - from : from - q->low;
+    size_t far = steps < (double)most ? (size_t)steps : most;
+    q->guess = up ? from + far : from - far;
+    __builtin_prefetch(q->row + q->guess * sizeof(uint64_t));
+}
+
+/* Halves what is left: at is below high. Returns whether the key at this place is too small. */
+static int narrow(struct query *q, size_t at)
+{
+    if (key_at(q->row, at) < q->wanted) {
+        q->low = at + 1;
+        return 1;
+    }
+    q->high = at;
+    return 0;
+}
+
+static void begin(struct query *q, size_t keys)
+{
+    uint64_t first = key_at(q->row, 0), last = key_at(q->row, keys - 1);
+    q->low = q->high = q->wanted > first ? keys - 1 : 0;
+    if (q->wanted <= first || q->wanted > last)
+        return; /* the first one, or none */
+    q->low = 1;
+    q->density = (double)(keys - 1) / (double)(last - first);
+    guess(q, 0, q->wanted - first, 1);
+}
+
+static void improve(struct query *q)
+{
+    size_t at = q->guess;
+    uint64_t key;
+    if (q->low >= q->high)
+        return;
+    at = at < q->low ? q->low : at < q->high ? at : q->high - 1;
+    key = key_at(q->row, at);
+    if (narrow(q, at))
+        guess(q, q->low, q->wanted - key, 1);
+    else
+        guess(q, q->high, key - q->wanted, 0);
+}
+
+/* The place, or -1. */
+static int64_t finish(struct query *q)
+{
+    size_t at = q->guess, step = 4;
+    if (q->low < q->high) {
+        int up;
+        at = at < q->low ? q->low : at < q->high ? at : q->high - 1;
+        up = narrow(q, at);
+        while (q->high - q->low > step && narrow(q, up ? q->low + step : q->high - step) == up)
+            step *= 2;
+    }
+    while (q->low < q->high)
+        narrow(q, q->low + (q->high - q->low) / 2);
+    return key_at(q->row, q->low) == q->wanted ? (int64_t)q->low : -1;
+}
+
+/* table: so many rows of row_bytes with so many keys each, neither zero. row_of may be NULL: then
+   all is in the first row. Returns the number of hits, -1 where a row is not there. */
+static Py_ssize_t probe_rows(const uint8_t *table, size_t rows, size_t row_bytes, size_t keys,
+    const uint8_t *row_of, const uint8_t *wanted, uint8_t *places, size_t count)
+{
+    struct query query[TOGETHER];
+    Py_ssize_t hits = 0;
+    for (size_t done = 0; done < count; done += TOGETHER) {
+        size_t here = count - done < TOGETHER ? count - done : TOGETHER;
+        for (size_t i = 0; i < here; i++) {
+            uint64_t row = row_of != NULL ? key_at(row_of, done + i) : 0;
+            if (row >= rows)
+                return -1;
+            query[i].row = table + row * row_bytes;
+            query[i].wanted = key_at(wanted, done + i);
+            begin(&query[i], keys);
+        }
+        for (int round = 0; round < GUESSES; round++)
+            for (size_t i = 0; i < here; i++)
+                improve(&query[i]);
+        for (size_t i = 0; i < here; i++) {
+            int64_t place = finish(&query[i]);
+            memcpy(places + (done + i) * sizeof place, &place, sizeof place);
+            hits += place >= 0;
+        }
+    }
+    return hits;
+}
+
+static PyObject *checked_probe(Py_buffer *table, Py_ssize_t row_bytes, Py_ssize_t row_keys,
+    Py_buffer *row_of, Py_buffer *wanted, Py_buffer *places)
+{
+    Py_ssize_t count = wanted->len / KEY_WORD_BYTES, hits;
+    if (row_bytes < 0 || row_keys < 0 || row_keys > row_bytes / KEY_WORD_BYTES
+        || (row_bytes ? table->len % row_bytes : table->len))
+        return PyErr_Format(PyExc_ValueError, "the table is not rows of %zd bytes with %zd keys",
+            row_bytes, row_keys);
+    if (wanted->len % KEY_WORD_BYTES || places->len != wanted->len
+        || (row_of->obj != NULL && row_of->len != wanted->len))
+        return PyErr_Format(PyExc_ValueError, "%zd keys need as many rows and places", count);
+    if (row_keys == 0 || table->len == 0) { /* no row has a first key to look at */
+        if (row_of->obj != NULL && count > 0)
+            return PyErr_Format(PyExc_ValueError, "a row is not in the table");
+        memset(places->buf, -1, (size_t)places->len);
+        return PyLong_FromLong(0);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    hits = probe_rows(table->buf, (size_t)(table->len / row_bytes), (size_t)row_bytes,
+        (size_t)row_keys, row_of->buf, wanted->buf, places->buf, (size_t)count);
+    Py_END_ALLOW_THREADS
+    if (hits < 0)
+        return PyErr_Format(PyExc_ValueError, "a row is not in the table");
+    return PyLong_FromSsize_t(hits);
+}
+
+static PyObject *probe(PyObject *module, PyObject *args)
+{
+    Py_buffer table, row_of, wanted, places;
+    Py_ssize_t row_bytes, row_keys;
+    PyObject *result;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*nnz*y*w*", &table, &row_bytes, &row_keys, &row_of, &wanted,
+            &places))
+        return NULL;
+    result = checked_probe(&table, row_bytes, row_keys, &row_of, &wanted, &places);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&row_of);
+    PyBuffer_Release(&wanted);
+    PyBuffer_Release(&places);
+    return result;
+}
+
 static int fill_module(PyObject *module)
 {
     return PyModule_AddIntConstant(module, "LANES", widest());
@@ -194,6 +348,7 @@ static int fill_module(PyObject *module)
 
 static PyMethodDef methods[] = {
     {"scan", scan, METH_VARARGS, NULL},
+    {"probe", probe, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -22,3 +22,14 @@ def scan(
 ) -> int:
     """As ``kernel.Scan`` says. ``lanes`` is for tests and measurements: 4, 8 or 16, as far as the
     CPU has them, else ``ValueError``. The ids are the same with all of them."""
+
+def probe(
+    table: Buffer,
+    row_bytes: int,
+    row_keys: int,
+    rows: Buffer | None,
+    wanted: Buffer,
+    places: Buffer,
+    /,
+) -> int:
+    """As ``kernel.Probe`` says."""

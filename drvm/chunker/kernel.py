@@ -1,9 +1,9 @@
 """The kernel: what is done to every block of every disk, many blocks in one call.
 
-Two implementations of one function. The native one, ``_kernel.c``, is compiled by the package's
-own build and hashes up to 16 blocks side by side. The other one calls the ``blake3`` package for
-each block: it is the reference that tests hold the native one to, and runs where no compiler was.
-docs/adr/022-native-kernel.md has the reasons and the figures.
+Two implementations of two functions. The native ones, ``_kernel.c``, are compiled by the package's
+own build: blocks are hashed up to 16 side by side, keys are looked up so too. The others, by the
+``blake3`` package and numpy, are the reference that tests hold the native ones to, and run where
+no compiler was. docs/adr/022-native-kernel.md has the reasons and the figures.
 """
 
 from __future__ import annotations
@@ -44,12 +44,40 @@ class Scan(Protocol):
         ...
 
 
+class Probe(Protocol):
+    def __call__(
+        self,
+        table: Buffer,
+        row_bytes: int,
+        row_keys: int,
+        rows: Buffer | None,
+        wanted: Buffer,
+        places: Buffer,
+        /,
+    ) -> int:
+        """Look keys up in sorted tables. All words are native and may lie at any address.
+
+        ``table``: rows of ``row_bytes``, each of which begins with ``row_keys`` ascending u64;
+        what follows there is not looked at. ``wanted``: u64 keys; ``rows``: for each an i64, the
+        row in which it is looked for, or ``None``: all in the first. ``places``: for each an i64,
+        the first place of that key in its row, or -1. Returns how many were found.
+
+        Keys of a row that don't ascend may be missed, and no more than that; a row that is not
+        full is padded with the largest key. Quick where keys are spread evenly, as hashes are.
+
+        Raises ``ValueError`` for lengths that don't fit each other and rows that are not there,
+        and what Python raises for buffers of the wrong kind; ``places`` is then worth nothing.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """``name`` says which one it is, to people."""
 
     name: str
     scan: Scan
+    probe: Probe
 
 
 def nonzero_blocks(data: Buffer) -> npt.NDArray[np.bool_]:
@@ -95,15 +123,51 @@ def reference_scan(
     return int(np.count_nonzero(states == NEW))
 
 
+def reference_probe(
+    table: Buffer,
+    row_bytes: int,
+    row_keys: int,
+    rows: Buffer | None,
+    wanted: Buffer,
+    places: Buffer,
+    /,
+) -> int:
+    """``Probe`` by numpy, one call a row."""
+    length, count = memoryview(table).nbytes, memoryview(wanted).nbytes // 8
+    if row_bytes < 0 or not 0 <= row_keys <= row_bytes // 8 or length % max(row_bytes, 1):
+        raise ValueError(f"the table is not rows of {row_bytes} bytes with {row_keys} keys")
+    for buffer in (wanted, rows, places):
+        if buffer is not None and memoryview(buffer).nbytes != count * 8:
+            raise ValueError(f"{count} keys need as many rows and places")
+    if memoryview(places).readonly:
+        raise TypeError("places are written to")
+    number = length // row_bytes if row_keys else 0
+    keys = np.ndarray((number, row_keys), np.uint64, table, 0, (row_bytes, 8))
+    look_for, found = np.frombuffer(wanted, np.uint64), np.frombuffer(places, np.int64)
+    found[:] = -1
+    if rows is None:
+        which = np.zeros(count if number else 0, dtype=np.int64)
+    else:
+        which = np.frombuffer(rows, np.int64)
+        if len(which) and not 0 <= which.min() <= which.max() < number:
+            raise ValueError("a row is not in the table")
+    for row in np.unique(which).tolist():
+        here = np.flatnonzero(which == row)
+        at = np.minimum(np.searchsorted(keys[row], look_for[here]), row_keys - 1)
+        hit = keys[row, at] == look_for[here]
+        found[here[hit]] = at[hit]
+    return int(np.count_nonzero(found >= 0))
+
+
 def choose(environment: Mapping[str, str]) -> Kernel:
     """The native kernel where it was compiled, unless ``DRVM_KERNEL`` is ``python``."""
     if environment.get("DRVM_KERNEL") == "python":
-        return Kernel("python (by DRVM_KERNEL)", reference_scan)
+        return Kernel("python (by DRVM_KERNEL)", reference_scan, reference_probe)
     try:
         from drvm.chunker import _kernel
     except ImportError:
-        return Kernel("python (no compiler at install)", reference_scan)
-    return Kernel(f"native, {_kernel.LANES} lanes", _kernel.scan)
+        return Kernel("python (no compiler at install)", reference_scan, reference_probe)
+    return Kernel(f"native, {_kernel.LANES} lanes", _kernel.scan, _kernel.probe)
 
 
 KERNEL = choose(os.environ)

@@ -12,9 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drvm.chunker import kernel as kernels
-from drvm.chunker.kernel import BLOCK_BYTES, NEW, SAME, ZERO, Kernel, reference_scan
+from drvm.chunker.kernel import (
+    BLOCK_BYTES,
+    NEW,
+    SAME,
+    ZERO,
+    Kernel,
+    reference_probe,
+    reference_scan,
+)
 
 KEY = bytes(range(32))
+REFERENCE = Kernel("python (no compiler at install)", reference_scan, reference_probe)
 ZEROES = bytes(BLOCK_BYTES)
 
 
@@ -55,7 +64,7 @@ def test_every_kernel_finds_what_the_definition_says(kernel, contents, key, draw
 @pytest.mark.parametrize("count", [*range(36), 1024])
 def test_any_number_of_blocks_is_named(kernel, count):
     data = np.random.default_rng(count).bytes(count * BLOCK_BYTES)
-    assert scanned(kernel, data) == scanned(Kernel("", reference_scan), data)
+    assert scanned(kernel, data) == scanned(REFERENCE, data)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3, 8, 63])
@@ -146,9 +155,9 @@ def test_the_reference_can_be_asked_for():
 def test_without_a_compiled_kernel_the_reference_runs(monkeypatch):
     monkeypatch.setitem(sys.modules, "drvm.chunker._kernel", None)
     monkeypatch.delattr("drvm.chunker._kernel", raising=False)
-    assert kernels.choose({}) == Kernel("python (no compiler at install)", reference_scan)
+    assert kernels.choose({}) == REFERENCE
 
 
 def test_the_native_kernel_is_the_first_choice():
     native = pytest.importorskip("drvm.chunker._kernel", reason="the kernel is not compiled")
-    assert kernels.choose({}) == Kernel(f"native, {native.LANES} lanes", native.scan)
+    assert kernels.choose({}) == Kernel(f"native, {native.LANES} lanes", native.scan, native.probe)
