@@ -336,10 +336,12 @@ class BlockReader(Protocol):
 class BlockWriter(Protocol):
     """Random writes to one disk that is being restored. Belongs to the thread that opened it.
 
-    The disk reads as zeroes wherever nothing was written.
+    A new image reads as zeroes where nothing was written. ``zero`` takes no room where it can.
     """
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None: ...
+
+    def zero(self, offset: int, length: int) -> None: ...
 
     def flush(self) -> None:
         """Durable when it returns."""

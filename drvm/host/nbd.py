@@ -26,6 +26,7 @@ T = TypeVar("T")
 _READ_BYTES = MIB
 _WRITE_BYTES = 4 * MIB
 _STATUS_BYTES = GIB
+_ZERO_BYTES = GIB
 _START_S = 15.0
 _POLL_S = 0.02
 _MAX_CLIENTS = 32
@@ -159,8 +160,13 @@ class NbdWriter:
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _WRITE_BYTES):
-            piece = bytearray(view[start : start + _WRITE_BYTES])
+            piece = view[start : start + _WRITE_BYTES]
             _checked(functools.partial(self._handle.pwrite, piece, offset + start))
+
+    def zero(self, offset: int, length: int) -> None:
+        for start in range(offset, offset + length, _ZERO_BYTES):
+            size = min(_ZERO_BYTES, offset + length - start)
+            _checked(functools.partial(self._handle.zero, size, start))
 
     def flush(self) -> None:
         _checked(self._handle.flush)

@@ -149,7 +149,7 @@ class _Workers:
         frame = blocks.frame
         ranges = self._packs.ranges(blocks.name, frame)
         plain_bytes = self._packs.open(blocks.name).frames.plain_bytes[frame]
-        if ((blocks.ordinal % FRAME_BLOCKS) * BLOCK_BYTES >= plain_bytes).any():
+        if (blocks.slot * BLOCK_BYTES >= plain_bytes).any():
             raise DamageFound(
                 f"a disk map names blocks beyond the end of a frame of pack {blocks.name.hex()}"
             )
@@ -183,7 +183,7 @@ class _Workers:
                 offset, start = base + place * BLOCK_BYTES, slot * BLOCK_BYTES
                 length = min(count * BLOCK_BYTES, self._size_bytes - offset)
                 write(offset, plain[start : start + length])
-        ids[blocks.place] = found[index * FRAME_BLOCKS + blocks.ordinal % FRAME_BLOCKS]
+        ids[blocks.place] = found[index * FRAME_BLOCKS + blocks.slot]
         self._progress(len(index) * BLOCK_BYTES)
 
     def _compare(self, window: Window, ids: Ids) -> None:

@@ -1,8 +1,8 @@
 """A window of a disk map in the order of the packs: what a restore fetches, and in which order.
 
-A block of a window is one number, pack | ordinal | place on the disk, so that a single sort puts
-all of them in the order in which they lie in the packs: eight bytes a block, whatever the age of
-the disk. docs/adr/025-restore-order.md.
+A block of a window is one number, pack | frame | place on the disk | slot, so that a single sort
+puts all of them in the order in which their frames lie in the packs, and those of a frame in the
+order of the disk: eight bytes a block, whatever the disk's age. docs/adr/025-restore-order.md.
 """
 
 from __future__ import annotations
@@ -23,30 +23,28 @@ from drvm.repository.layout import PACK_MAX_BLOCKS
 WINDOW_LEAVES = 64
 """4 GiB of a disk at a time: bounds memory, whatever the disk's size."""
 
+_SLOT_BITS = (FRAME_BLOCKS - 1).bit_length()
 _PLACE_BITS = (WINDOW_LEAVES * LEAF_BLOCKS - 1).bit_length()
-_ORDINAL_BITS = (PACK_MAX_BLOCKS * FRAME_BLOCKS - 1).bit_length()
+_FRAME_BITS = (PACK_MAX_BLOCKS - 1).bit_length()
 _PACK_BITS = _PLACE_BITS  # no more packs than blocks
-assert _PACK_BITS + _ORDINAL_BITS + _PLACE_BITS < 64
+assert _PACK_BITS + _FRAME_BITS + _PLACE_BITS + _SLOT_BITS < 64
 
 I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class PackBlocks:
-    """What is wanted of one pack, an entry per block: ascending ordinals (one may come many
-    times), and places counted in blocks from the start of the window."""
+    """What is wanted of one pack, an entry per block: ascending frames, in each the places
+    ascend; ``place`` is counted in blocks from the start of the window."""
 
     name: bytes
-    ordinal: I64
+    frame: I64
     place: I64
-
-    @property
-    def frame(self) -> I64:
-        """The number of each block's frame, ascending."""
-        return self.ordinal // FRAME_BLOCKS
+    slot: I64
 
     def part(self, start: int, stop: int) -> PackBlocks:
-        return PackBlocks(self.name, self.ordinal[start:stop], self.place[start:stop])
+        at = slice(start, stop)
+        return PackBlocks(self.name, self.frame[at], self.place[at], self.slot[at])
 
     def of_frame(self, number: int) -> PackBlocks:
         start, stop = np.searchsorted(self.frame, (number, number + 1)).tolist()
@@ -55,11 +53,11 @@ class PackBlocks:
     def runs(self) -> Iterator[tuple[int, int, int, int]]:
         """(frame, slot, place, number of blocks) of each run that lies in one piece both in one
         frame and on the disk."""
-        slot = self.ordinal % FRAME_BLOCKS
-        joined = (np.diff(self.ordinal) == 1) & (np.diff(self.place) == 1) & (slot[1:] != 0)
+        joined = np.diff(self.frame) == 0
+        joined &= (np.diff(self.place) == 1) & (np.diff(self.slot) == 1)
         first = np.append(0, np.flatnonzero(~joined) + 1)
-        count = np.diff(np.append(first, len(slot)))
-        columns = (self.frame[first], slot[first], self.place[first], count)
+        count = np.diff(np.append(first, len(joined) + 1))
+        columns = (self.frame[first], self.slot[first], self.place[first], count)
         return zip(*(column.tolist() for column in columns), strict=True)
 
 
@@ -95,7 +93,7 @@ class Window:
 
     def _ranges(self, *, stored: bool) -> Iterator[tuple[int, int]]:
         wanted = np.full(self.blocks + 2, not stored, dtype=np.bool_)
-        wanted[(self._keys & _mask(_PLACE_BITS)) + 1] = stored
+        wanted[(self._keys >> _SLOT_BITS & _mask(_PLACE_BITS)) + 1] = stored
         wanted[0] = wanted[-1] = False
         edges = np.flatnonzero(wanted[1:] != wanted[:-1]).tolist()
         for start, stop in zip(edges[0::2], edges[1::2], strict=True):
@@ -121,13 +119,14 @@ def load_window(disk_map: DiskMap, first_leaf: int, leaves: int) -> Window:
         at = np.flatnonzero(leaf.pack != ZERO)
         if not len(at):
             continue
-        ordinal = leaf.ordinal[at]
-        if ordinal.max() >> _ORDINAL_BITS:
-            name = leaf.packs[leaf.pack[at[ordinal.argmax()]]]
+        frame, slot = np.divmod(leaf.ordinal[at], FRAME_BLOCKS)
+        if frame.max() >= PACK_MAX_BLOCKS:
+            name = leaf.packs[leaf.pack[at[frame.argmax()]]]
             raise DamageFound(f"pack {name.hex()} lacks frames that a disk map names")
         number = np.array([names.setdefault(n, len(names)) for n in leaf.packs], dtype=np.int64)
-        pack = number[leaf.pack[at]] << (_ORDINAL_BITS + _PLACE_BITS)
-        keys.append(pack | ordinal << _PLACE_BITS | (at + start))
+        key = number[leaf.pack[at]] << _FRAME_BITS | frame
+        key = key << _PLACE_BITS | (at + start)
+        keys.append(key << _SLOT_BITS | slot)
     joined = np.concatenate([*keys, np.zeros(0, dtype=np.int64)])
     joined.sort()
     return Window(first_leaf * LEAF_BLOCKS, blocks, mapped, digests, tuple(names), joined)
@@ -153,14 +152,16 @@ def mapped_bytes(disk_map: DiskMap) -> int:
 
 
 def _by_pack(keys: I64, packs: tuple[bytes, ...]) -> Iterator[PackBlocks]:
-    shift = _ORDINAL_BITS + _PLACE_BITS
+    to_frame = _PLACE_BITS + _SLOT_BITS
+    to_pack = to_frame + _FRAME_BITS
     start = 0
     while start < len(keys):
-        number = int(keys[start]) >> shift
-        stop = int(np.searchsorted(keys, (number + 1) << shift))
+        number = int(keys[start]) >> to_pack
+        stop = int(np.searchsorted(keys, (number + 1) << to_pack))
         own = keys[start:stop]
-        ordinal = own >> _PLACE_BITS & _mask(_ORDINAL_BITS)
-        yield PackBlocks(packs[number], ordinal, own & _mask(_PLACE_BITS))
+        frame = own >> to_frame & _mask(_FRAME_BITS)
+        place = own >> _SLOT_BITS & _mask(_PLACE_BITS)
+        yield PackBlocks(packs[number], frame, place, own & _mask(_SLOT_BITS))
         start = stop
 
 

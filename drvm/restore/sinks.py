@@ -21,12 +21,10 @@ class Writers:
         self._opened: list[BlockWriter] = []
 
     def write(self, offset: int, data: memoryview) -> None:
-        writer: BlockWriter | None = getattr(self._own, "writer", None)
-        if writer is None:
-            writer = self._own.writer = self._open()
-            with self._lock:
-                self._opened.append(writer)
-        writer.write(offset, data)
+        self._writer().write(offset, data)
+
+    def zero(self, offset: int, length: int) -> None:
+        self._writer().zero(offset, length)
 
     def flush(self) -> None:
         """Whatever was written is durable when this returns."""
@@ -36,3 +34,11 @@ class Writers:
     def close(self) -> None:
         for writer in self._opened:
             writer.close()
+
+    def _writer(self) -> BlockWriter:
+        writer: BlockWriter | None = getattr(self._own, "writer", None)
+        if writer is None:
+            writer = self._own.writer = self._open()
+            with self._lock:
+                self._opened.append(writer)
+        return writer

@@ -4,6 +4,7 @@ cover it and promise zeroes only where zeroes are."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import tempfile
@@ -19,10 +20,12 @@ from drvm.core.errors import HostError
 from drvm.core.extents import Extent, ExtentKind, cover
 from drvm.core.process import SystemProcesses
 from drvm.core.units import KIB, MIB
+from drvm.host import rawfile
 from drvm.host.images import ImageTool
 from drvm.host.model import BlockReader
 from drvm.host.nbd import NbdExport, NbdReader, NbdWriter, nbd_extents
 from drvm.host.rawfile import RawFileReader, RawFileWriter, raw_extents
+from tests.loops import loop_device
 
 SIZE = 5 * MIB + 512
 
@@ -119,6 +122,8 @@ def test_an_nbd_writer_writes_what_a_reader_reads(tmp_path: Path) -> None:
         with contextlib.closing(NbdWriter(export.socket)) as writer:
             writer.write(0, content[:MIB])
             writer.write(2 * MIB, memoryview(content)[2 * MIB :])
+            writer.write(MIB, b"gone" * 2048)
+            writer.zero(MIB, 8192)
             writer.flush()
         with contextlib.closing(NbdReader(export.socket)) as reader:
             assert bytes(reader.read(0, SIZE)) == content
@@ -135,6 +140,52 @@ def test_a_raw_writer_stays_inside_its_disk(tmp_path: Path) -> None:
         writer.flush()
     assert path.stat().st_size == MIB
     assert path.read_bytes().endswith(b"end")
+
+
+def _zeroed(path: Path, content: bytes, ranges: list[tuple[int, int]]) -> None:
+    """Zero the ranges of what holds ``content``, and compare."""
+    expected = bytearray(content)
+    with contextlib.closing(RawFileWriter(path, len(content))) as writer:
+        for offset, length in ranges:
+            writer.zero(offset, length)
+            expected[offset : offset + length] = bytes(length)
+        with pytest.raises(ValueError, match="of"):
+            writer.zero(len(content) - 1, 2)
+        writer.flush()
+    assert path.read_bytes() == expected
+
+
+_RANGES = [(0, 5000), (10_000, 3), (MIB - 700, 1400), (2 * MIB, 2 * MIB)]
+
+
+@pytest.mark.parametrize("holes", [True, False])
+def test_zeroes_become_holes_of_a_file_where_it_can_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holes: bool
+) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"x" * 4 * MIB)
+    if not holes:
+        monkeypatch.setattr(rawfile.RawFileWriter, "_deallocated", lambda *_, device: False)
+    _zeroed(path, b"x" * 4 * MIB, _RANGES)
+    assert (path.stat().st_blocks * 512 < 3 * MIB) is holes
+
+
+def test_a_file_that_cannot_have_holes_gets_zeroes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not here")
+
+    monkeypatch.setattr(rawfile.fcntl, "ioctl", refuses)
+    (tmp_path / "disk").write_bytes(b"x" * MIB)
+    _zeroed(tmp_path / "disk", b"x" * MIB, [(1000, 10_000)])
+
+
+def test_a_block_device_is_zeroed_to_the_byte(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 4 * MIB)
+    with loop_device(image, SystemProcesses()) as device:
+        _zeroed(device, b"x" * 4 * MIB, _RANGES)
 
 
 def test_an_export_ends_with_its_context_and_leaves_no_socket(tmp_path: Path) -> None:
