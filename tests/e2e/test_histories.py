@@ -10,6 +10,7 @@ from drvm.snapshot.recovery import recover
 from tests.appliance import make_appliance
 from tests.guests import MakeGuest, all_qcow2, with_qcow2
 from tests.kills import WAYS, Harness, Way, harness
+from tests.proving import proven_point
 
 pytestmark = [pytest.mark.guest, pytest.mark.long]
 
@@ -71,7 +72,8 @@ class History:
         self.kills.guest.run("umount /data || true")
 
     def point(self) -> None:
-        self.kills.prove(self.way)
+        kills = self.kills
+        proven_point(kills.wiring, kills.guest, kills.scratch, self.way.options)
 
     def recover(self) -> None:
         wiring = self.kills.wiring
