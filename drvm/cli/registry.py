@@ -25,6 +25,7 @@ VERBS = (
     Verb("clone", "clone", "Restore a machine beside the original, with a new identity."),
     Verb("drill", "drill", "Prove that points boot: restore in isolation, check, measure."),
     Verb("report", "report", "Write the report on points and drills: HTML, JSON or JUnit."),
+    Verb("index", "index", "Make the local index of stored blocks anew."),
     Verb("daemon", "daemon", "Run the policies of the config by their schedules."),
     Verb("demo", "demo", "See all of it on a real small VM and a real S3 server."),
     Verb("config", "config", "Check, show and generate the config file."),

@@ -161,6 +161,10 @@ class Config(Section):
     overlay_reserve_bytes: SizeBytes = Field(
         default="1 GiB", alias="overlay_reserve", validate_default=True
     )
+    index_memory_bytes: SizeBytes = Field(
+        default="64 MiB", alias="index_memory", validate_default=True
+    )
+    id_cache_bytes: SizeBytes = Field(default="8 GiB", alias="id_cache", validate_default=True)
     compression: Compression = "default"
     policies: tuple[PolicyConfig, ...] = ()
     daemon: DaemonConfig = DaemonConfig()

@@ -62,6 +62,8 @@ class Settings:
     cache_dir: Path
     overlay_dir: Path | None
     overlay_reserve_bytes: int
+    index_memory_bytes: int
+    id_cache_bytes: int
     compression: Compression
     policies: tuple[PolicyConfig, ...]
     daemon: DaemonConfig
@@ -109,6 +111,8 @@ def resolve(
         cache_dir=_absolute(cache_dir, "DRVM_CACHE_DIR") if cache_dir else config.cache_dir,
         overlay_dir=config.overlay_dir,
         overlay_reserve_bytes=config.overlay_reserve_bytes,
+        index_memory_bytes=config.index_memory_bytes,
+        id_cache_bytes=config.id_cache_bytes,
         compression=config.compression,
         policies=config.policies,
         daemon=config.daemon,

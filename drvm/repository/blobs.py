@@ -50,6 +50,10 @@ class BlobWriter:
         if len(self._builder):
             self._rotate()
 
+    def packs(self) -> list[bytes]:
+        """Those that are finished."""
+        return list(self._names)
+
     def ref(self, blob: NewBlob) -> BlobRef:
         """Only after ``finish``."""
         return BlobRef(self._names[blob.serial], blob.number)

@@ -62,6 +62,10 @@ class Sealer:
     def leaf_digest_key(self) -> bytes:
         return derive(self._keys.block_id, b"", b"drvm leaf digest" + self._repository_id)
 
+    def id_table_key(self) -> bytes:
+        """For what the local cache says of packs; nothing stored depends on it."""
+        return derive(self._keys.block_id, b"", b"drvm id table" + self._repository_id)
+
     def cipher(self, purpose: bytes, salt: bytes) -> ObjectCipher:
         """The cipher of one object. ``purpose`` is its type; ``salt`` its own 32 bytes."""
         key = derive(self._keys.seal, salt, b"drvm " + purpose + b" " + self._repository_id)

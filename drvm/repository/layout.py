@@ -22,6 +22,7 @@ POINTS = "points/"
 FINALS = "final/"
 CONDEMNED = "condemned/"
 DRILLS = "drills/"
+INDEX = "index/"
 
 PACK_MAX_BYTES = 32 * 1024 * 1024
 PACK_MAX_BLOCKS = 65536
@@ -30,6 +31,7 @@ FANOUT = 128
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 _PACK = re.compile(r"packs/([0-9a-f]{64})", re.ASCII)
+_INDEX = re.compile(r"index/([0-9a-f]{64})", re.ASCII)
 _POINT = re.compile(r"points/([0-9a-f-]{36})/([0-9a-f]{16})\.([0-9a-f]{16})", re.ASCII)
 
 
@@ -90,6 +92,16 @@ def pack_object(name: bytes) -> str:
 def pack_name(object_name: str) -> bytes | None:
     """The 32 bytes of a pack's name; ``None`` for what is not the name of a pack."""
     match = _PACK.fullmatch(object_name)
+    return bytes.fromhex(match[1]) if match else None
+
+
+def index_object(name: bytes) -> str:
+    return INDEX + name.hex()
+
+
+def index_name(object_name: str) -> bytes | None:
+    """The 32 bytes of an index object's name; ``None`` for what is not one."""
+    match = _INDEX.fullmatch(object_name)
     return bytes.fromhex(match[1]) if match else None
 
 

@@ -8,14 +8,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from drvm.chunker.blocks import Ids
 from drvm.core.errors import DamageFound, ObjectMissing, ObjectTruncated
-from drvm.core.files import write_durably
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import pack_object
 from drvm.repository.pack import (
@@ -50,14 +48,12 @@ class BlobRef:
 class PackReader:
     """Frames, blobs and id tables by pack name. Safe for any number of threads.
 
-    Every byte that comes out was authenticated. ``cache_dir`` keeps the sealed tables of packs;
-    it is believed no more than the store is.
+    Every byte that comes out was authenticated.
     """
 
-    def __init__(self, store: Store, sealer: Sealer, cache_dir: Path | None = None) -> None:
+    def __init__(self, store: Store, sealer: Sealer) -> None:
         self._store = store
         self._sealer = sealer
-        self._cache_dir = cache_dir
         self._lock = threading.Lock()
         self._open: OrderedDict[bytes, OpenPack] = OrderedDict()
         self._windows: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
@@ -106,8 +102,8 @@ class PackReader:
 
         Raises ``DamageFound`` unless the tables are what the footer names.
         """
-        tables = self._cached_tables(name) or self._fetch_tables(name)
-        footer = parse_footer(name, tables)
+        footer, tables = self._end(name, lambda footer: footer.ids_bytes + footer.table_bytes)
+        _check_tables(name, footer, tables)
         if footer.kind != "data":
             return None
         sealed_ids = tables[: footer.ids_bytes]
@@ -170,29 +166,6 @@ class PackReader:
     def _whole(self, name: bytes) -> bytes:
         with _named(name):
             return self._store.get(pack_object(name))
-
-    # -- the cache of tables ------------------------------------------------------------------
-    def _fetch_tables(self, name: bytes) -> bytes:
-        footer, tables = self._end(name, lambda footer: footer.ids_bytes + footer.table_bytes)
-        _check_tables(name, footer, tables)
-        if self._cache_dir is not None:
-            path = self._cache_dir / name.hex()
-            with contextlib.suppress(OSError):  # a cache that can't be written is only slow
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                write_durably(path, tables if footer.kind == "data" else tables[-FOOTER_BYTES:])
-        return tables
-
-    def _cached_tables(self, name: bytes) -> bytes | None:
-        if self._cache_dir is None:
-            return None
-        try:
-            tables = (self._cache_dir / name.hex()).read_bytes()
-            footer = parse_footer(name, tables)
-            if footer.kind == "data":
-                _check_tables(name, footer, tables)
-        except (OSError, DamageFound):
-            return None
-        return tables
 
 
 @contextlib.contextmanager

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from drvm.chunker.blocks import BlockHasher, Ids
+from drvm.chunker.blocks import BlockHasher
 from drvm.core.errors import (
     DamageFound,
     NoRepository,
@@ -19,11 +15,15 @@ from drvm.core.errors import (
     RepositoryError,
     UsageError,
 )
-from drvm.core.progress import Trace, no_trace
+from drvm.core.progress import Progress, Trace, no_trace
 from drvm.repository import points as protocol
+from drvm.repository.catalog import Catalog, RebuildPlan, Rebuilt
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
-from drvm.repository.index import ExactIndex
+from drvm.repository.index.levels import Levels
+from drvm.repository.index.runs import RunFiles
+from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize, SparseIndex
+from drvm.repository.index.tables import IdTables
 from drvm.repository.keys import MAX_SLOT_BYTES, make_slot, open_slots
 from drvm.repository.layout import (
     CONFIG,
@@ -42,8 +42,6 @@ from drvm.repository.points import Listing, Point
 from drvm.repository.session import Session
 from drvm.store.base import Store
 
-_TABLE_FETCHERS = 8
-
 
 class Repository:
     """An opened repository. One backup at a time; any number of readers.
@@ -57,6 +55,7 @@ class Repository:
         config: RepositoryConfig,
         keys: MasterKeys,
         cache_dir: Path | None,
+        limits: IndexLimits,
         problems: tuple[str, ...] = (),
     ) -> None:
         self.store = store
@@ -64,14 +63,18 @@ class Repository:
         self.id = config.repository_id
         self._sealer = Sealer(keys, config.repository_id)
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
-        cache = cache_dir / config.repository_id / "tables" if cache_dir is not None else None
-        self.packs = PackReader(store, self._sealer, cache)
-        self._index = ExactIndex()
-        self._metadata: set[bytes] = set()
-        self._shunned: frozenset[bytes] = frozenset()
+        self.packs = PackReader(store, self._sealer)
+        cache = cache_dir / config.repository_id if cache_dir is not None else None
+        self._index = _make_index(cache, config, self._sealer, self.packs, limits)
+        self._catalog = Catalog(store, self._sealer, self.packs, self._index)
 
     @staticmethod
-    def create(store: Store, passphrase: bytes, cache_dir: Path | None = None) -> Repository:
+    def create(
+        store: Store,
+        passphrase: bytes,
+        cache_dir: Path | None = None,
+        limits: IndexLimits = DEFAULT_LIMITS,
+    ) -> Repository:
         """Make a new repository. Raises ``RepositoryError`` where there is one already.
 
         The key slot is written first. A crash leaves a slot without ``drvm.json``; ``create``
@@ -86,7 +89,7 @@ class Repository:
         if slots := _slots(store):
             keys, config = open_slots(passphrase, slots, None)
             protocol.create_once(store, CONFIG, config.encode())
-            return Repository(store, config, keys, cache_dir)
+            return Repository(store, config, keys, cache_dir, limits)
         if any(True for prefix in (PACKS, POINTS) for _ in store.list(prefix)):
             raise RepositoryError(
                 f"{store.location} holds packs or points, but {CONFIG} and all key slots are lost",
@@ -101,10 +104,15 @@ class Repository:
         except ObjectExists:
             store.delete(slot)
             raise _exists(store) from None
-        return Repository(store, config, keys, cache_dir)
+        return Repository(store, config, keys, cache_dir, limits)
 
     @staticmethod
-    def open(store: Store, passphrase: bytes, cache_dir: Path | None = None) -> Repository:
+    def open(
+        store: Store,
+        passphrase: bytes,
+        cache_dir: Path | None = None,
+        limits: IndexLimits = DEFAULT_LIMITS,
+    ) -> Repository:
         """Raises ``NoRepository``, ``WrongKey``, ``UnsupportedFormat``, ``DamageFound``.
 
         Where ``drvm.json`` is lost or unreadable, the authenticated copy in the key slot serves;
@@ -123,7 +131,7 @@ class Repository:
                 ) from None
             problems = (f"{error}; its copy in the key slot was used",)
         keys, config = open_slots(passphrase, slots, config)
-        return Repository(store, config, keys, cache_dir, problems)
+        return Repository(store, config, keys, cache_dir, limits, problems)
 
     # -- points -------------------------------------------------------------------------------
     def points(self, vm_uuid: str | None = None) -> Listing:
@@ -134,22 +142,9 @@ class Repository:
         """Bring the index up to date with the store.
 
         Packs that are condemned, banned or whose tables are damaged serve no deduplication, and
-        nothing that a parent point has in them is kept."""
-        condemned = protocol.condemned_packs(self.store)
-        present = protocol.present_packs(self.store)
-        self._shunned = condemned | banned
-        usable = present - self._shunned
-        known = self._index.known()
-        self._index.forget(known - usable)
-        wanted = sorted(usable - known - self._metadata)
-        with ThreadPoolExecutor(_TABLE_FETCHERS, thread_name_prefix="tables") as pool:
-            for name, table in zip(wanted, pool.map(self._table, wanted), strict=True):
-                if isinstance(table, RepositoryError):
-                    self._shunned |= {name}
-                elif table is None:
-                    self._metadata.add(name)
-                else:
-                    self._index.add(name, *table)
+        nothing that a parent point has in them is kept. What the cache directory lacks is learnt
+        from index objects, or from the packs."""
+        self._catalog.refresh(banned)
 
     def session(self, *, level: int, banned: frozenset[bytes] = frozenset()) -> Session:
         """Begin to write. ``refresh`` comes first: the index is as new as its last call."""
@@ -159,12 +154,18 @@ class Repository:
             self.hasher,
             self._index,
             level=level,
-            banned=banned | self._shunned,
+            banned=banned | self._catalog.shunned,
         )
 
     def commit(self, manifest: Manifest, trace: Trace = no_trace) -> Point:
-        """Make the point. What it needs is read back from its own disk maps."""
-        return protocol.commit(self.store, self._sealer, manifest, self.need(manifest), trace)
+        """Make the point. What it needs is read back from its own disk maps. Other hosts are told
+        of the session's packs first; the local index is written last."""
+        need = self.need(manifest)
+        if self._catalog.share():
+            trace("index-shared")
+        point = protocol.commit(self.store, self._sealer, manifest, need, trace)
+        self._index.flush()
+        return point
 
     def need(self, manifest: Manifest) -> frozenset[bytes]:
         """Every pack that the point needs, shared subtrees included."""
@@ -198,12 +199,33 @@ class Repository:
                 records.append(self._sealer.open_object(b"drill", info.name, sealed))
         return records
 
-    # -- inside -------------------------------------------------------------------------------
-    def _table(self, name: bytes) -> tuple[Ids, npt.NDArray[np.int64]] | RepositoryError | None:
-        try:
-            return self.packs.ids(name)
-        except RepositoryError as error:
-            return error
+    # -- index --------------------------------------------------------------------------------
+    def plan_index_rebuild(self) -> RebuildPlan:
+        return self._catalog.plan_rebuild()
+
+    def rebuild_index(self, progress: Progress) -> Rebuilt:
+        """Make the local index anew, from the packs alone."""
+        return self._catalog.rebuild(progress)
+
+    def index_size(self) -> IndexSize:
+        """As of the last ``refresh``; of files, as they are."""
+        return self._index.size()
+
+
+def _make_index(
+    cache: Path | None,
+    config: RepositoryConfig,
+    sealer: Sealer,
+    packs: PackReader,
+    limits: IndexLimits,
+) -> SparseIndex:
+    """Below ``cache``: ``index/`` with the hooks, ``ids/`` with the id tables of packs."""
+    directory = cache / "ids" if cache is not None else None
+    tables = IdTables(directory, sealer.id_table_key(), packs.ids, limits.cache_bytes)
+    files = None
+    if cache is not None:
+        files = RunFiles(cache / "index", bytes.fromhex(config.repository_id))
+    return SparseIndex(Levels(files, limits.memory_bytes), tables)
 
 
 def _slots(store: Store) -> list[tuple[str, bytes]]:

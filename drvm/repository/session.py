@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import TracebackType
 
-from drvm.chunker.blocks import BlockHasher
+import numpy as np
+
+from drvm.chunker.blocks import BlockHasher, zero_ids
 from drvm.repository.blobs import BlobWriter, NewBlob
 from drvm.repository.crypto import Sealer
 from drvm.repository.disk_writer import DiskWriter
@@ -66,6 +68,8 @@ class Session:
             self._blocks.close()
         finally:
             self._uploads.close()
+            if error is not None:  # what did arrive is found by the next listing
+                self._index.forget(self._blocks.data_packs())
 
     def disk(self, size_bytes: int, parent: DiskMap | None) -> DiskWriter:
         """Begin the next disk; the one before must be complete."""
@@ -88,7 +92,7 @@ class Session:
         return len(self._blobs) - 1
 
     def finish(self) -> Written:
-        """Everything is durably stored when this returns; the index knows the new packs."""
+        """Everything is durably stored when this returns; the index knows all new packs."""
         self._blocks.finish_pack()
         roots = []
         for disk, map_writer in self._disks:
@@ -97,7 +101,8 @@ class Session:
             roots.append(map_writer.finish())
         self._blob_writer.finish()
         self._uploads.finish()
-        self._blocks.learn()
+        for name in self._blob_writer.packs():
+            self._index.add(name, zero_ids(0), np.zeros(0, dtype=np.int64))
         return Written(
             tuple(self._named(root) for root in roots),
             tuple(self._blob_writer.ref(blob) for blob in self._blobs),

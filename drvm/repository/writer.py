@@ -26,7 +26,7 @@ from drvm.chunker.blocks import (
 from drvm.chunker.frames import FRAME_BLOCKS, FRAME_BYTES
 from drvm.core.errors import DamageFound
 from drvm.repository.crypto import TAG_BYTES, Sealer
-from drvm.repository.index import UNKNOWN, Index, SortedIds
+from drvm.repository.index import UNKNOWN, Index
 from drvm.repository.pack import PackBuilder, ordinals_of
 from drvm.repository.uploads import Uploads
 
@@ -59,20 +59,18 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A finished data pack: which frames of the session it holds, and the ids in them.
-    ``counts``: blocks of each frame."""
+    """A finished data pack: which frames of the session it holds."""
 
     first_frame: int
     name: bytes
-    ids: bytes
-    counts: _I64
 
 
 class BlockStore:
     """Takes blocks, stores those that are new. Belongs to one thread.
 
-    ``level`` is the zstd level. ``known`` blocks are looked up in ``index``; blocks of this
-    session are found again too. Every frame is decompressed and compared before it is sealed.
+    ``level`` is the zstd level. Blocks are looked up in ``index``, which is told of each pack as
+    soon as it has a name, and among those of packs that are not finished yet. Every frame is
+    decompressed and compared before it is sealed.
     """
 
     def __init__(
@@ -85,7 +83,6 @@ class BlockStore:
         self._level = level
         self._pool = ThreadPoolExecutor(_COMPRESSORS, thread_name_prefix="compress")
         self._recent: dict[bytes, int] = {}  # id -> session ordinal, of packs not yet finished
-        self._finished = SortedIds()  # the same, of those that are
         self._open_frame = bytearray()
         self._open_ids = bytearray()
         self._in_flight: deque[_Frame] = deque()
@@ -109,9 +106,6 @@ class BlockStore:
         ids = self._hasher.ids(view)
         found = self._index.lookup(ids)
         pack, ordinal = found.pack, found.ordinal
-        ours = self._finished.find(ids)
-        again = (pack < 0) & (ours >= 0)
-        pack[again], ordinal[again] = SESSION, ours[again]
         raw = ids.tobytes()
         for number in np.flatnonzero((pack == UNKNOWN) & ids.any(axis=1)).tolist():
             block_id = raw[number * ID_BYTES : (number + 1) * ID_BYTES]
@@ -140,11 +134,6 @@ class BlockStore:
 
     def data_packs(self) -> list[bytes]:
         return [packed.name for packed in self._packs]
-
-    def learn(self) -> None:
-        """Tell the index of this session's packs: only when they are durably stored."""
-        for packed in self._packs:
-            self._index.add(packed.name, ids_from_bytes(packed.ids), ordinals_of(packed.counts))
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -189,10 +178,8 @@ class BlockStore:
             return
         pack = self._builder.finish()
         ids, counts = b"".join(self._builder_ids), [len(i) // ID_BYTES for i in self._builder_ids]
-        packed = _Packed(self._builder_first, pack.name, ids, np.array(counts, dtype=np.int64))
-        self._packs.append(packed)
-        first_ordinal = self._builder_first * FRAME_BLOCKS
-        self._finished.add(ids_from_bytes(ids), ordinals_of(packed.counts) + first_ordinal)
+        self._packs.append(_Packed(self._builder_first, pack.name))
+        self._index.add(pack.name, ids_from_bytes(ids), ordinals_of(np.array(counts, np.int64)))
         for at in range(0, len(ids), ID_BYTES):
             del self._recent[ids[at : at + ID_BYTES]]
         self._builder_first += len(self._builder)

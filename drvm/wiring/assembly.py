@@ -19,6 +19,7 @@ from drvm.core.progress import Trace, no_trace
 from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import Domain, Host
+from drvm.repository.index.sparse import IndexLimits
 from drvm.repository.repository import Repository
 from drvm.restore.images import ImageRestorer
 from drvm.snapshot.journal import Journal
@@ -82,12 +83,18 @@ class Wiring:
         """Raises ``NoRepository``, ``WrongKey`` and the store's errors."""
         if self._repository is None:
             store = self.store()
-            self._repository = Repository.open(store, self._passphrase(), self.cache_dir)
+            self._repository = Repository.open(
+                store, self._passphrase(), self.cache_dir, self.index_limits
+            )
         return self._repository
 
     def create_repository(self) -> Repository:
         store = self.store(create=True)
-        return Repository.create(store, self._passphrase(), self.cache_dir)
+        return Repository.create(store, self._passphrase(), self.cache_dir, self.index_limits)
+
+    @property
+    def index_limits(self) -> IndexLimits:
+        return IndexLimits(self.settings.index_memory_bytes, self.settings.id_cache_bytes)
 
     @property
     def cache_dir(self) -> Path:

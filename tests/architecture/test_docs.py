@@ -17,6 +17,8 @@ from drvm.repository import crypto, keys, layout, manifest, nodes, pack
 from drvm.repository.blobs import NewBlob
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import levels
+from drvm.repository.index import objects
+from drvm.repository.index.hooks import PackHooks
 from drvm.repository.nodes import Child, Node
 from drvm.repository.packs import BlobRef
 from drvm.store import base
@@ -218,7 +220,7 @@ SEALER = Sealer(MASTER, RID)
 A, B, C = b"\xaa" * 32, b"\xbb" * 32, b"\xcc" * 32
 
 
-@pytest.mark.parametrize("purpose", ["pack-data", "pack-meta", "point", "final", "drill"])
+@pytest.mark.parametrize("purpose", ["pack-data", "pack-meta", "point", "final", "drill", "index"])
 def test_the_example_keys_are_derived_so(purpose: str) -> None:
     info = b"drvm " + purpose.encode() + b" " + bytes.fromhex(RID)
     assert VECTORS[f"key {purpose}"] == crypto.derive(MASTER.seal, SALT, info)
@@ -245,6 +247,17 @@ def test_the_examples_of_block_id_and_leaf_digest() -> None:
     ids = hasher.ids(b"\x01" * blocks.BLOCK_BYTES + bytes(blocks.BLOCK_BYTES))
     assert ids.tobytes() == VECTORS["block id"] + bytes(16)
     assert hasher.leaf_digest(ids)[: nodes.DIGEST_BYTES] == VECTORS["leaf digest"]
+
+
+def test_the_example_of_an_index_object() -> None:
+    keys = np.array([0x0807060504030201, 0xF7F6F5F4F3F2F1F0], dtype=np.uint64)
+    none = np.zeros(0, dtype=np.int64)
+    packs = [PackHooks(A, keys, np.array([0, 3])), PackHooks(B, keys[:0], none)]
+    assert VECTORS["index object"] == objects.encode(packs)
+    assert (
+        f"| packs, hooks of an index object | {objects.MAX_PACKS}, {objects.MAX_HOOKS} |" in FORMAT
+    )
+    assert f"no more than {objects.SMALL_PACK_BLOCKS};" in FORMAT
 
 
 def test_the_example_of_a_node() -> None:

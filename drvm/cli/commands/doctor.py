@@ -171,4 +171,14 @@ def _repository(wiring: Wiring) -> list[Finding]:
     listing = wiring.repository().points()
     detail = f"{wiring.repository().id[:8]}, {len(listing.points)} good points"
     damaged = [Finding("point", False, problem) for problem in listing.problems]
-    return [Finding("repository", True, detail), *damaged]
+    return [Finding("repository", True, detail), _index(wiring), *damaged]
+
+
+def _index(wiring: Wiring) -> Finding:
+    size = wiring.repository().index_size()
+    detail = (
+        f"{size.hooks} hooks of {size.packs} packs in {format_bytes(size.index_bytes)};"
+        f" the ids of {size.tables.tables} packs in {format_bytes(size.tables.size_bytes)}"
+        f" of at most {format_bytes(wiring.settings.id_cache_bytes)}"
+    )
+    return Finding("index", True, detail)

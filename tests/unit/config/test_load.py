@@ -42,7 +42,7 @@ def test_the_example_loads() -> None:
 def test_the_example_shows_the_defaults_that_it_claims() -> None:
     shown = load_config(EXAMPLE, RULES)
     default = Config()
-    for key in ("hosts", "state_dir", "cache_dir", "overlay_dir", "compression", "daemon"):
+    for key in ("hosts", "state_dir", "cache_dir", "overlay_dir", "id_cache_bytes", "daemon"):
         assert getattr(shown, key) == getattr(default, key)
 
 

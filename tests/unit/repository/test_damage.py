@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drvm.core.errors import DamageFound, PacksCondemned, RepositoryError
-from drvm.repository.layout import pack_name
+from drvm.repository.layout import INDEX, pack_name
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
 from drvm.store.memory import MemoryStore
 from tests.unit.repository.conftest import PASSPHRASE, Vault, new_vault
 from tests.unit.repository.test_round_trip import SMALL, noise
 
-KINDS = ["drvm.json", "keys", "data", "meta", "points", "final"]
+KINDS = ["drvm.json", "keys", "data", "meta", "points", "final", "index"]
 DAMAGES = ["missing", "emptied", "truncated", "tail only", "flipped", "overwritten", "swapped"]
 DISKS = {1: [noise(SMALL, 1), b"text" * 5000], 2: [noise(SMALL, 2), bytes(SMALL) + b"end"]}
 
@@ -77,6 +77,11 @@ def damaged(vault: Vault, name: str, damage: str, at: int) -> MemoryStore:
     return store
 
 
+def without_index_objects(store: MemoryStore) -> None:
+    for name in [name for name in store.objects if name.startswith(INDEX)]:
+        store.delete(name)
+
+
 def needed(vault: Vault, point: Point) -> set[str]:
     names = {f"packs/{pack.hex()}" for pack in vault.repository.need(point.manifest)}
     key = f"{point.id}.{point.generation}"
@@ -119,7 +124,9 @@ def test_damage_is_found_and_hits_only_the_points_that_need_the_object(
     if kind in ("points", "final"):
         assert len(hit) == 1
         assert damage == "missing" or listing.problems
-    if damage in ("missing", "emptied") and kind not in ("drvm.json", "keys"):
+    if kind == "index":
+        assert hit == []
+    elif damage in ("missing", "emptied") and kind not in ("drvm.json", "keys"):
         assert len(hit) == 1
 
 
@@ -128,7 +135,8 @@ def test_damage_is_found_and_hits_only_the_points_that_need_the_object(
 def test_the_next_backup_is_good_whatever_happened_to_the_tables_of_its_parents_packs(
     kind, damage, at
 ):
-    """Damage inside a frame that is shared unread, of blocks or of a leaf, is left to a check."""
+    """Damage inside a frame that is shared unread, of blocks or of a leaf, is left to a check; so
+    are tables that an index object spares from being read."""
     vault, saved = filled()
     point, number = next(iter(saved.values()))
     name = next(n for n in objects_of(vault, kind) if n in needed(vault, point))
@@ -136,6 +144,7 @@ def test_the_next_backup_is_good_whatever_happened_to_the_tables_of_its_parents_
         damage = "missing"
     in_the_tables = len(vault.store.get(name)) - 200 + at % 200
     store = damaged(vault, name, damage, in_the_tables)
+    without_index_objects(store)
     again = Vault(store, Repository.open(store, PASSPHRASE))
     try:
         healed = again.save(DISKS[number], point)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES
 from drvm.core.errors import DamageFound
+from drvm.core.progress import NoProgress
 from drvm.repository import disk_writer, pack, writer
 from drvm.repository.disk_writer import DiskWriter
 from drvm.repository.diskmap import DiskMap
@@ -237,6 +238,7 @@ def test_a_pack_whose_tables_are_damaged_is_not_relied_on_again(vault):
     whole = vault.store.get(pack_object(name))
     vault.store.put(pack_object(name), whole[:-200] + os.urandom(72) + whole[-128:])
     vault = vault.reopen()
+    vault.repository.rebuild_index(NoProgress())
     again = vault.save([content], parent)
     assert again.manifest.disks[0].new_bytes == SMALL
     assert name not in vault.repository.need(again.manifest)

@@ -1,0 +1,214 @@
+"""A run of hooks in a file. ::
+
+    header (128 bytes) | names of merged runs, 16 each | names of packs, 32 each, ascending
+    pages of 8 KiB: 682 keys (u64), ascending | 682 values (u32) | CRC-32 of these | 4 zeroes
+    the first keys of all pages (u64)
+
+The header holds the SHA-256 of itself, both lists and the first keys. Pages are read as they are
+needed and not mapped: what a mapping makes resident is for the kernel to say (256 KiB for every
+touch were seen), what is read stays page cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from drvm.repository.index.hooks import (
+    HOOK_BYTES,
+    NAME_BYTES,
+    PAGE_HOOKS,
+    Keys,
+    Merged,
+    Names,
+    Values,
+    find,
+)
+
+FILE_NAME_BYTES = 16
+
+_MAGIC = b"drvmhook"
+_VERSION = 1
+_HEADER = struct.Struct("<8sH?5x16s16sQQII")
+_HEADER_BYTES = 128
+_DIGEST_BYTES = 32
+_PAGE_BYTES = 8192
+_KEYS_BYTES = 8 * PAGE_HOOKS
+_HOOKS_BYTES = HOOK_BYTES * PAGE_HOOKS
+_I64 = npt.NDArray[np.int64]
+
+
+class FileRun:
+    """A run in a file; ``hold`` reads all of it into memory. Fulfils ``Run``."""
+
+    def __init__(self, path: Path, repository_id: bytes) -> None:
+        """Raises ``ValueError`` for what is not whole or of another repository, and
+        ``FileNotFoundError``."""
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        header = self._read(_HEADER_BYTES, 0)
+        magic, version, self.dense, of, self.file, self.sequence, self.count, names, old = (
+            _HEADER.unpack_from(header)
+        )
+        if (magic, version, of) != (_MAGIC, _VERSION, repository_id):
+            raise ValueError("the file is of another repository, or no run at all")
+        self._names_start = _HEADER_BYTES + FILE_NAME_BYTES * old
+        self._pages_start = self._names_start + NAME_BYTES * names
+        pages = -(-self.count // PAGE_HOOKS)
+        end = self._pages_start + _PAGE_BYTES * pages
+        if os.fstat(self._descriptor).st_size != end + 8 * pages:
+            raise ValueError("the file is torn")
+        lists = self._read(self._pages_start - _HEADER_BYTES, _HEADER_BYTES)
+        fence = self._read(8 * pages, end)
+        digest = _digest(header[: _HEADER.size], lists, fence)
+        if header[_HEADER.size :][:_DIGEST_BYTES] != digest or name_of(path) != self.file:
+            raise ValueError("the file is torn, or called as another")
+        self.sources = frozenset(
+            lists[at : at + FILE_NAME_BYTES]
+            for at in range(0, FILE_NAME_BYTES * old, FILE_NAME_BYTES)
+        )
+        self.fence: Keys = np.frombuffer(fence, dtype=np.uint64)
+        self.dead = np.zeros(names, dtype=np.bool_)
+        self._held: tuple[Keys, Values] | None = None
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            os.close(self._descriptor)
+
+    def names(self) -> Names:
+        raw = self._read(NAME_BYTES * len(self.dead), self._names_start)
+        return np.frombuffer(raw, dtype="S32")
+
+    def name(self, number: int) -> bytes:
+        return self._read(NAME_BYTES, self._names_start + NAME_BYTES * number)
+
+    def hold(self) -> None:
+        if self._held is None:
+            self._held = self.pages(0, len(self.fence))
+
+    def release(self) -> None:
+        self._held = None
+
+    def pages(self, first: int, last: int) -> tuple[Keys, Values]:
+        raw = self._read(_PAGE_BYTES * (last - first), self._pages_start + _PAGE_BYTES * first)
+        for start in range(0, len(raw), _PAGE_BYTES):
+            _check(raw[start : start + _PAGE_BYTES])
+        keys, values = _columns(raw)
+        count = min(self.count - first * PAGE_HOOKS, keys.size)
+        return keys.reshape(-1)[:count], values.reshape(-1)[:count]
+
+    def probe(self, wanted: Keys) -> tuple[_I64, Values]:
+        if self._held is not None:
+            return find(*self._held, wanted)
+        at = np.searchsorted(self.fence, wanted, side="right") - 1
+        inside = np.flatnonzero(at >= 0)
+        pages, which = np.unique(at[inside], return_inverse=True)
+        raw = [self._page(number) for number in pages.tolist()]
+        keys, values = _columns(b"".join(raw))
+        equal = keys[which] == wanted[inside, None]
+        hit = np.flatnonzero(equal.any(axis=1))
+        for number in set(which[hit].tolist()):
+            _check(raw[number])
+        return inside[hit], values[which[hit], equal[hit].argmax(axis=1)]
+
+    def _page(self, number: int) -> bytes:
+        return self._read(_PAGE_BYTES, self._pages_start + _PAGE_BYTES * number)
+
+    def _read(self, length: int, offset: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, length, offset)
+            while len(data) < length:  # more than 2 GiB, or cut
+                more = os.pread(self._descriptor, length - len(data), offset + len(data))
+                if not more:
+                    raise ValueError("the file is torn")
+                data += more
+        except OSError as error:
+            raise ValueError(f"the file can't be read: {error}") from error
+        return data
+
+
+def write_run(
+    descriptor: int,
+    path: Path,
+    repository_id: bytes,
+    merged: Merged,
+    sequence: int,
+    sources: Sequence[bytes],
+) -> None:
+    """Fill the empty file of a run that will be called ``path``, and sync it."""
+    with os.fdopen(os.dup(descriptor), "wb", buffering=1 << 20) as stream:
+        lists = b"".join(sources) + merged.names.tobytes()
+        stream.write(bytes(_HEADER_BYTES) + lists)
+        count, fence = _write_pages(stream.write, merged)
+        stream.write(fence)
+    fields = (merged.dense, repository_id, name_of(path), sequence, count)
+    header = _HEADER.pack(_MAGIC, _VERSION, *fields, len(merged.names), len(sources))
+    os.pwrite(descriptor, header + _digest(header, lists, fence), 0)
+    os.fsync(descriptor)
+
+
+def name_of(path: Path) -> bytes:
+    """Raises ``ValueError`` for what is not called as a run."""
+    name = bytes.fromhex(path.stem)
+    if len(name) != FILE_NAME_BYTES:
+        raise ValueError("the file is not called as a run")
+    return name
+
+
+def _write_pages(write: Callable[[bytes], object], merged: Merged) -> tuple[int, bytes]:
+    """(number of hooks, first keys of all pages)."""
+    count, fence = 0, bytearray()
+    waiting: tuple[Keys, Values] = (np.zeros(0, np.uint64), np.zeros(0, np.uint32))
+    for part in merged.parts:
+        keys = np.concatenate((waiting[0], part[0]))
+        values = np.concatenate((waiting[1], part[1]))
+        whole = len(keys) // PAGE_HOOKS * PAGE_HOOKS
+        fence += _write_columns(write, keys[:whole], values[:whole])
+        waiting = keys[whole:], values[whole:]
+        count += whole
+    fence += _write_columns(write, *waiting)
+    return count + len(waiting[0]), bytes(fence)
+
+
+def _write_columns(write: Callable[[bytes], object], keys: Keys, values: Values) -> bytes:
+    """Returns the first key of each page; the last page is padded."""
+    pages = -(-len(keys) // PAGE_HOOKS)
+    raw = np.zeros((pages, _PAGE_BYTES), dtype=np.uint8)
+    fill = pages * PAGE_HOOKS - len(keys)
+    columns = ((keys, 0, _KEYS_BYTES), (values, _KEYS_BYTES, _HOOKS_BYTES))
+    for column, start, stop in columns:
+        padded = np.append(column, np.zeros(fill, dtype=column.dtype))
+        raw[:, start:stop] = padded.reshape(pages, PAGE_HOOKS).view(np.uint8)
+    for page in raw:
+        crc = _crc(page[:_HOOKS_BYTES].tobytes())
+        page[_HOOKS_BYTES : _HOOKS_BYTES + 4] = np.frombuffer(crc, dtype=np.uint8)
+    write(raw.tobytes())
+    return keys[::PAGE_HOOKS].tobytes()
+
+
+def _columns(raw: bytes) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    """The keys and values of whole pages, a row each."""
+    pages = np.frombuffer(raw, dtype=np.uint8).reshape(-1, _PAGE_BYTES)
+    keys = np.ascontiguousarray(pages[:, :_KEYS_BYTES]).view(np.uint64)
+    values = np.ascontiguousarray(pages[:, _KEYS_BYTES:_HOOKS_BYTES]).view(np.uint32)
+    return keys, values
+
+
+def _check(page: bytes) -> None:
+    if page[_HOOKS_BYTES : _HOOKS_BYTES + 4] != _crc(page[:_HOOKS_BYTES]):
+        raise ValueError("a page is damaged")
+
+
+def _crc(hooks: bytes) -> bytes:
+    return struct.pack("<I", zlib.crc32(hooks))
+
+
+def _digest(header: bytes, lists: bytes, fence: bytes) -> bytes:
+    return hashlib.sha256(header + lists + fence).digest()

@@ -1,0 +1,217 @@
+"""The sparse index: hooks lead to segments, and what lies around a block is found with it.
+
+Per unique TiB of blocks the hooks take 0.2 GB of local files, of which a bounded part is
+resident. docs/adr/023-sparse-index.md.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from drvm.chunker.blocks import Ids
+from drvm.core.units import GIB, MIB
+from drvm.repository.index import Addresses
+from drvm.repository.index.batch import Batch, Place
+from drvm.repository.index.hooks import (
+    SEGMENT_BLOCKS,
+    Keys,
+    Names,
+    PackHooks,
+    hooks_of,
+    is_hook,
+)
+from drvm.repository.index.levels import Levels
+from drvm.repository.index.tables import CacheSize, IdTables
+
+_I64 = npt.NDArray[np.int64]
+_TRAIL = 64
+
+
+@dataclass(frozen=True, slots=True)
+class IndexLimits:
+    """``memory_bytes``: of hooks that are held in memory though files have them.
+    ``cache_bytes``: of files with id tables."""
+
+    memory_bytes: int = 64 * MIB
+    cache_bytes: int = 8 * GIB
+
+
+DEFAULT_LIMITS = IndexLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSize:
+    """``index_bytes``: of the hooks' files."""
+
+    runs: int
+    packs: int
+    hooks: int
+    index_bytes: int
+    tables: CacheSize
+
+
+class SparseIndex:
+    """``levels`` holds the hooks, ``tables`` the ids. Fulfils ``Index``.
+
+    Whatever hooks say, an address is given only for an id that the pack's own authenticated table
+    has there.
+    """
+
+    def __init__(self, levels: Levels, tables: IdTables) -> None:
+        self._levels = levels
+        self._tables = tables
+        self._lock = threading.RLock()
+        self._names: list[bytes] = []
+        self._numbers: dict[bytes, int] = {}
+        self._trail: list[Place] = []
+        self._untold: dict[bytes, bool] = {}
+
+    # -- Index --------------------------------------------------------------------------------
+    def lookup(self, ids: Ids) -> Addresses:
+        with self._lock:
+            batch = Batch(ids)
+            if self._levels:
+                self._search(batch)
+            addresses = batch.result()
+            self._remember(addresses)
+            return addresses
+
+    def pack_name(self, number: int) -> bytes:
+        return self._names[number]
+
+    def pack_number(self, name: bytes) -> int:
+        with self._lock:
+            if name not in self._numbers:
+                self._numbers[name] = len(self._names)
+                self._names.append(name)
+            return self._numbers[name]
+
+    def stored_ids(self, number: int, ordinals: _I64) -> Ids | None:
+        with self._lock:
+            name = self._names[number]
+            return self._tables.at(name, ordinals) if self._levels.knows(name) else None
+
+    def add(self, name: bytes, ids: Ids, ordinals: _I64) -> None:
+        with self._lock:
+            self.take(name, ids, ordinals)
+            self._untold[name] = len(ids) > 0
+
+    def forget(self, names: Iterable[bytes]) -> None:
+        with self._lock:
+            gone = set(names)
+            self._levels.shun(gone)
+            self._trail = []
+            for name in gone:
+                self._untold.pop(name, None)
+
+    # -- bringing it up to date ---------------------------------------------------------------
+    def known(self) -> set[bytes]:
+        """The packs that look-ups may find. For small repositories."""
+        with self._lock:
+            return self._levels.known()
+
+    def sync(self, present: Names, shunned: frozenset[bytes]) -> list[bytes]:
+        """The objects that are there: no others are found from now on, nor ``shunned`` ones.
+        Also takes in what other processes added, and merges. Returns what is unknown."""
+        with self._lock:
+            self._trail = []
+            return self._levels.sync(present, shunned)
+
+    def take(self, name: bytes, ids: Ids, ordinals: _I64) -> None:
+        """A pack by its own table, which somebody else wrote."""
+        with self._lock:
+            if len(ids):
+                self._tables.put(name, ids, ordinals)
+            dense = self._levels.dense_hooks > 0
+            self._levels.add([hooks_of(name, ids, ordinals, dense=dense)])
+
+    def learn(self, packs: Sequence[PackHooks]) -> None:
+        """Packs by what an index object says of them, or objects that are only known."""
+        with self._lock:
+            self._levels.add(packs)
+
+    def untold(self) -> dict[bytes, bool]:
+        """What was added since ``told``, and whether it has blocks."""
+        return dict(self._untold)
+
+    def told(self) -> None:
+        self._untold = {}
+
+    def whole(self, name: bytes) -> Ids | None:
+        """All ids of a pack by ordinal, zeroes at holes; ``None`` where it has none, or they
+        can't be had."""
+        return self._tables.whole(name)
+
+    def flush(self) -> None:
+        """Write to the cache directory what only memory holds."""
+        with self._lock:
+            self._levels.flush()
+            self._tables.trim()
+
+    def clear(self) -> None:
+        """Forget everything, also in the cache directory but for the tables, which prove
+        themselves."""
+        with self._lock:
+            self._trail = []
+            self._levels.clear()
+
+    def has_table(self, name: bytes) -> bool:
+        return self._tables.has(name)
+
+    def size(self) -> IndexSize:
+        with self._lock:
+            return IndexSize(*self._levels.size(), self._tables.size())
+
+    # -- looking up ---------------------------------------------------------------------------
+    def _search(self, batch: Batch) -> None:
+        """By where the last batch ended; by hooks; then, of young packs, by any id."""
+        seen: set[Place] = set()
+        self._follow(batch, self._trail, seen)
+        unknown = batch.unknown()
+        self._follow(batch, self._places(unknown[is_hook(unknown)], dense_only=False), seen)
+        unknown = batch.unknown()
+        self._follow(batch, self._places(unknown, dense_only=True), seen)
+
+    def _places(self, keys: Keys, *, dense_only: bool) -> list[Place]:
+        found = []
+        for name, segment in self._levels.probe(keys, dense_only=dense_only):
+            found.append((self.pack_number(name), segment))
+        return found
+
+    def _follow(self, batch: Batch, places: Sequence[Place], seen: set[Place]) -> None:
+        """Match these segments, then their neighbours where a match runs to the edge, as far as
+        a batch can reach."""
+        for _ in range(2 + len(batch.keys) // SEGMENT_BLOCKS):
+            places = [place for place in dict.fromkeys(places) if place not in seen]
+            if not places:
+                return
+            seen.update(places)
+            here, segments = self._load(places)
+            places = batch.match(here, segments)
+
+    def _load(self, places: Sequence[Place]) -> tuple[list[Place], list[Ids]]:
+        names = {self._names[number] for number, _ in places}
+        if len(names) > 1:
+            self._tables.ensure(names)
+        here, segments = [], []
+        for number, segment in places:
+            rows = self._tables.segment(self._names[number], segment)
+            if rows is None:
+                self._levels.shun({self._names[number]})  # missing or damaged: not tried again
+            else:
+                here.append((number, segment))
+                segments.append(rows)
+        return here, segments
+
+    def _remember(self, addresses: Addresses) -> None:
+        """Where the batch ended: the next one most likely goes on there."""
+        last = np.flatnonzero(addresses.pack >= 0)[-1:-_TRAIL:-1]
+        packs = addresses.pack[last].tolist()
+        segments = (addresses.ordinal[last] // SEGMENT_BLOCKS).tolist()
+        trail = list(dict.fromkeys(zip(packs, segments, strict=True)))
+        self._trail = [*trail, *((pack, segment + 1) for pack, segment in trail[:1])]
