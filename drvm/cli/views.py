@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from drvm.cli.output import Column, Output
@@ -12,11 +13,12 @@ from drvm.core.units import format_bytes, format_seconds
 from drvm.report.json_report import drill_fields
 from drvm.report.model import DrillResult
 from drvm.repository.manifest import Manifest
+from drvm.repository.pins import Pin
 
 _SHOWN_CHARS = 300
 
 
-def point_fields(manifest: Manifest) -> dict[str, Any]:
+def point_fields(manifest: Manifest, pins: Sequence[Pin] = ()) -> dict[str, Any]:
     """The fields that tools rely on; later versions add, and never rename."""
     return {
         "id": manifest.id,
@@ -34,6 +36,7 @@ def point_fields(manifest: Manifest) -> dict[str, Any]:
         "frozen_seconds": manifest.frozen_seconds,
         "stored_bytes": manifest.stored_bytes,
         "warnings": manifest.warnings,
+        "pins": [{"note": pin.note, "created": pin.created, "host": pin.host} for pin in pins],
         "guest": manifest.guest,
         "disks": [
             {
@@ -50,7 +53,12 @@ def point_fields(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def show_points(output: Output, manifests: Iterable[Manifest]) -> None:
+def show_points(
+    output: Output,
+    manifests: Sequence[Manifest],
+    pins: Mapping[str, Sequence[Pin]] = MappingProxyType({}),
+) -> None:
+    """The column of pins is there if any of the points has one."""
     columns = [
         Column("point"),
         Column("vm"),
@@ -76,7 +84,16 @@ def show_points(output: Output, manifests: Iterable[Manifest]) -> None:
         ]
         for manifest in manifests
     ]
+    if any(manifest.id in pins for manifest in manifests):
+        columns.append(Column("pinned", wraps=True))
+        for manifest, row in zip(manifests, rows, strict=True):
+            row.append(pin_text(pins.get(manifest.id, ())))
     output.table(columns, rows)
+
+
+def pin_text(pins: Sequence[Pin]) -> str:
+    """The notes, ``yes`` where there are none; empty where nothing is pinned."""
+    return "; ".join(pin.note for pin in pins if pin.note) or ("yes" if pins else "")
 
 
 def show_drills(output: Output, results: Sequence[DrillResult], report: Path) -> None:

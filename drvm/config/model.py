@@ -100,6 +100,9 @@ class FreezeConfig(Section):
     exclude: tuple[Text, ...] = ()
 
 
+_Keep = Annotated[int, Field(ge=1, le=10_000)] | None
+
+
 class PolicyConfig(Section):
     name: Name
     vms: Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -115,6 +118,13 @@ class PolicyConfig(Section):
     engine: Literal["auto", "external", "pull"] = "auto"
     exclude_disks: dict[str, tuple[Text, ...]] = Field(default_factory=dict)
     rpo_s: DurationText | None = Field(default=None, alias="rpo")
+    keep_last: _Keep = None
+    keep_hourly: _Keep = None
+    keep_daily: _Keep = None
+    keep_weekly: _Keep = None
+    keep_monthly: _Keep = None
+    keep_yearly: _Keep = None
+    keep_within_s: DurationText | None = Field(default=None, alias="keep_within")
     drill: DrillConfig | None = None
 
     @field_validator("schedule")

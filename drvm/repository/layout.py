@@ -23,6 +23,7 @@ FINALS = "final/"
 CONDEMNED = "condemned/"
 DRILLS = "drills/"
 INDEX = "index/"
+PINS = "pins/"
 
 PACK_MAX_BYTES = 32 * 1024 * 1024
 PACK_MAX_BLOCKS = 65536
@@ -33,6 +34,7 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 _PACK = re.compile(r"packs/([0-9a-f]{64})", re.ASCII)
 _INDEX = re.compile(r"index/([0-9a-f]{64})", re.ASCII)
 _POINT = re.compile(r"points/([0-9a-f-]{36})/([0-9a-f]{16})\.([0-9a-f]{16})", re.ASCII)
+_PIN = re.compile(r"pins/([0-9a-f]{16})\.[0-9a-f]{16}", re.ASCII)
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +119,16 @@ def parse_point(object_name: str) -> tuple[str, str, str] | None:
 
 def final_object(point_id: str, generation: str) -> str:
     return f"{FINALS}{point_id}.{generation}"
+
+
+def pin_object(point_id: str, nonce: str) -> str:
+    return f"{PINS}{point_id}.{nonce}"
+
+
+def parse_pin(object_name: str) -> str | None:
+    """The id of the point that is pinned; ``None`` for what is not the name of a pin."""
+    match = _PIN.fullmatch(object_name)
+    return match[1] if match else None
 
 
 def drill_object(vm_uuid: str, drill_id: str) -> str:

@@ -16,6 +16,7 @@ A crash before 4 leaves a pending point: not listed, and harmless.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from dataclasses import dataclass
 
@@ -166,6 +167,35 @@ def read_point(
     if (manifest.vm_uuid, manifest.id) != (vm_uuid, point_id):
         raise DamageFound(f"{name} is the manifest of another point")
     return Point(manifest, generation)
+
+
+def final_times(store: Store) -> dict[str, tuple[dt.datetime, ...]]:
+    """Point id -> when its generations were decided, good or not, by the store's time."""
+    times: dict[str, tuple[dt.datetime, ...]] = {}
+    for info in store.list(FINALS):
+        point_id = info.name.removeprefix(FINALS).partition(".")[0]
+        times[point_id] = (*times.get(point_id, ()), info.modified)
+    return times
+
+
+def manifests(store: Store, vm_uuid: str, point_id: str) -> list[str]:
+    """The objects of all generations of a point, whatever became of them."""
+    names = [info.name for info in store.list(point_object(vm_uuid, point_id, ""))]
+    return [name for name in names if parse_point(name) is not None]
+
+
+def end_point(store: Store, vm_uuid: str, point_id: str, trace: Trace = no_trace) -> int:
+    """Delete the manifests of all generations, whatever became of them; how many there were.
+
+    The delete of a manifest ends its generation: what a collector does with the packs comes after.
+    Finals stay; without a manifest they say nothing. A crash leaves the point good by a generation
+    that is still there, or ended.
+    """
+    names = manifests(store, vm_uuid, point_id)
+    for name in names:
+        store.delete(name)
+        trace("manifest-deleted")
+    return len(names)
 
 
 def create_once(store: Store, name: str, data: bytes) -> None:

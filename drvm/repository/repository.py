@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import secrets
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from drvm.core.errors import (
     ObjectExists,
     ObjectMissing,
     RepositoryError,
+    UnknownPoint,
     UsageError,
 )
 from drvm.core.progress import Progress, Trace, no_trace
+from drvm.repository import pins
 from drvm.repository import points as protocol
 from drvm.repository.catalog import Catalog, RebuildPlan, Rebuilt
 from drvm.repository.crypto import MasterKeys, Sealer
@@ -38,6 +41,7 @@ from drvm.repository.layout import (
 )
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.packs import PackReader
+from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.repository.session import Session
 from drvm.store.base import Store
@@ -184,6 +188,36 @@ class Repository:
     def tpm_state(self, manifest: Manifest) -> dict[str, bytes]:
         """File name -> content; empty where the point holds none."""
         return {name: self.blob(blob) for name, blob in manifest.tpm.items()}
+
+    def final_times(self) -> dict[str, tuple[dt.datetime, ...]]:
+        """Point id -> when its generations were decided, good or not, by the store's time."""
+        return protocol.final_times(self.store)
+
+    def present_packs(self) -> frozenset[bytes]:
+        return protocol.present_packs(self.store)
+
+    def end_point(self, point: Point, trace: Trace = no_trace) -> None:
+        """That one delete ends it; its packs stay until a collector finds them not needed."""
+        protocol.end_point(self.store, point.manifest.vm_uuid, point.id, trace)
+
+    # -- pins ---------------------------------------------------------------------------------
+    def pins(self) -> dict[str, tuple[Pin, ...]]:
+        """Point id -> its pins."""
+        return pins.list_pins(self.store, self._sealer)
+
+    def is_pinned(self, point_id: str) -> bool:
+        return pins.is_pinned(self.store, point_id)
+
+    def pin(self, point: Point, pin: Pin, trace: Trace = no_trace) -> None:
+        """Raises ``UnknownPoint`` where the point was removed in the same moment."""
+        name = pins.create_pin(self.store, self._sealer, point.id, pin, trace)
+        if not protocol.manifests(self.store, point.manifest.vm_uuid, point.id):
+            self.store.delete(name)
+            raise UnknownPoint(f"point {point.id} was removed meanwhile", hint="drvm points")
+
+    def unpin(self, point_id: str, trace: Trace = no_trace) -> int:
+        """How many pins there were."""
+        return pins.delete_pins(self.store, point_id, trace)
 
     # -- drills -------------------------------------------------------------------------------
     def put_drill(self, vm_uuid: str, drill_id: str, record: bytes) -> None:

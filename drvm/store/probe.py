@@ -60,6 +60,17 @@ def probe(store: Store, clock: Clock) -> ProbeReport:
     return ProbeReport(store.location, tuple(findings))
 
 
+def store_time(store: Store) -> dt.datetime:
+    """The store's own clock, told by an object under ``probe/`` that comes and goes. Cut off to
+    whole seconds by some stores; late by as long as the requests took."""
+    name = f"probe/{secrets.token_hex(8)}/time"
+    store.put(name, b"")
+    try:
+        return store.head(name).modified
+    finally:
+        store.delete(name)
+
+
 class _Wrong(Exception):
     """The store does something else than it should."""
 

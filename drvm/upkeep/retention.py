@@ -59,8 +59,9 @@ NO_RULES = Rules()
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A good point. ``created`` and ``finished`` are what its writer's clock said, ``stored`` is
-    the store's time of its final; all aware. ``sound``: all it needs is there."""
+    """A good point. ``created`` and ``finished`` are what its writer's clock said; by the store's
+    time, ``first_stored`` and ``stored`` are when its first and its last generation were decided,
+    for points may be written again. All aware. ``sound``: all it needs is there."""
 
     id: str
     vm: str
@@ -68,6 +69,7 @@ class Candidate:
     host: str
     created: dt.datetime
     finished: dt.datetime
+    first_stored: dt.datetime
     stored: dt.datetime
     sound: bool = True
 
@@ -169,7 +171,7 @@ def _by_rules(counted: Sequence[Candidate], rules: Rules) -> dict[str, list[str]
     if not counted:
         return reasons
     newest = list(reversed(counted))
-    last_stored = max(counted, key=lambda point: (point.stored, point.created, point.id))
+    last_stored = max(counted, key=lambda point: (point.first_stored, point.created, point.id))
     for identity in {newest[0].id, last_stored.id}:
         reasons.setdefault(identity, []).append("the last good point")
     for place, point in enumerate(newest[: rules.last], 1):

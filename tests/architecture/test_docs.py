@@ -220,7 +220,9 @@ SEALER = Sealer(MASTER, RID)
 A, B, C = b"\xaa" * 32, b"\xbb" * 32, b"\xcc" * 32
 
 
-@pytest.mark.parametrize("purpose", ["pack-data", "pack-meta", "point", "final", "drill", "index"])
+@pytest.mark.parametrize(
+    "purpose", ["pack-data", "pack-meta", "point", "final", "drill", "index", "pin"]
+)
 def test_the_example_keys_are_derived_so(purpose: str) -> None:
     info = b"drvm " + purpose.encode() + b" " + bytes.fromhex(RID)
     assert VECTORS[f"key {purpose}"] == crypto.derive(MASTER.seal, SALT, info)

@@ -8,12 +8,14 @@ from drvm.cli.invocation import Invocation
 from drvm.cli.opening import opened, told
 from drvm.cli.views import point_fields, show_points
 from drvm.core.errors import DamageFound, UnknownVm
+from drvm.wiring.upkeep import gone_points
 
 
 @click.command("points")
 @click.argument("vm", required=False)
+@click.option("--gone", is_flag=True, help="Only of VMs that are on none of the hosts any more.")
 @click.pass_obj
-def command(invocation: Invocation, vm: str | None) -> None:
+def command(invocation: Invocation, vm: str | None, gone: bool) -> None:
     """List the good recovery points, oldest first, of one VM (by name or UUID) or of all.
 
     Ends with 4 where something of the repository is damaged: the list then lacks those points.
@@ -21,11 +23,15 @@ def command(invocation: Invocation, vm: str | None) -> None:
     \b
     Examples:
       drvm points
+      drvm points --gone
       drvm points web1 --json | jq -r '.points[-1].id'
     """
     with opened(invocation) as wiring:
         listing = wiring.repository().points()
         points = told(invocation, listing)
+        if gone:
+            points = gone_points(wiring, points)
+        pins = wiring.repository().pins()
     manifests = [
         point.manifest
         for point in points
@@ -38,9 +44,12 @@ def command(invocation: Invocation, vm: str | None) -> None:
             hint=f"there are points of {', '.join(known[:10])}" if known else "drvm backup VM",
         )
     if invocation.output.json:
-        invocation.output.document({"points": [point_fields(manifest) for manifest in manifests]})
+        fields = [point_fields(manifest, pins.get(manifest.id, ())) for manifest in manifests]
+        invocation.output.document({"points": fields})
     elif manifests:
-        show_points(invocation.output, manifests)
+        show_points(invocation.output, manifests, pins)
+    elif gone:
+        invocation.output.line("every VM that has points is still on one of the hosts")
     else:
         invocation.output.line("no points yet: drvm backup VM takes one")
     if listing.problems:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from drvm.cli.invocation import Invocation
 from drvm.cli.opening import chosen_point, opened
 from drvm.cli.output import Column, Output
-from drvm.cli.views import point_fields, short_time
+from drvm.cli.views import pin_text, point_fields, short_time
 from drvm.core.units import format_bytes, format_seconds
 from drvm.repository.manifest import Manifest
+from drvm.repository.pins import Pin
 from drvm.restore.difference import redacted
 from drvm.restore.plan import read_definition
 
@@ -28,17 +31,18 @@ def command(invocation: Invocation, point: str, xml: bool) -> None:
     """
     with opened(invocation) as wiring:
         manifest = chosen_point(invocation, wiring, point).manifest
+        pins = wiring.repository().pins().get(manifest.id, ())
         text = redacted(read_definition(wiring.repository(), manifest)) if xml else None
     if invocation.output.json:
         extra = {"definition_xml": text} if text is not None else {}
-        invocation.output.document({"points": [{**point_fields(manifest), **extra}]})
+        invocation.output.document({"points": [{**point_fields(manifest, pins), **extra}]})
         return
-    _show(invocation.output, manifest)
+    _show(invocation.output, manifest, pins)
     if text is not None:
         invocation.output.block(f"\n{text}")
 
 
-def _show(output: Output, manifest: Manifest) -> None:
+def _show(output: Output, manifest: Manifest, pins: Sequence[Pin]) -> None:
     lines = {
         "point": manifest.id,
         "vm": f"{manifest.vm} ({manifest.vm_uuid})",
@@ -49,6 +53,7 @@ def _show(output: Output, manifest: Manifest) -> None:
         "written by": f"{manifest.host}, drvm {manifest.drvm_version}",
         "parent": manifest.parent or "",
         "group": manifest.group or "",
+        "pinned": pin_text(pins),
         "stored": format_bytes(manifest.stored_bytes),
         "nvram": "yes" if manifest.nvram is not None else "",
         "tpm": "yes" if manifest.tpm else "",

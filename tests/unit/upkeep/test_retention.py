@@ -28,7 +28,8 @@ def point(
     moment = dt.datetime.fromisoformat(created) if isinstance(created, str) else created
     moment = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
     identity = name or f"{moment:%Y-%m-%dT%H:%M:%S}"
-    return Candidate(identity, vm, UUID, host, moment, moment, stored or moment, sound)
+    stored = stored or moment
+    return Candidate(identity, vm, UUID, host, moment, moment, stored, stored, sound)
 
 
 def nightly(days: int, host: str = "kvm1") -> list[Candidate]:
@@ -161,6 +162,11 @@ def test_the_last_point_by_the_stores_time_stays_whatever_it_is_dated() -> None:
     assert kept(run([*nightly(3), fallen], Rules(last=1))) == ["fallen", "kvm1-0"]
 
 
+def test_a_point_that_was_written_again_is_no_later_point() -> None:
+    again = [dataclasses.replace(p, stored=NOW - HOUR / 2) for p in nightly(3)[:1]]
+    assert kept(run([*again, *nightly(3)[1:]], Rules(last=1))) == ["kvm1-0"]
+
+
 def test_a_point_just_stored_is_not_removed_yet() -> None:
     young = [point(NOW - dt.timedelta(minutes=n), name=f"y{n}") for n in (30, 10, 5)]
     decisions = run(young, Rules(last=1))
@@ -195,6 +201,7 @@ candidates = st.builds(
     host=st.sampled_from(["kvm1", "kvm2"]),
     created=anywhen,
     finished=anywhen,
+    first_stored=near,
     stored=near,
     sound=st.booleans(),
 )

@@ -1,0 +1,131 @@
+"""Removing points: by the rules of the policies, or because somebody names them.
+
+Planned first, as a value that can be shown. A point ends by the delete of its manifest; its packs
+are a collector's business. A crash at any step leaves each point ended or untouched.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from drvm.core.clock import parse_rfc3339
+from drvm.core.errors import RepositoryError
+from drvm.core.progress import Trace, no_trace
+from drvm.repository.pins import Pin
+from drvm.repository.points import Listing, Point
+from drvm.repository.repository import Repository
+from drvm.upkeep.retention import SETTLED, Candidate, Decision, Now, Rules, decide
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """``decisions`` are shown; ``going`` are the points that they remove. ``problems``: damaged
+    points, which count for nothing. ``refusal``: why nothing may be removed at all."""
+
+    decisions: tuple[Decision, ...]
+    going: tuple[Point, ...]
+    problems: tuple[str, ...] = ()
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """``spared``: pinned since the plan was made."""
+
+    ended: tuple[Point, ...]
+    spared: tuple[Point, ...]
+
+
+def plan_prune(
+    repository: Repository,
+    listing: Listing,
+    rules: Callable[[str], Rules],
+    now: Now,
+    settled: dt.timedelta = SETTLED,
+) -> PrunePlan:
+    """``rules``: those of a machine by its name. Only the points of ``listing`` are looked at.
+
+    No point goes because of newer ones that were not looked at: whatever stays in its stead must
+    be whole, with each pack that it needs in the store. Raises the store's errors.
+    """
+    points = {point.id: point for point in listing.points}
+    notes = pin_notes(repository.pins())
+    by_name = {name: rules(name) for name in {p.manifest.vm for p in points.values()}}
+    decided = repository.final_times()
+    candidates = {
+        identity: candidate(point, decided[identity])
+        for identity, point in points.items()
+        if identity in decided
+    }
+    whole = _Wholeness(repository)
+    while True:
+        decisions = decide(candidates.values(), by_name, notes, now, settled)
+        losing = {decision.point.series for decision in decisions if not decision.kept}
+        staying = (d.point for d in decisions if d.kept and d.point.sound)
+        torn = [
+            point
+            for point in staying
+            if point.series in losing and not whole.holds(points[point.id])
+        ]
+        if not torn:
+            break
+        candidates |= {point.id: replace(point, sound=False) for point in torn}
+    going = tuple(points[decision.point.id] for decision in decisions if not decision.kept)
+    return PrunePlan(decisions, going, listing.problems, now.problem)
+
+
+def run_prune(repository: Repository, going: Sequence[Point], trace: Trace = no_trace) -> Pruned:
+    """End the points, the oldest first. Each is asked for pins once more, directly before."""
+    ended, spared = [], []
+    for point in going:
+        if repository.is_pinned(point.id):
+            spared.append(point)
+            continue
+        repository.end_point(point, trace)
+        ended.append(point)
+    return Pruned(tuple(ended), tuple(spared))
+
+
+def candidate(point: Point, decided: Sequence[dt.datetime]) -> Candidate:
+    """``decided``: when each of its generations was, by the store's time."""
+    manifest = point.manifest
+    return Candidate(
+        id=point.id,
+        vm=manifest.vm,
+        vm_uuid=manifest.vm_uuid,
+        host=manifest.host,
+        created=parse_rfc3339(manifest.created),
+        finished=parse_rfc3339(manifest.finished),
+        first_stored=min(decided),
+        stored=max(decided),
+    )
+
+
+def pin_notes(pins: Mapping[str, Iterable[Pin]]) -> dict[str, str]:
+    """One text for each pinned point."""
+    return {
+        point_id: "; ".join(pin.note for pin in mine if pin.note) for point_id, mine in pins.items()
+    }
+
+
+class _Wholeness:
+    """Whether points have all their packs; each is asked for once."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._present: frozenset[bytes] | None = None
+        self._known: dict[str, bool] = {}
+
+    def holds(self, point: Point) -> bool:
+        if point.id not in self._known:
+            if self._present is None:
+                self._present = self._repository.present_packs()
+            try:
+                need = self._repository.need(point.manifest)
+            except RepositoryError:  # a metadata pack is damaged or lost
+                self._known[point.id] = False
+            else:
+                self._known[point.id] = need <= self._present
+        return self._known[point.id]

@@ -1,0 +1,92 @@
+"""Upkeep that the command line and, later, the daemon share."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+
+from drvm.config.model import PolicyConfig
+from drvm.core.clock import rfc3339
+from drvm.core.errors import UnknownVm
+from drvm.core.progress import Trace, no_trace
+from drvm.core.text import printable
+from drvm.repository.pins import Pin
+from drvm.repository.points import Listing, Point
+from drvm.snapshot.imagefiles import ImageFilesEngine
+from drvm.store.probe import store_time
+from drvm.upkeep.prune import PrunePlan, plan_prune
+from drvm.upkeep.retention import NO_RULES, SETTLED, Now, Rules
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.fleet import machines
+
+
+def rules_of(policy: PolicyConfig | None) -> Rules:
+    if policy is None:
+        return NO_RULES
+    return Rules(
+        last=policy.keep_last or 0,
+        hourly=policy.keep_hourly or 0,
+        daily=policy.keep_daily or 0,
+        weekly=policy.keep_weekly or 0,
+        monthly=policy.keep_monthly or 0,
+        yearly=policy.keep_yearly or 0,
+        within_s=policy.keep_within_s or 0.0,
+        time_zone=policy.time_zone,
+    )
+
+
+def plan_prune_of(
+    wiring: Wiring,
+    vms: tuple[str, ...] = (),
+    *,
+    write: bool = True,
+    settled: dt.timedelta = SETTLED,
+) -> PrunePlan:
+    """What the policies remove, of these machines (by name or UUID) or of all.
+
+    The store's time is asked for by an object that comes and goes; without ``write`` it is guessed
+    by its youngest final, which finds only a clock of ours that is behind. Raises ``UnknownVm``.
+    """
+    repository = wiring.repository()
+    listing = repository.points()
+    wanted = listing.points if not vms else [p for p in listing.points if _is_of(p, *vms)]
+    for vm in vms:
+        if not any(_is_of(point, vm) for point in wanted):
+            raise UnknownVm(
+                f"there is no point of a VM {printable(vm, 80)!r}",
+                hint="drvm points lists those that there are",
+            )
+    host_now = wiring.clock.now()
+    if write:
+        store_now = store_time(repository.store)
+    else:
+        decided = repository.final_times().values()
+        store_now = max((host_now, *itertools.chain.from_iterable(decided)))
+    return plan_prune(
+        repository,
+        Listing(tuple(wanted), listing.problems),
+        lambda vm: rules_of(wiring.settings.policy_of(vm)),
+        Now(host_now, store_now),
+        settled,
+    )
+
+
+def _is_of(point: Point, *vms: str) -> bool:
+    return point.manifest.vm in vms or point.manifest.vm_uuid in vms
+
+
+def gone_points(wiring: Wiring, points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """The points of machines that are on none of the hosts any more; points of image files never
+    were. Raises ``HostUnreachable``: a host that does not answer may have them."""
+    there = {domain.uuid for _, domain in machines(wiring.hosts())}
+    return tuple(
+        point
+        for point in points
+        if point.manifest.vm_uuid not in there and point.manifest.engine != ImageFilesEngine.name
+    )
+
+
+def pin_point(wiring: Wiring, point: Point, note: str, trace: Trace = no_trace) -> Pin:
+    pin = Pin(note, rfc3339(wiring.clock.now()), wiring.writer)
+    wiring.repository().pin(point, pin, trace)
+    return pin
