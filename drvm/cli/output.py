@@ -91,17 +91,21 @@ class Output:
             self._stream.write("  ".join(padded).rstrip() + "\n")
 
     def _rich_table(self, columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
+        from rich.cells import cell_len
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for column in columns:
+        for index, column in enumerate(columns):
+            title = column.title.upper()
+            whole = max(map(cell_len, (title, *(row[index] for row in cells))))
             table.add_column(
-                column.title.upper(),
+                title,
                 justify="right" if column.right else "left",
                 no_wrap=not column.wraps,
-                min_width=_MIN_WRAPPED_CHARS if column.wraps else None,
+                # rich would take a text's longest word for what it needs
+                min_width=_MIN_WRAPPED_CHARS if column.wraps else whole,
                 overflow="fold",
             )
         for row in cells:

@@ -41,11 +41,11 @@ def command(invocation: Invocation) -> None:
         Column("state"),
         Column("host"),
         Column("policy"),
-        Column("engine", wraps=True),
         Column("points", right=True),
         Column("last good (UTC)"),
         Column("would lose", right=True),
         Column("rpo"),
+        Column("engine", wraps=True),
     ]
     rows = [
         [
@@ -53,11 +53,11 @@ def command(invocation: Invocation) -> None:
             _state(vm, stood.get(vm.uuid)),
             vm.host or "",
             vm.policy or "none",
-            f"{vm.engine.engine}: {vm.engine.reason}" if vm.engine is not None else "",
             str(vm.points),
             short_time(vm.last.manifest.created) if vm.last is not None else "never",
             "" if vm.rpo.age_seconds is None else format_seconds(vm.rpo.age_seconds),
             vm.rpo.state.value,
+            f"{vm.engine.engine}: {vm.engine.reason}" if vm.engine is not None else "",
         ]
         for vm in fleet
     ]

@@ -49,6 +49,17 @@ def test_a_narrow_terminal_wraps_long_texts_and_leaves_ids_whole(
     assert len(lines) == 3 and "for the line" in lines[2]
 
 
+def test_no_word_is_lost_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    out, stream = output(Terminal())
+    columns = (Column("last good"), Column("would lose"), Column("engine", wraps=True))
+    cells = ["2026-11-23 04:00", "3 h 20 min", "pull: its external snapshot must stay as it is"]
+    out.table(columns, [cells])
+    told = stream.getvalue()
+    assert all(word in told.split() for cell in cells for word in cell.split()), told
+    assert all(len(line) <= 54 for line in told.splitlines()[1:])
+
+
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_control_characters_are_written_out(stream: type[io.StringIO]) -> None:
     out, written = output(stream())
