@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
-from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES, Buffer
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES, Buffer, Ids
 from drvm.core.extents import Extent, ExtentKind, align
 from drvm.core.progress import Progress
 from drvm.core.units import MIB
@@ -17,9 +17,9 @@ from drvm.host.model import BlockReader
 from drvm.repository.disk_writer import DiskWriter
 from drvm.snapshot.capture import FrozenDisk
 
-READ_BYTES = 1 * MIB
+READ_BYTES = 4 * MIB
 _READERS = 2
-_READS_AHEAD = 16
+_READS_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class _Piece:
     """Up to ``READ_BYTES`` of DATA with its read under way, or a range that needs none."""
 
     extent: Extent
-    read: Future[Buffer] | None
+    read: Future[tuple[Buffer, Ids]] | None
 
 
 def transfer(source: FrozenDisk, target: DiskWriter, progress: Progress) -> int:
@@ -40,11 +40,11 @@ def transfer(source: FrozenDisk, target: DiskWriter, progress: Progress) -> int:
     to_read = sum(extent.length for extent in extents if extent.kind is not ExtentKind.ZERO)
     progress.stage(f"reading {source.target}", to_read)
     read_bytes = 0
-    with closing(_Readers(source)) as readers:
+    with closing(_Readers(source, target)) as readers:
         for piece in readers.ahead(_pieces(extents)):
             extent = piece.extent
             if piece.read is not None:
-                target.data(piece.read.result())
+                target.data(*piece.read.result())
                 read_bytes += extent.length
             elif extent.kind is ExtentKind.ZERO:
                 target.zero(extent.length)
@@ -72,15 +72,17 @@ def _pieces(extents: list[Extent]) -> Iterator[Extent]:
 def _read_after_all(readers: _Readers, extent: Extent, target: DiskWriter) -> int:
     """The parent's blocks can't be relied on: the range is read, whatever the hint said."""
     for at in range(extent.offset, extent.end, READ_BYTES):
-        target.data(readers.read(at, min(READ_BYTES, extent.end - at)).result())
+        target.data(*readers.read(at, min(READ_BYTES, extent.end - at)).result())
     return extent.length
 
 
 class _Readers:
-    """A few threads, each with a reader of its own."""
+    """A few threads, each with a reader of its own. What one has read it also names, while it
+    is in that processor's cache."""
 
-    def __init__(self, source: FrozenDisk) -> None:
+    def __init__(self, source: FrozenDisk, target: DiskWriter) -> None:
         self._source = source
+        self._target = target
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._own = threading.local()
         self._opened: list[BlockReader] = []
@@ -96,7 +98,7 @@ class _Readers:
                 yield waiting.popleft()
         yield from waiting
 
-    def read(self, offset: int, length: int) -> Future[Buffer]:
+    def read(self, offset: int, length: int) -> Future[tuple[Buffer, Ids]]:
         return self._pool.submit(self._read, offset, length)
 
     def close(self) -> None:
@@ -104,10 +106,11 @@ class _Readers:
         for reader in self._opened:
             reader.close()
 
-    def _read(self, offset: int, length: int) -> Buffer:
+    def _read(self, offset: int, length: int) -> tuple[Buffer, Ids]:
         reader: BlockReader | None = getattr(self._own, "reader", None)
         if reader is None:
             reader = self._own.reader = self._source.open()
             with self._lock:
                 self._opened.append(reader)
-        return reader.read(offset, length)
+        data = reader.read(offset, length)
+        return data, self._target.ids(data)

@@ -22,7 +22,7 @@ from drvm.core.errors import DamageFound
 from drvm.repository.diskmap import DiskMap, DiskMapWriter, relies_on
 from drvm.repository.index import Index
 from drvm.repository.nodes import DIGEST_BYTES, Child
-from drvm.repository.writer import SESSION, BlockStore, Tally
+from drvm.repository.writer import SESSION, BlockStore, Rows, Tally
 
 _I64 = npt.NDArray[np.int64]
 _SESSION_NAME = b"\xff" * PACK_NAME_BYTES
@@ -78,17 +78,21 @@ class DiskWriter:
     def position_bytes(self) -> int:
         return min(self._position * BLOCK_BYTES, self._size_bytes)
 
-    def data(self, data: Buffer) -> None:
-        """The next bytes of the disk. The last block of the disk is padded with zeroes."""
-        view = memoryview(data).cast("B")
-        blocks = self._blocks_in(len(view))
-        if len(view) % BLOCK_BYTES:
-            view = memoryview(bytes(view) + bytes(-len(view) % BLOCK_BYTES))
+    def ids(self, data: Buffer) -> Ids:
+        """What ``data`` needs of its bytes: whoever reads them can ask for it first, in any
+        thread, and so while other bytes are given."""
+        return self._hasher.ids(_whole_blocks(data))
+
+    def data(self, data: Buffer, ids: Ids | None = None) -> None:
+        """The next bytes of the disk. The last block of the disk is padded with zeroes. ``ids``
+        are those of this very data."""
+        blocks = self._blocks_in(memoryview(data).nbytes)
+        view = _whole_blocks(data)
+        ids = self._hasher.ids(view) if ids is None else ids
+        rows = np.frombuffer(view, dtype=np.uint8).reshape(blocks, BLOCK_BYTES)
         for first, count in self._in_leaf(blocks):
-            part = view[: count * BLOCK_BYTES]
-            view = view[count * BLOCK_BYTES :]
-            ids, pack, ordinal = self._store.store(part)
-            self._fill(first, ids, pack, ordinal)
+            self._store_blocks(first, rows[:count], ids[:count])
+            rows, ids = rows[count:], ids[count:]
 
     def zero(self, length_bytes: int) -> None:
         """The next ``length_bytes`` read as zeroes."""
@@ -167,6 +171,14 @@ class DiskWriter:
         end = first + len(pack)
         self._ids[first:end], self._pack[first:end], self._ordinal[first:end] = ids, pack, ordinal
 
+    def _store_blocks(self, first: int, rows: Rows, ids: Ids) -> None:
+        pack = np.full(len(ids), ZERO, dtype=np.int64)
+        ordinal = np.zeros(len(ids), dtype=np.int64)
+        stored = np.flatnonzero(ids.any(axis=1))
+        if len(stored):
+            pack[stored], ordinal[stored] = self._store.store(rows, ids, stored)
+        self._fill(first, ids, pack, ordinal)
+
     def _next_leaf(self, step: int = 0) -> None:
         self._position += step
         left = self._blocks - self._position
@@ -244,6 +256,12 @@ class DiskWriter:
                 return None
             ids[here], pack[here] = stored, number
         return ids, pack, ordinal
+
+
+def _whole_blocks(data: Buffer) -> Buffer:
+    """Padded with zeroes where the last block is not whole."""
+    rest = memoryview(data).nbytes % BLOCK_BYTES
+    return bytes(data) + bytes(BLOCK_BYTES - rest) if rest else data
 
 
 def _empty_leaf(blocks: int) -> tuple[Ids, _I64, _I64]:

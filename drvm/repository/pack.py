@@ -45,10 +45,10 @@ _TABLES_RESERVE_BYTES = 2 * 1024 * 1024  # 1 MiB of ids, the frame table, the pa
 
 @dataclass(frozen=True, slots=True)
 class SealedPack:
-    """A finished pack: immutable, ready to be stored under its name."""
+    """A finished pack, ready to be stored under its name."""
 
     name: bytes
-    data: bytes
+    data: Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,17 @@ class FrameTable:
 
 
 class PackBuilder:
-    """Collects frames until the pack is full. One thread at a time."""
+    """Collects frames until the pack is full. One thread at a time.
 
-    def __init__(self, sealer: Sealer, kind: Kind) -> None:
+    The pack is built in ``room``, which its data is a view of: whoever gives one gives it to no
+    other builder until that pack is stored. Fresh memory costs as much as sealing does.
+    """
+
+    def __init__(self, sealer: Sealer, kind: Kind, room: bytearray | None = None) -> None:
         self.kind: Kind = kind
         self._salt = secrets.token_bytes(SALT_BYTES)
         self._cipher = sealer.cipher(b"pack-" + kind.encode(), self._salt)
-        self._frames: list[bytes] = []
+        self._room = bytearray(PACK_MAX_BYTES) if room is None else room
         self._table: list[tuple[int, int, int]] = []
         self._ids: list[bytes] = []
         self._blocks = 0
@@ -76,17 +80,19 @@ class PackBuilder:
         self.stored_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._table)
 
     def has_room(self, payload_bytes: int, blocks: int = 0) -> bool:
         size = self.stored_bytes + payload_bytes + TAG_BYTES
-        return not self._frames or (
+        return not self._table or (
             size <= PACK_MAX_BYTES - _TABLES_RESERVE_BYTES
             and self._blocks + blocks <= PACK_MAX_BLOCKS
-            and len(self._frames) < _MAX_FRAMES
+            and len(self._table) < _MAX_FRAMES
         )
 
-    def add(self, codec: int, payload: bytes, plain_bytes: int, ids: bytes = b"") -> int:
+    def add(
+        self, codec: int, payload: bytes, plain_bytes: int, ids: bytes = b"", *, verify: bool = True
+    ) -> int:
         """Seal a frame; returns its number. ``ids``: 16 bytes a block, data packs only.
 
         What was sealed is opened and compared before it counts: a bit that flips in memory
@@ -97,15 +103,15 @@ class PackBuilder:
             raise ValueError("the pack is finished")
         if plain_bytes > _largest(self.kind):
             raise RepositoryError(f"{plain_bytes} bytes at once, at most {_largest(self.kind)} fit")
-        number = len(self._frames)
-        sealed = self._cipher.seal(_FRAMES, number, payload)
-        if self._cipher.open(_FRAMES, number, sealed) != payload:
-            raise DamageFound("a frame changed in memory while it was sealed")
-        self._frames.append(sealed)
-        self._table.append((len(sealed), plain_bytes, codec))
+        number, start = len(self._table), self.stored_bytes
+        with self._piece(start, len(payload) + TAG_BYTES) as sealed:
+            self._cipher.seal_into(_FRAMES, number, payload, sealed)
+            if verify and self._cipher.open(_FRAMES, number, sealed) != payload:
+                raise DamageFound("a frame changed in memory while it was sealed")
+            self.stored_bytes += len(sealed)
+        self._table.append((self.stored_bytes - start, plain_bytes, codec))
         self._ids.append(ids)
         self._blocks += len(ids) // ID_BYTES
-        self.stored_bytes += len(sealed)
         return number
 
     def finish(self) -> SealedPack:
@@ -113,24 +119,39 @@ class PackBuilder:
         if self._finished:
             raise ValueError("the pack is finished")
         self._finished = True
-        body = b"".join(self._frames)
-        body += bytes(_padding(len(body)))
+        padding = bytes(_padding(self.stored_bytes))
+        body_bytes = self.stored_bytes + len(padding)
         ids = self._cipher.seal(_IDS, 0, b"".join(self._ids))
         columns = np.array(self._table, dtype="<u4").reshape(-1, 3).T
         plain = struct.pack("<I", len(self._table)) + columns.tobytes()
         table = self._cipher.seal(_TABLE, 0, zstandard.compress(plain, 9))
+        with self._piece(self.stored_bytes, len(padding)) as end:
+            end[:] = padding
+        with self._piece(0, body_bytes) as body:
+            body_sha256 = hashlib.sha256(body).digest()
         footer = _FOOTER.pack(
             _MAGIC,
             FORMAT_VERSION,
             _KINDS[self.kind],
             self._salt,
-            len(body),
+            body_bytes,
             len(ids),
             len(table),
-            hashlib.sha256(body).digest(),
+            body_sha256,
             hashlib.sha256(ids + table).digest(),
         )
-        return SealedPack(hashlib.sha256(footer).digest(), body + ids + table + footer)
+        tail = ids + table + footer
+        with self._piece(body_bytes, len(tail)) as end:
+            end[:] = tail
+        whole = self._piece(0, body_bytes + len(tail)).toreadonly()
+        return SealedPack(hashlib.sha256(footer).digest(), whole)
+
+    def _piece(self, start: int, length: int) -> memoryview:
+        """So much of the room. It grows where the first frame alone is larger than any pack."""
+        missing = start + length - len(self._room)
+        if missing > 0:
+            self._room += bytes(missing)
+        return memoryview(self._room)[start : start + length]
 
 
 @dataclass(frozen=True, slots=True)

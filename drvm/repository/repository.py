@@ -150,7 +150,9 @@ class Repository:
         from index objects, or from the packs."""
         self._catalog.refresh(banned)
 
-    def session(self, *, level: int, banned: frozenset[bytes] = frozenset()) -> Session:
+    def session(
+        self, *, level: int, verify: bool = True, banned: frozenset[bytes] = frozenset()
+    ) -> Session:
         """Begin to write. ``refresh`` comes first: the index is as new as its last call."""
         return Session(
             self.store,
@@ -158,6 +160,7 @@ class Repository:
             self.hasher,
             self._index,
             level=level,
+            verify=verify,
             banned=banned | self._catalog.shunned,
         )
 

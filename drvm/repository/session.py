@@ -33,7 +33,8 @@ class Session:
     """Disks one after the other, blobs at any time, ``finish`` at the end; a context manager.
 
     Nothing that it uploads is part of a point until somebody commits one, so it may end anywhere;
-    what was uploaded is found again by its ids. ``banned`` packs are never relied on.
+    what was uploaded is found again by its ids. ``banned`` packs are never relied on. Without
+    ``verify``, which is for measurements, what was compressed and sealed is not opened again.
     """
 
     def __init__(
@@ -44,13 +45,14 @@ class Session:
         index: Index,
         *,
         level: int,
+        verify: bool = True,
         banned: frozenset[bytes] = frozenset(),
     ) -> None:
         self._hasher = hasher
         self._index = index
         self._banned = banned
         self._uploads = Uploads(store)
-        self._blocks = BlockStore(sealer, hasher, index, self._uploads, level)
+        self._blocks = BlockStore(sealer, index, self._uploads, level, verify=verify)
         self._blob_writer = BlobWriter(sealer, self._uploads.put)
         self._disks: list[tuple[DiskWriter, DiskMapWriter]] = []
         self._blobs: list[NewBlob] = []

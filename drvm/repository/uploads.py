@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from drvm.core.errors import DamageFound, ObjectMissing, OutcomeUnknown
@@ -16,15 +17,16 @@ class Uploads:
     is read no faster than the store takes it. Leaving the context waits for what is under way.
     """
 
-    def __init__(self, store: Store, *, threads: int = 2, in_flight: int = 3) -> None:
+    def __init__(self, store: Store, *, threads: int = 3, in_flight: int = 3) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="upload")
         self._room = threading.Semaphore(in_flight)
         self._pending: list[Future[None]] = []
         self.stored_bytes = 0
 
-    def put(self, pack: SealedPack) -> None:
-        """Raises what an earlier upload raised, and so does every call after that."""
+    def put(self, pack: SealedPack, done: Callable[[], None] = lambda: None) -> None:
+        """Raises what an earlier upload raised, and so does every call after that. ``done`` is
+        called, by another thread, when the pack's data is not looked at any more."""
         self._room.acquire()
         try:
             self._reap()
@@ -32,7 +34,12 @@ class Uploads:
         except BaseException:
             self._room.release()
             raise
-        future.add_done_callback(lambda _: self._room.release())
+
+        def ended(_: Future[None]) -> None:
+            done()
+            self._room.release()
+
+        future.add_done_callback(ended)
         self._pending.append(future)
         self.stored_bytes += len(pack.data)
 

@@ -16,6 +16,8 @@ from typing import Protocol
 from drvm.core.errors import ObjectTruncated, StoreError
 from drvm.core.units import MIB
 
+Buffer = bytes | bytearray | memoryview
+
 MAX_NAME_LENGTH = 512
 MAX_OBJECT_BYTES = 64 * MIB
 """Twice the largest pack: no answer longer than this is taken into memory."""
@@ -65,8 +67,10 @@ class Store(Protocol):
         """Raises ``ObjectMissing``."""
         ...
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: Buffer) -> None:
         """Create or replace; durable when it returns. At most ``MAX_OBJECT_BYTES``.
+
+        ``data`` is not looked at again after that: its memory may be used anew.
 
         An object is visible as a whole or not at all, also after a crash. Raises
         ``OutcomeUnknown`` where the answer was lost: read back, or take another name.

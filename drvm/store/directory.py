@@ -88,7 +88,7 @@ class DirectoryStore:
         with self._object(name) as (descriptor, _):
             return _info(name, os.fstat(descriptor))
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: base.Buffer) -> None:
         self._write(name, data, replace=True)
 
     def put_if_absent(self, name: str, data: bytes) -> None:
@@ -183,7 +183,7 @@ class DirectoryStore:
         return found
 
     # -- writing ------------------------------------------------------------------------------
-    def _write(self, name: str, data: bytes, *, replace: bool) -> None:
+    def _write(self, name: str, data: base.Buffer, *, replace: bool) -> None:
         base.check_size(base.check_name(name), len(data))
         with self._translated(name):
             directory, leaf = self._open_parent(name, make=True)
@@ -311,7 +311,7 @@ def _read(name: str, descriptor: int, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def _write_file(directory: int, leaf: str, data: bytes) -> None:
+def _write_file(directory: int, leaf: str, data: base.Buffer) -> None:
     descriptor = os.open(leaf, _CREATE, 0o600, dir_fd=directory)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)

@@ -40,10 +40,10 @@ class MemoryStore:
         self._data(name)
         return self._info(name)
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: base.Buffer) -> None:
         base.check_size(base.check_name(name), len(data))
         with self._lock:
-            self.objects[name] = (data, self._clock.now())
+            self.objects[name] = (bytes(data), self._clock.now())
 
     def put_if_absent(self, name: str, data: bytes) -> None:
         base.check_size(base.check_name(name), len(data))

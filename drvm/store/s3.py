@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import io
 import ipaddress
 import random
 import re
@@ -28,6 +27,7 @@ from drvm.core.errors import ObjectMissing, OutcomeUnknown, StoreError, StoreUnr
 from drvm.core.units import KIB, MIB
 from drvm.store import base
 from drvm.store.s3_errors import SDK_ERRORS, RangeOutside, Request, in_doubt, translate
+from drvm.store.stream import ByteStream
 from drvm.store.urls import S3Address, check_endpoint
 
 MAX_LISTED = 10_000_000
@@ -146,7 +146,7 @@ class S3Store:
             raise
         return self._info(name, answer.get("ContentLength"), answer.get("LastModified"))
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: base.Buffer) -> None:
         self._put(name, data, {})
 
     def put_if_absent(self, name: str, data: bytes) -> None:
@@ -223,11 +223,11 @@ class S3Store:
             body.close()
         return b"".join(parts)
 
-    def _put(self, name: str, data: bytes, condition: dict[str, str]) -> None:
+    def _put(self, name: str, data: base.Buffer, condition: dict[str, str]) -> None:
         base.check_size(base.check_name(name), len(data))
 
         def send() -> None:
-            body = io.BytesIO(data) if len(data) > _SEND_BYTES else data
+            body = ByteStream(data) if len(data) > _SEND_BYTES else bytes(data)
             answer = self._client.put_object(**self._object(name), Body=body, **condition)
             if not answer.get("ETag"):
                 raise in_doubt(self._request(name, writes=True), "no S3 answer: it has no ETag")

@@ -76,6 +76,11 @@ class SortedIds:
         order = np.argsort(ids[:, 0], kind="stable")
         self._runs.append((ids[order], numbers[order]))
 
+    def drop_below(self, number: int) -> None:
+        """Forget those with lower numbers."""
+        kept = [(ids[numbers >= number], numbers[numbers >= number]) for ids, numbers in self._runs]
+        self._runs = [(ids, numbers) for ids, numbers in kept if len(numbers)]
+
     def find(self, ids: Ids) -> _I64:
         """The number of each id, ``UNKNOWN`` for one that was not added."""
         numbers = np.full(len(ids), UNKNOWN, dtype=np.int64)

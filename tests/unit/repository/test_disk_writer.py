@@ -116,7 +116,8 @@ def small_packs(monkeypatch):
     """Packs of a few frames, so that a small disk needs many."""
     monkeypatch.setattr(pack, "PACK_MAX_BYTES", pack._TABLES_RESERVE_BYTES + 30_000)
     monkeypatch.setattr(pack, "PACK_MAX_BLOCKS", 70)
-    monkeypatch.setattr(writer, "_FRAMES_IN_FLIGHT", 2)
+    monkeypatch.setattr(writer, "_BATCHES_IN_FLIGHT", 2)
+    monkeypatch.setattr(writer, "_BATCH_FRAMES", 1)
     return monkeypatch
 
 
