@@ -29,7 +29,7 @@ BOUND_BYTES = 208 * MIB
 
 @dataclass
 class Endless:
-    """A disk of noise that is nowhere: every MiB another one."""
+    """A disk of noise that is nowhere: every MiB another one. Read at most 4 MiB at a time."""
 
     size_bytes: int = SIZE_BYTES
     target: str = "vda"
@@ -38,7 +38,7 @@ class Endless:
     image_options: dict[str, str] = field(default_factory=dict)
     read_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _noise: bytes = field(default_factory=lambda: random.Random(1).randbytes(2 * MIB))
+    _noise: bytes = field(default_factory=lambda: random.Random(1).randbytes(5 * MIB))
 
     def extents(self) -> Iterator[Extent]:
         yield Extent(0, self.size_bytes, ExtentKind.DATA)
