@@ -22,7 +22,7 @@ from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
 from drvm.lab import guest as lab
 from drvm.repository.repository import Repository
-from drvm.snapshot.capture import CaptureRequest
+from drvm.snapshot.capture import CaptureRequest, EngineWish
 from drvm.snapshot.external import ExternalEngine
 from drvm.snapshot.parts import Parts
 from drvm.snapshot.recovery import recover
@@ -158,12 +158,14 @@ def test_a_store_that_hangs_neither_slows_the_guest_nor_lets_its_writes_run_out_
     guest.run("rm /data/big; sync; fstrim /data")
 
 
-def test_a_guest_that_runs_out_of_room_in_spite_of_all_goes_on_when_its_overlay_is_merged(
+@pytest.mark.parametrize("engine", ["external", pytest.param("pull", marks=pytest.mark.long)])
+def test_a_guest_that_runs_out_of_room_in_spite_of_all_goes_on_when_the_capture_has_ended(
     guest: Guest,
     parts: Parts,
     small: Path,
     pauses: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,
+    engine: EngineWish,
 ) -> None:
     """As where a quota or another program leaves less than the file system says."""
     monkeypatch.setattr(Room, "shortage", lambda *_, **__: "")
@@ -174,7 +176,7 @@ def test_a_guest_that_runs_out_of_room_in_spite_of_all_goes_on_when_its_overlay_
     try:
         with (
             pytest.raises(OutOfSpace, match=r"could not write to vdb; the guest was paused.*goes"),
-            capture(with_trace(parts, steps.append), guest.name) as machine,
+            capture(with_trace(parts, steps.append), guest.name, engine=engine) as machine,
         ):
             guest.agent("guest-exec", path="/bin/sh", arg=["-c", f"rm -f /tmp/done; {again}"])
             wait_until(lambda: "resumed" in steps, f"it stands still: {steps}")
