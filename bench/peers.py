@@ -1,0 +1,105 @@
+"""The other programs, each as its own manual says, in directories of the measurement's own.
+
+restic 0.14 and borg 1.2 are Debian's packages; bench/README.md says how to install them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_PASSWORD = "a passphrase of the measurements"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """``make`` a new repository; ``save`` one file into it as its only snapshot; ``load`` that
+    file into the present directory."""
+
+    name: str
+    make: Callable[[], None]
+    save: Callable[[Path], None]
+    load: Callable[[Path, Path], None]
+
+
+def peers(directory: Path) -> list[Peer]:
+    """Those that are installed."""
+    known = {"restic": _restic, "borg": _borg}
+    return [make(directory / name) for name, make in known.items() if shutil.which(name)]
+
+
+def _restic(directory: Path) -> Peer:
+    env = {"RESTIC_PASSWORD": _PASSWORD, "RESTIC_REPOSITORY": str(directory / "repository")}
+    base = ("restic", "--quiet", "--cache-dir", str(directory / "cache"))
+
+    def make() -> None:
+        _empty(directory)
+        _run([*base, "init"], env)
+
+    def save(image: Path) -> None:
+        _run([*base, "backup", str(image)], env)
+
+    def load(image: Path, target: Path) -> None:
+        _run([*base, "restore", "latest", "--target", str(target)], env)
+        _sync(target / image.relative_to("/"))
+
+    return Peer("restic", make, save, load)
+
+
+def _borg(directory: Path) -> Peer:
+    repository = str(directory / "repository")
+    env = {
+        "BORG_PASSPHRASE": _PASSWORD,
+        "BORG_BASE_DIR": str(directory / "base"),
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
+    }
+
+    def make() -> None:
+        _empty(directory)
+        _run(["borg", "init", "--encryption=repokey-blake2", repository], env)
+
+    def save(image: Path) -> None:
+        argv = ["borg", "create", "--sparse", "--compression=zstd,1", f"{repository}::one"]
+        _run([*argv, str(image)], env)
+
+    def load(image: Path, target: Path) -> None:
+        _run(["borg", "extract", "--sparse", f"{repository}::one"], env, cwd=target)
+        _sync(target / image.relative_to("/"))
+
+    return Peer("borg", make, save, load)
+
+
+def copy_sparse(image: Path, target: Path) -> None:
+    """What a restore can't be faster than: ``cp`` of the image itself."""
+    _run(["cp", "--sparse=always", str(image), str(target / image.name)])
+    _sync(target / image.name)
+
+
+def _sync(path: Path) -> None:
+    """drvm's restore ends when the image is durable; so shall the others."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+
+
+def _run(argv: list[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    """Raises with what it printed where it fails."""
+    done = subprocess.run(
+        argv,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv[:3])} failed: {done.stdout[-2000:]}")
