@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from drvm.chunker.blocks import Ids
 from drvm.repository.index import UNKNOWN, Addresses
-from drvm.repository.index.hooks import SEGMENT_BLOCKS, Keys
+from drvm.repository.index.hooks import SEGMENT_BLOCKS, Keys, Mask
 
 _I64 = npt.NDArray[np.int64]
 _FILTER_BITS = 16
@@ -26,16 +26,18 @@ class Batch:
     def __init__(self, ids: Ids) -> None:
         self._ids = ids
         self._order = np.argsort(ids[:, 0])
+        first = np.ones(len(ids), dtype=np.bool_)
         keys = ids[self._order, 0]
-        first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+        np.not_equal(keys[1:], keys[:-1], out=first[1:])
         self._group = np.cumsum(first) - 1
         self._unique = ids[self._order[first]]
         self.keys: Keys = np.ascontiguousarray(self._unique[:, 0])
+        self._second = np.ascontiguousarray(self._unique[:, 1])
         self._filter = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
         self._filter[self.keys & _FILTER_MASK] = True
         self._pack = np.full(len(self.keys), UNKNOWN, dtype=np.int64)
         self._ordinal = np.zeros(len(self.keys), dtype=np.int64)
-        self._zero = ~self._unique.any(axis=1)
+        self._zero: Mask = (self.keys | self._second) == 0
 
     def unknown(self) -> Keys:
         """The keys that were not found yet."""
@@ -52,7 +54,8 @@ class Batch:
             return []
         found = rows[candidates]
         at = np.minimum(np.searchsorted(self.keys, found[:, 0]), len(self.keys) - 1)
-        same = (self._unique[at] == found).all(axis=1) & ~self._zero[at]
+        same = (self.keys[at] == found[:, 0]) & (self._second[at] == found[:, 1])
+        same &= ~self._zero[at]
         candidates, at = candidates[same], at[same]
         start = np.cumsum([0, *lengths])
         which = np.searchsorted(start, candidates, side="right") - 1
@@ -71,12 +74,14 @@ class Batch:
         return Addresses(pack, ordinal)
 
     def _take(self, places: Sequence[Place], which: _I64, row: _I64, at: _I64) -> None:
-        matches = np.bincount(which, minlength=len(places))
-        order = np.argsort(matches[which], kind="stable")  # the last one written stays
-        order = order[self._pack[at[order]] == UNKNOWN]
-        pack, segment = np.array(places, dtype=np.int64).reshape(-1, 2)[which[order]].T
-        self._pack[at[order]] = pack
-        self._ordinal[at[order]] = segment * SEGMENT_BLOCKS + row[order]
+        free = np.flatnonzero(self._pack[at] == UNKNOWN)
+        if len(places) > 1:
+            matches = np.bincount(which, minlength=len(places))
+            free = free[np.argsort(matches[which[free]], kind="stable")]  # the last written stays
+        pack, segment = np.array(places, dtype=np.int64).reshape(-1, 2).T
+        at, which, row = at[free], which[free], row[free]
+        self._pack[at] = pack[which]
+        self._ordinal[at] = segment[which] * SEGMENT_BLOCKS + row
 
 
 def _neighbours(

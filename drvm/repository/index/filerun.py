@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from drvm.chunker.kernel import KERNEL
 from drvm.repository.index.hooks import (
     HOOK_BYTES,
     NAME_BYTES,
@@ -40,7 +41,7 @@ _VERSION = 1
 _HEADER = struct.Struct("<8sH?5x16s16sQQII")
 _HEADER_BYTES = 128
 _DIGEST_BYTES = 32
-_PAGE_BYTES = 8192
+PAGE_BYTES = 8192
 _KEYS_BYTES = 8 * PAGE_HOOKS
 _HOOKS_BYTES = HOOK_BYTES * PAGE_HOOKS
 _I64 = npt.NDArray[np.int64]
@@ -62,7 +63,7 @@ class FileRun:
         self._names_start = _HEADER_BYTES + FILE_NAME_BYTES * old
         self._pages_start = self._names_start + NAME_BYTES * names
         pages = -(-self.count // PAGE_HOOKS)
-        end = self._pages_start + _PAGE_BYTES * pages
+        end = self._pages_start + PAGE_BYTES * pages
         if os.fstat(self._descriptor).st_size != end + 8 * pages:
             raise ValueError("the file is torn")
         lists = self._read(self._pages_start - _HEADER_BYTES, _HEADER_BYTES)
@@ -97,9 +98,9 @@ class FileRun:
         self._held = None
 
     def pages(self, first: int, last: int) -> tuple[Keys, Values]:
-        raw = self._read(_PAGE_BYTES * (last - first), self._pages_start + _PAGE_BYTES * first)
-        for start in range(0, len(raw), _PAGE_BYTES):
-            _check(raw[start : start + _PAGE_BYTES])
+        raw = self._read(PAGE_BYTES * (last - first), self._pages_start + PAGE_BYTES * first)
+        for start in range(0, len(raw), PAGE_BYTES):
+            _check(raw[start : start + PAGE_BYTES])
         keys, values = _columns(raw)
         count = min(self.count - first * PAGE_HOOKS, keys.size)
         return keys.reshape(-1)[:count], values.reshape(-1)[:count]
@@ -107,19 +108,22 @@ class FileRun:
     def probe(self, wanted: Keys) -> tuple[_I64, Values]:
         if self._held is not None:
             return find(*self._held, wanted)
-        at = np.searchsorted(self.fence, wanted, side="right") - 1
-        inside = np.flatnonzero(at >= 0)
-        pages, which = np.unique(at[inside], return_inverse=True)
+        page = np.maximum(np.searchsorted(self.fence, wanted, side="right") - 1, 0)
+        pages, row = np.unique(page, return_inverse=True)
         raw = [self._page(number) for number in pages.tolist()]
-        keys, values = _columns(b"".join(raw))
-        equal = keys[which] == wanted[inside, None]
-        hit = np.flatnonzero(equal.any(axis=1))
-        for number in set(which[hit].tolist()):
+        table = b"".join(raw)
+        at = np.empty(len(wanted), dtype=np.int64)
+        if not KERNEL.probe(table, PAGE_BYTES, PAGE_HOOKS, row.data, wanted.data, at.data):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint32)
+        hit = np.flatnonzero(at >= 0)
+        for number in set(row[hit].tolist()):
             _check(raw[number])
-        return inside[hit], values[which[hit], equal[hit].argmax(axis=1)]
+        words = np.frombuffer(table, dtype=np.uint32)
+        value = row[hit] * (PAGE_BYTES // 4) + _KEYS_BYTES // 4 + at[hit]
+        return hit, words[value]
 
     def _page(self, number: int) -> bytes:
-        return self._read(_PAGE_BYTES, self._pages_start + _PAGE_BYTES * number)
+        return self._read(PAGE_BYTES, self._pages_start + PAGE_BYTES * number)
 
     def _read(self, length: int, offset: int) -> bytes:
         try:
@@ -180,11 +184,11 @@ def _write_pages(write: Callable[[bytes], object], merged: Merged) -> tuple[int,
 def _write_columns(write: Callable[[bytes], object], keys: Keys, values: Values) -> bytes:
     """Returns the first key of each page; the last page is padded."""
     pages = -(-len(keys) // PAGE_HOOKS)
-    raw = np.zeros((pages, _PAGE_BYTES), dtype=np.uint8)
+    raw = np.zeros((pages, PAGE_BYTES), dtype=np.uint8)
     fill = pages * PAGE_HOOKS - len(keys)
     columns = ((keys, 0, _KEYS_BYTES), (values, _KEYS_BYTES, _HOOKS_BYTES))
     for column, start, stop in columns:
-        padded = np.append(column, np.zeros(fill, dtype=column.dtype))
+        padded = np.append(column, np.full(fill, -1).astype(column.dtype))  # no key is larger
         raw[:, start:stop] = padded.reshape(pages, PAGE_HOOKS).view(np.uint8)
     for page in raw:
         crc = _crc(page[:_HOOKS_BYTES].tobytes())
@@ -195,7 +199,7 @@ def _write_columns(write: Callable[[bytes], object], keys: Keys, values: Values)
 
 def _columns(raw: bytes) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
     """The keys and values of whole pages, a row each."""
-    pages = np.frombuffer(raw, dtype=np.uint8).reshape(-1, _PAGE_BYTES)
+    pages = np.frombuffer(raw, dtype=np.uint8).reshape(-1, PAGE_BYTES)
     keys = np.ascontiguousarray(pages[:, :_KEYS_BYTES]).view(np.uint64)
     values = np.ascontiguousarray(pages[:, _KEYS_BYTES:_HOOKS_BYTES]).view(np.uint32)
     return keys, values

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drvm.chunker.blocks import Ids
+from drvm.chunker.kernel import KERNEL
 
 SEGMENT_BLOCKS = 256
 SEGMENT_BITS = 8
@@ -108,10 +109,10 @@ class MemoryRun:
 
 def find(keys: Keys, values: Values, wanted: Keys) -> tuple[_I64, Values]:
     """(place in ``wanted``, value) of those that are in ``keys``, which ascend."""
-    if not len(keys) or not len(wanted):
+    at = np.empty(len(wanted), dtype=np.int64)
+    if not KERNEL.probe(keys.data, keys.nbytes, len(keys), None, wanted.data, at.data):
         return np.zeros(0, dtype=np.int64), _NO_VALUES
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    hit = np.flatnonzero(keys[at] == wanted)
+    hit = np.flatnonzero(at >= 0)
     return hit, values[at[hit]]
 
 

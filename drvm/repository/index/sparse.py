@@ -29,7 +29,7 @@ from drvm.repository.index.levels import Levels
 from drvm.repository.index.tables import CacheSize, IdTables
 
 _I64 = npt.NDArray[np.int64]
-_TRAIL = 64
+_TRAIL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +68,27 @@ class SparseIndex:
         self._lock = threading.RLock()
         self._names: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
-        self._trail: list[Place] = []
+        self._trail: list[Place] = []  # segments where the last batch ended
+        self._next: tuple[int, int] | None = None  # pack and ordinal where it would go on
         self._untold: dict[bytes, bool] = {}
 
     # -- Index --------------------------------------------------------------------------------
     def lookup(self, ids: Ids) -> Addresses:
         with self._lock:
-            batch = Batch(ids)
-            if self._levels:
-                self._search(batch)
-            addresses = batch.result()
-            self._remember(addresses)
-            return addresses
+            straight = self._straight(ids)
+            if len(straight.pack) == len(ids):
+                found = straight
+            else:
+                batch = Batch(ids[len(straight.pack) :])
+                if self._levels:
+                    self._search(batch)
+                rest = batch.result()
+                found = Addresses(
+                    np.concatenate((straight.pack, rest.pack)),
+                    np.concatenate((straight.ordinal, rest.ordinal)),
+                )
+            self._remember(found)
+            return found
 
     def pack_name(self, number: int) -> bytes:
         return self._names[number]
@@ -105,7 +114,7 @@ class SparseIndex:
         with self._lock:
             gone = set(names)
             self._levels.shun(gone)
-            self._trail = []
+            self._trail, self._next = [], None
             for name in gone:
                 self._untold.pop(name, None)
 
@@ -119,7 +128,7 @@ class SparseIndex:
         """The objects that are there: no others are found from now on, nor ``shunned`` ones.
         Also takes in what other processes added, and merges. Returns what is unknown."""
         with self._lock:
-            self._trail = []
+            self._trail, self._next = [], None
             return self._levels.sync(present, shunned)
 
     def take(self, name: bytes, ids: Ids, ordinals: _I64) -> None:
@@ -157,7 +166,7 @@ class SparseIndex:
         """Forget everything, also in the cache directory but for the tables, which prove
         themselves."""
         with self._lock:
-            self._trail = []
+            self._trail, self._next = [], None
             self._levels.clear()
 
     def has_table(self, name: bytes) -> bool:
@@ -168,10 +177,37 @@ class SparseIndex:
             return IndexSize(*self._levels.size(), self._tables.size())
 
     # -- looking up ---------------------------------------------------------------------------
+    def _straight(self, ids: Ids) -> Addresses:
+        """Of as many ids as go straight on behind the last batch: what is read again in the
+        order in which it was stored needs no search."""
+        count = 0
+        pack, first = self._next or (0, 0)
+        if self._next is not None and len(ids):
+            row = first % SEGMENT_BLOCKS
+            for number in range((row + len(ids) - 1) // SEGMENT_BLOCKS + 1):
+                rows = self._tables.segment(self._names[pack], first // SEGMENT_BLOCKS + number)
+                if rows is None:
+                    break
+                rows = rows[row if number == 0 else 0 :]
+                wanted = ids[count : count + len(rows)]
+                rows = rows[: len(wanted)]
+                same = (rows[:, 0] == wanted[:, 0]) & (rows[:, 1] == wanted[:, 1])
+                same &= (rows[:, 0] | rows[:, 1]) != 0
+                ends = np.flatnonzero(~same)
+                count += int(ends[0]) if len(ends) else len(rows)
+                if len(ends) or not len(rows):
+                    break
+        return Addresses(
+            np.full(count, pack, dtype=np.int64), np.arange(first, first + count, dtype=np.int64)
+        )
+
     def _search(self, batch: Batch) -> None:
         """By where the last batch ended; by hooks; then, of young packs, by any id."""
         seen: set[Place] = set()
-        self._follow(batch, self._trail, seen)
+        if self._trail:
+            pack, segment = self._trail[0]
+            reach = range(segment + 1, segment + 2 + len(batch.keys) // SEGMENT_BLOCKS)
+            self._follow(batch, [*self._trail, *((pack, next_) for next_ in reach)], seen)
         unknown = batch.unknown()
         self._follow(batch, self._places(unknown[is_hook(unknown)], dense_only=False), seen)
         unknown = batch.unknown()
@@ -211,7 +247,10 @@ class SparseIndex:
     def _remember(self, addresses: Addresses) -> None:
         """Where the batch ended: the next one most likely goes on there."""
         last = np.flatnonzero(addresses.pack >= 0)[-1:-_TRAIL:-1]
+        self._next = None
+        if len(last):
+            behind = len(addresses.pack) - int(last[0])
+            self._next = (int(addresses.pack[last[0]]), int(addresses.ordinal[last[0]]) + behind)
         packs = addresses.pack[last].tolist()
         segments = (addresses.ordinal[last] // SEGMENT_BLOCKS).tolist()
-        trail = list(dict.fromkeys(zip(packs, segments, strict=True)))
-        self._trail = [*trail, *((pack, segment + 1) for pack, segment in trail[:1])]
+        self._trail = list(dict.fromkeys(zip(packs, segments, strict=True)))

@@ -37,7 +37,7 @@ _MAGIC = b"drvmids1"
 _HEADER = struct.Struct("<8sI20x")
 _TAG_BYTES = 16
 _SEGMENT_BYTES = SEGMENT_BLOCKS * ID_BYTES
-_OPEN_FILES = 128
+_OPEN_FILES = 256
 _SEGMENTS_KEPT = 1024
 _LOOSE_BYTES = 32 * 1024 * 1024
 _FETCHERS = 8
@@ -120,7 +120,8 @@ class IdTables:
 
     def ensure(self, names: Iterable[bytes]) -> None:
         """Fetch what is not there, several at a time; what can't be had is left out."""
-        missing = [name for name in names if not self.has(name)]
+        with self._lock:
+            missing = [name for name in names if self._there(name) is None]
         if len(missing) > 1:
             with ThreadPoolExecutor(_FETCHERS, thread_name_prefix="tables") as pool:
                 list(pool.map(self._fetched, missing))
@@ -128,7 +129,9 @@ class IdTables:
     def has(self, name: bytes) -> bool:
         """Whether the table is there, as far as one can tell without reading it."""
         with self._lock:
-            return name in self._open or name in self._loose or bool(self._path_of(name))
+            if name in self._open or name in self._loose:
+                return True
+            return self._directory is not None and Path(_path(self._directory, name)).is_file()
 
     def size(self) -> CacheSize:
         sizes = [size for _, size, _ in self._files()]
@@ -161,24 +164,23 @@ class IdTables:
             if rows is not None:
                 return rows
             self._open.pop(name, None)
-            table.path.unlink(missing_ok=True)  # damaged: fetched again
+            with contextlib.suppress(OSError):
+                Path(table.path).unlink()  # damaged: fetched again
         return None
 
     def _table(self, name: bytes) -> _File | Ids | None:
+        there = self._there(name)
+        if there is None and self._fetched(name):
+            there = self._there(name)
+        return there
+
+    def _there(self, name: bytes) -> _File | Ids | None:
         if name in self._open:
             self._open.move_to_end(name)
             return self._open[name]
-        if name in self._loose:
-            return self._loose[name]
-        path = self._path_of(name)
-        file = _File.open(name, path) if path is not None else None
-        if file is None:
-            if not self._fetched(name):
-                return None
-            if name in self._loose:
-                return self._loose[name]
-            path = self._path_of(name)
-            file = _File.open(name, path) if path is not None else None
+        if name in self._loose or self._directory is None:
+            return self._loose.get(name)
+        file = _File.open(name, _path(self._directory, name))
         if file is not None:
             self._open[name] = file
             while len(self._open) > _OPEN_FILES:
@@ -202,7 +204,7 @@ class IdTables:
 
     def _write(self, directory: Path, name: bytes, rows: Ids) -> bool:
         """Without a sync: a file that a power loss tears is found out by its tags."""
-        path = _path(directory, name)
+        path = Path(_path(directory, name))
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
         data = _encode(name, rows, self._key)
         try:
@@ -221,12 +223,6 @@ class IdTables:
         self._written_bytes += len(data)
         return True
 
-    def _path_of(self, name: bytes) -> Path | None:
-        if self._directory is None:
-            return None
-        path = _path(self._directory, name)
-        return path if path.is_file() else None
-
     def _files(self) -> Iterable[tuple[int, int, Path]]:
         """(last use, size, path) of all files."""
         if self._directory is None:
@@ -240,24 +236,26 @@ class IdTables:
 class _File:
     """A table on disk, open for reading."""
 
-    def __init__(self, name: bytes, path: Path, descriptor: int, count: int) -> None:
+    def __init__(self, name: bytes, path: str, descriptor: int) -> None:
         self.path = path
         self._name = name
         self._descriptor = descriptor
-        self._count = count
+        self._count = 0
+        self._tags = b""
 
     @staticmethod
-    def open(name: bytes, path: Path) -> _File | None:
+    def open(name: bytes, path: str) -> _File | None:
         """``None`` for what is no whole table; it is then as good as absent."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError:
             return None
-        file = _File(name, path, descriptor, 0)  # which closes it
+        file = _File(name, path, descriptor)  # which closes it
         try:
             magic, file._count = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
             if magic != _MAGIC or os.fstat(descriptor).st_size != _file_bytes(file._count):
                 return None
+            file._tags = os.pread(descriptor, _TAG_BYTES * _segments(file._count), _HEADER.size)
             os.utime(descriptor)
         except (OSError, struct.error):
             return None
@@ -268,13 +266,12 @@ class _File:
 
     def read(self, number: int, key: bytes) -> Ids | None:
         """A segment, empty behind the last one; ``None`` if it is not what was written."""
-        segments = -(-self._count // SEGMENT_BLOCKS)
-        if number >= segments:
+        if number >= _segments(self._count):
             return zero_ids(0)
         rows = min(SEGMENT_BLOCKS, self._count - number * SEGMENT_BLOCKS)
-        at = _HEADER.size + _TAG_BYTES * segments + _SEGMENT_BYTES * number
+        tag = self._tags[_TAG_BYTES * number :][:_TAG_BYTES]
+        at = _HEADER.size + _TAG_BYTES * _segments(self._count) + _SEGMENT_BYTES * number
         try:
-            tag = os.pread(self._descriptor, _TAG_BYTES, _HEADER.size + _TAG_BYTES * number)
             data = os.pread(self._descriptor, rows * ID_BYTES, at)
         except OSError:
             return None
@@ -283,13 +280,17 @@ class _File:
         return ids_from_bytes(data)
 
 
-def _path(directory: Path, name: bytes) -> Path:
+def _path(directory: Path, name: bytes) -> str:
     text = name.hex()
-    return directory / text[:2] / text
+    return f"{directory}/{text[:2]}/{text}"
+
+
+def _segments(count: int) -> int:
+    return -(-count // SEGMENT_BLOCKS)
 
 
 def _file_bytes(count: int) -> int:
-    return _HEADER.size + _TAG_BYTES * -(-count // SEGMENT_BLOCKS) + ID_BYTES * count
+    return _HEADER.size + _TAG_BYTES * _segments(count) + ID_BYTES * count
 
 
 def _encode(name: bytes, rows: Ids, key: bytes) -> bytes:
