@@ -87,9 +87,8 @@ def run_of(hooks: int, packs: int, real: range, seed: int) -> Merged:
                 last = start + count >= hooks
                 high = np.searchsorted(keys, int((start + count) / hooks * 2**60) << 4)
                 here = slice(np.searchsorted(keys, low), len(keys) if last else high)
-                made, given = np.append(made, keys[here]), np.append(given, values[here])
-                order = np.argsort(made)
-                made, given = made[order], given[order]
+                at = np.searchsorted(made, keys[here])
+                made, given = np.insert(made, at, keys[here]), np.insert(given, at, values[here])
             yield made, given
 
     return Merged(listed, False, parts())

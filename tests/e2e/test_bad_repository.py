@@ -15,7 +15,7 @@ from drvm.core.process import Processes
 from drvm.core.units import MIB
 from drvm.lab.services import S3Server
 from tests.appliance import Appliance, make_appliance
-from tests.refusals import read_only, refused, small_disk, unchanged
+from tests.refusals import assert_clear, read_only, refused, small_disk, unchanged
 
 SECRET = "a secret that no message may hold"
 
@@ -182,3 +182,15 @@ def test_s3_that_refuses_or_is_not_there(seaweedfs: S3Server, tmp_path: Path) ->
         told = refused(appliance, *arguments, code=code, says=says, hint=hint, env=env).err
         assert SECRET not in told and seaweedfs.secret_key not in told
     refused(made, "points", code=10, says="no repository at", hint="drvm init")
+
+
+def test_an_index_is_made_anew_by_hand_and_says_which_packs_are_damaged(appliance):
+    planned = appliance.json("index", "rebuild", "--dry-run")
+    assert planned == {"dry_run": True, "packs": 4, "tables_cached": 0}
+    truncate(packs_of(appliance, "one")[0])
+    result = appliance.drvm("index", "rebuild", expect=4)
+    assert_clear(result.err, packs_of(appliance, "one")[0].name, "next backup")
+    assert "512 hooks" in result.out  # of the other machine's pack
+    findings = appliance.json("doctor", expect=None)["findings"]
+    (index,) = (finding for finding in findings if finding["name"] == "index")
+    assert "512 hooks" in index["detail"]

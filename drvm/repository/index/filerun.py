@@ -39,6 +39,7 @@ FILE_NAME_BYTES = 16
 _MAGIC = b"drvmhook"
 _VERSION = 1
 _HEADER = struct.Struct("<8sH?5x16s16sQQII")
+_SUM = struct.Struct("<I")
 _HEADER_BYTES = 128
 _DIGEST_BYTES = 32
 PAGE_BYTES = 8192
@@ -190,9 +191,8 @@ def _write_columns(write: Callable[[bytes], object], keys: Keys, values: Values)
     for column, start, stop in columns:
         padded = np.append(column, np.full(fill, -1).astype(column.dtype))  # no key is larger
         raw[:, start:stop] = padded.reshape(pages, PAGE_HOOKS).view(np.uint8)
-    for page in raw:
-        crc = _crc(page[:_HOOKS_BYTES].tobytes())
-        page[_HOOKS_BYTES : _HOOKS_BYTES + 4] = np.frombuffer(crc, dtype=np.uint8)
+    sums = np.array([zlib.crc32(page) for page in raw[:, :_HOOKS_BYTES]], dtype="<u4")
+    raw[:, _HOOKS_BYTES : _HOOKS_BYTES + 4] = sums.view(np.uint8).reshape(pages, 4)
     write(raw.tobytes())
     return keys[::PAGE_HOOKS].tobytes()
 
@@ -206,12 +206,9 @@ def _columns(raw: bytes) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]
 
 
 def _check(page: bytes) -> None:
-    if page[_HOOKS_BYTES : _HOOKS_BYTES + 4] != _crc(page[:_HOOKS_BYTES]):
+    (wanted,) = _SUM.unpack_from(page, _HOOKS_BYTES)
+    if zlib.crc32(memoryview(page)[:_HOOKS_BYTES]) != wanted:
         raise ValueError("a page is damaged")
-
-
-def _crc(hooks: bytes) -> bytes:
-    return struct.pack("<I", zlib.crc32(hooks))
 
 
 def _digest(header: bytes, lists: bytes, fence: bytes) -> bytes:
