@@ -152,6 +152,7 @@ def test_an_incremental_reads_the_changed_clusters_and_nothing_else(line: Line) 
     ],
 )
 def test_the_point_after_a_kill_is_right_and_incremental(line: Line, step: str) -> None:
+    line.point()
     line.dd(500)
     line.appliance.backup_killed_at(line.guest.name, step)
     line.dd(501)
