@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from drvm.chunker.blocks import Ids
 from drvm.core.errors import DamageFound, ObjectMissing, ObjectTruncated
@@ -119,7 +120,7 @@ class PackReader:
         tables = data[footer.body_bytes : -FOOTER_BYTES]
         if (
             len(data) != footer.pack_bytes
-            or hashlib.sha256(body).digest() != footer.body_sha256
+            or blake3(body).digest() != footer.body_blake3
             or hashlib.sha256(tables).digest() != footer.tables_sha256
         ):
             raise DamageFound(f"pack {name.hex()} is damaged")
