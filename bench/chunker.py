@@ -8,40 +8,31 @@ Everything that is compared runs by turns in the same run.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from bench import parts
 from bench.backups import full_backup
 from bench.data import disk
 from bench.harness import Bench, Figure, as_rows, print_table
+from bench.memory import thin_disk
+from bench.parts import Theme, by_command
 from bench.points import one_more
 from bench.restores import full_restore
 from bench.storing import stored
-
-Theme = Callable[[Bench], list[Figure]]
-
-
-def _by_itself(module: str) -> Theme:
-    """A measurement that is a command too, and needs none of the disks."""
-
-    def figures(bench: Bench) -> list[Figure]:
-        found: list[Figure] = importlib.import_module(f"bench.{module}").figures(bench.repeat)
-        return found
-
-    return figures
-
 
 THEMES: dict[str, Theme] = {
     "backup": full_backup,
     "stored": stored,
     "restore": full_restore,
+    "memory": thin_disk,
     "points": one_more,
+    "kernel": by_command("kernel", parts.kernel),
+    "index": by_command("index", parts.index),
 }
 
 

@@ -6,8 +6,10 @@ is interrupted leaves no half a disk.
 
 - A: a Debian server on ext4: debootstrap and ``PACKAGES``, as the machine's own apt has them,
   without updates, laid out by mke2fs.
-- E: A after a week of life: mounted, upgraded with the security archive in a chroot, packages
-  installed and removed, logs, trimmed once (as Debian's fstrim.timer does).
+- E: A after a week of life: mounted; a dozen upgrades from the security archive (``UPGRADED``:
+  libraries and one server), one package installed and one removed, in a chroot; so apt's lists
+  and caches and dpkg's state were rewritten; logs of a week, one rotated; a twentieth of all files
+  with new times; trimmed once, as Debian's fstrim.timer does.
 - C: A's files copied one by one onto xfs: the same content, another layout.
 - dense: the first ``DENSE_BYTES`` that A holds, one after the other: a disk without holes.
 - F: a database (SQLite, pages of 8 KiB, rows of names, numbers, words and hashes) alone on ext4.
@@ -42,8 +44,22 @@ PACKAGES = (
     *("nginx", "postgresql", "mariadb-server", "redis-server", "php-fpm", "default-jre-headless"),
     *("build-essential", "git", "python3", "python3-numpy", "vim", "locales-all", "golang-go"),
 )
-INSTALLED_LATER = ("nodejs", "ruby", "postfix", "rsyslog", "python3-django")
-REMOVED_LATER = ("redis-server", "php-fpm")
+UPGRADED = (
+    *(
+        "libssl3",
+        "openssl",
+        "libpq5",
+        "liblzma5",
+        "xz-utils",
+        "libexpat1",
+        "libnss3",
+        "libpng16-16",
+    ),
+    *("libssh2-1", "libpcre2-8-0", "tzdata", "ca-certificates", "nginx"),
+)
+INSTALLED_LATER, REMOVED_LATER = "tree", "redis-server"
+TOUCHED = 0.05
+"""Of all files: read or restored by something that sets their times."""
 
 WORDS = tuple(
     hashlib.sha256(str(number).encode()).hexdigest()[: 3 + number % 7] for number in range(2000)
@@ -80,14 +96,19 @@ def _aged(directory: Path, image: Path) -> None:
         shutil.rmtree(logs, ignore_errors=True)
         _write_logs(logs)
         life = (
-            f"printf '{sources}' >/etc/apt/sources.list; apt-get update; apt-get dist-upgrade;"
-            f" apt-get install {' '.join(INSTALLED_LATER)};"
-            f" apt-get purge {' '.join(REMOVED_LATER)}; apt-get autoremove"
+            f"printf '{sources}' >/etc/apt/sources.list; apt-get update;"
+            f" apt-get install --only-upgrade {' '.join(UPGRADED)};"
+            f" apt-get install {INSTALLED_LATER}; apt-get purge {REMOVED_LATER}; ldconfig;"
+            " gzip -k /var/log/dpkg.log; mv /var/log/dpkg.log.gz /var/log/dpkg.log.1.gz"
         )
         _run(
             *("unshare", "--mount", "sh", "-ec"),
             f"mount -o loop {image} {mount}; {_entering(Path(mount), directory, life)};"
-            f" cp -r {logs}/. {mount}/var/log/; fstrim {mount}; umount -R {mount}",
+            f" cp -r {logs}/. {mount}/var/log/; "
+            f" find {mount} -xdev -type f | LC_ALL=C sort"
+            f" | awk 'BEGIN {{ srand(3) }} rand() < {TOUCHED}'"
+            " | xargs -d '\\n' touch -d 2026-11-20;"
+            f" fstrim {mount}; umount -R {mount}",
         )
         shutil.rmtree(logs)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from functools import partialmethod
 from pathlib import Path
 
 from drvm.backup.run import Backup
-from drvm.chunker.frames import encode
+from drvm.chunker.blocks import Buffer
 from drvm.core.clock import SystemClock
 from drvm.core.ids import new_point_id
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress, no_trace
 from drvm.core.units import MIB
 from drvm.host.images import ImageTool
-from drvm.repository import writer
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.images import ImageRestorer, PlannedImage
@@ -34,12 +34,7 @@ _clock = SystemClock()
 class NullStore(MemoryStore):
     """Discards data packs (whatever is large), and keeps what a commit reads again."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stored_bytes = 0
-
-    def put(self, name: str, data: bytes) -> None:
-        self.stored_bytes += len(data)
+    def put(self, name: str, data: Buffer) -> None:
         super().put(name, data if len(data) <= _KEPT_BYTES else b"")
 
 
@@ -83,9 +78,9 @@ def restore(repository: Repository, manifest: Manifest, image: Path) -> int:
 
 
 def without_verification() -> None:
-    """From now on this process uploads frames as they were compressed. Not for users: it is here
-    to tell what the verification costs."""
-    writer._encode_and_verify = encode
+    """From now on, backups of this process upload frames as they were compressed and sealed. Not
+    for users: it is here to tell what the verification costs."""
+    Repository.session = partialmethod(Repository.session, verify=False)  # type: ignore[assignment]
 
 
 def stored_bytes(store: Store) -> int:

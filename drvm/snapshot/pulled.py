@@ -110,13 +110,14 @@ class _PulledReader:
         self._reading = reading
         self._lost = lost
 
-    def read_into(self, offset: int, target: memoryview) -> None:
-        self._reading.pace.wait(len(target))
+    def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
+        self._reading.pace.wait(length)
         try:
-            self._inner.read_into(offset, target)
+            data = self._inner.read(offset, length)
         except HostError as problem:
             raise self._lost.error(problem) from None
         self._reading.still_frozen()
+        return data
 
     def close(self) -> None:
         self._inner.close()

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from bench import backups, chunker, harness, restores, storing
+from bench import backups, chunker, harness, parts, restores, storing
 from bench.harness import Cost, Figure, by_turns, measure
+
+KINDS = ("in order", "aged", "new", "cold")
 
 
 def cost(cpu_s: float, peak_mib: float = 1.0, **told: float) -> Cost:
@@ -116,3 +118,22 @@ def test_stored_bytes_are_compared_disk_by_disk_and_together() -> None:
 
 def test_every_theme_can_be_asked_for() -> None:
     assert {"backup", "stored", "restore", "points"} <= set(chunker.THEMES)
+
+
+def test_what_other_measurements_told_is_judged_too() -> None:
+    naming = [{"kernel": "native", "data": "random", "cpu_s_per_gib": 0.2}]
+    looking_up = [{"kernel": "native", "keys": 1 << 20, "million_per_cpu_s": 9.0}]
+    rates = {f"{kind}_per{of}_s": 1e6 for kind in KINDS for of in ("_cpu", "")}
+    one = {"resident_peak_mib": 70, **rates}
+    aged = [
+        {"disk_gib": 4, "data": "a", "requests_per_gib": 90, "times_its_bytes": 3.5},
+        {"disk_gib": 64, "data": "b", "requests_per_gib": 210, "times_its_bytes": 1.5},
+    ]
+    told = {"tib": 10, "gb_per_tib": 0.2, "memory_mib": 64, "native": one, "numpy": one}
+    kernel = parts.kernel({"naming": naming, "looking_up": looking_up})
+    assert [figure.verdict for figure in kernel] == ["told", "told"]
+    by_name = {figure.name: figure.verdict for figure in parts.index(told)}
+    assert by_name["look-ups, native, aged"] == "missed"
+    assert by_name["look-ups, numpy, aged"] == "met"
+    assert by_name["index in memory, native"] == "missed"
+    assert [figure.verdict for figure in parts.aged(aged)] == ["missed", "missed"]
