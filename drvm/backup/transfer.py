@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES, Buffer, Ids
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES, Ids
 from drvm.core.extents import Extent, ExtentKind, align
 from drvm.core.progress import Progress
 from drvm.core.units import MIB
@@ -17,17 +17,11 @@ from drvm.host.model import BlockReader
 from drvm.repository.disk_writer import DiskWriter
 from drvm.snapshot.capture import FrozenDisk
 
-READ_BYTES = 4 * MIB
+LOAD_BYTES = 4 * MIB
+"""What one thread reads and names at a time; as much as is looked up at a time."""
+_LOAD_EXTENTS = 256
 _READERS = 2
-_READS_AHEAD = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Up to ``READ_BYTES`` of DATA with its read under way, or a range that needs none."""
-
-    extent: Extent
-    read: Future[tuple[Buffer, Ids]] | None
+_LOADS_AHEAD = 4
 
 
 def transfer(source: FrozenDisk, target: DiskWriter, progress: Progress) -> int:
@@ -41,27 +35,31 @@ def transfer(source: FrozenDisk, target: DiskWriter, progress: Progress) -> int:
     progress.stage(f"reading {source.target}", to_read)
     read_bytes = 0
     with closing(_Readers(source, target)) as readers:
-        for piece in readers.ahead(_pieces(extents)):
-            extent = piece.extent
-            if piece.read is not None:
-                target.data(*piece.read.result())
-                read_bytes += extent.length
-            elif extent.kind is ExtentKind.ZERO:
-                target.zero(extent.length)
-                continue
-            elif not target.unchanged(extent.length):
-                read_bytes += _read_after_all(readers, extent, target)
-            progress.advance(extent.length)
+        for load in readers.ahead(_loads(_pieces(extents))):
+            data, ids = load.result()
+            at = 0
+            for extent in load.extents:
+                if extent.kind is ExtentKind.ZERO:
+                    target.zero(extent.length)
+                    continue
+                if extent.kind is ExtentKind.DATA:
+                    first, end = at // BLOCK_BYTES, at + extent.length
+                    target.data(data[at:end], ids[first : -(-end // BLOCK_BYTES)])
+                    read_bytes += extent.length
+                    at = end
+                elif not target.unchanged(extent.length):
+                    read_bytes += _read_after_all(readers, extent, target)
+                progress.advance(extent.length)
     return read_bytes
 
 
-def _pieces(extents: list[Extent]) -> Iterator[Extent]:
-    """DATA in pieces of one read, UNCHANGED in pieces of one leaf, ZERO as it is."""
+def _pieces(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """DATA in pieces of one load, UNCHANGED in pieces of one leaf, ZERO as it is."""
     for extent in extents:
         if extent.kind is ExtentKind.ZERO:
             yield extent
             continue
-        step = READ_BYTES if extent.kind is ExtentKind.DATA else LEAF_BYTES
+        step = LOAD_BYTES if extent.kind is ExtentKind.DATA else LEAF_BYTES
         at = extent.offset
         while at < extent.end:
             end = min(extent.end, (at // step + 1) * step)
@@ -69,10 +67,45 @@ def _pieces(extents: list[Extent]) -> Iterator[Extent]:
             at = end
 
 
+@dataclass(slots=True)
+class _Load:
+    """Extents that follow one another. The DATA among them, at most ``LOAD_BYTES`` together,
+    are read side by side into ``memory``."""
+
+    extents: list[Extent] = field(default_factory=list)
+    data_bytes: int = 0
+    memory: bytearray = field(default_factory=bytearray)
+    ids: Future[Ids] | None = None
+
+    def takes(self, extent: Extent) -> bool:
+        data_bytes = extent.length if extent.kind is ExtentKind.DATA else 0
+        return self.data_bytes + data_bytes <= LOAD_BYTES and len(self.extents) < _LOAD_EXTENTS
+
+    def add(self, extent: Extent) -> None:
+        self.extents.append(extent)
+        self.data_bytes += extent.length if extent.kind is ExtentKind.DATA else 0
+
+    def result(self) -> tuple[memoryview, Ids]:
+        """The data and its blocks' ids, when they were read."""
+        assert self.ids is not None
+        return memoryview(self.memory)[: self.data_bytes], self.ids.result()
+
+
+def _loads(pieces: Iterable[Extent]) -> Iterator[_Load]:
+    load = _Load()
+    for piece in pieces:
+        if not load.takes(piece):
+            yield load
+            load = _Load()
+        load.add(piece)
+    yield load
+
+
 def _read_after_all(readers: _Readers, extent: Extent, target: DiskWriter) -> int:
     """The parent's blocks can't be relied on: the range is read, whatever the hint said."""
-    for at in range(extent.offset, extent.end, READ_BYTES):
-        target.data(*readers.read(at, min(READ_BYTES, extent.end - at)).result())
+    whole = Extent(extent.offset, extent.length, ExtentKind.DATA)
+    for load in readers.ahead(_loads(_pieces([whole]))):
+        target.data(*load.result())
     return extent.length
 
 
@@ -87,30 +120,42 @@ class _Readers:
         self._own = threading.local()
         self._opened: list[BlockReader] = []
         self._lock = threading.Lock()
+        self._spare: list[bytearray] = []
 
-    def ahead(self, pieces: Iterator[Extent]) -> Iterator[_Piece]:
-        waiting: deque[_Piece] = deque()
-        for extent in pieces:
-            wanted = extent.kind is ExtentKind.DATA
-            read = self.read(extent.offset, extent.length) if wanted else None
-            waiting.append(_Piece(extent, read))
-            if len(waiting) > _READS_AHEAD:
-                yield waiting.popleft()
-        yield from waiting
-
-    def read(self, offset: int, length: int) -> Future[tuple[Buffer, Ids]]:
-        return self._pool.submit(self._read, offset, length)
+    def ahead(self, loads: Iterable[_Load]) -> Iterator[_Load]:
+        """The same loads, read. The memory of each is used again when the next is asked for."""
+        waiting: deque[_Load] = deque()
+        for load in loads:
+            self._begin(load)
+            waiting.append(load)
+            if len(waiting) > _LOADS_AHEAD:
+                yield waiting[0]
+                self._spare.append(waiting.popleft().memory)
+        while waiting:
+            yield waiting[0]
+            self._spare.append(waiting.popleft().memory)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         for reader in self._opened:
             reader.close()
 
-    def _read(self, offset: int, length: int) -> tuple[Buffer, Ids]:
+    def _begin(self, load: _Load) -> None:
+        load.memory = self._spare.pop() if self._spare else bytearray(LOAD_BYTES)
+        load.ids = self._pool.submit(self._read, load)
+
+    def _read(self, load: _Load) -> Ids:
+        at, whole = 0, memoryview(load.memory)
+        for extent in load.extents:
+            if extent.kind is ExtentKind.DATA:
+                self._reader().read_into(extent.offset, whole[at : at + extent.length])
+                at += extent.length
+        return self._target.ids(whole[:at])
+
+    def _reader(self) -> BlockReader:
         reader: BlockReader | None = getattr(self._own, "reader", None)
         if reader is None:
             reader = self._own.reader = self._source.open()
             with self._lock:
                 self._opened.append(reader)
-        data = reader.read(offset, length)
-        return data, self._target.ids(data)
+        return reader

@@ -326,8 +326,8 @@ class ImageInfo:
 class BlockReader(Protocol):
     """Random reads of one frozen disk. Belongs to the thread that opened it."""
 
-    def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
-        """Exactly ``length`` bytes (the caller stays inside the disk)."""
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill the whole of ``target``; the caller stays inside the disk."""
         ...
 
     def close(self) -> None: ...

@@ -134,14 +134,10 @@ class NbdReader:
         size: int = _checked(self._handle.get_size)
         return size
 
-    def read(self, offset: int, length: int) -> bytearray:
-        if length <= _READ_BYTES:
-            return self._pread(offset, length)
-        data = bytearray(length)
-        for start in range(0, length, _READ_BYTES):
-            size = min(_READ_BYTES, length - start)
-            data[start : start + size] = self._pread(offset + start, size)
-        return data
+    def read_into(self, offset: int, target: memoryview) -> None:
+        for start in range(0, len(target), _READ_BYTES):
+            size = min(_READ_BYTES, len(target) - start)
+            target[start : start + size] = self._pread(offset + start, size)
 
     def close(self) -> None:
         _shut_down(self._handle)

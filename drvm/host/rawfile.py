@@ -29,26 +29,23 @@ class RawFileReader:
         self._size_bytes = size_bytes
         self._descriptor = _open(path, os.O_RDONLY)
 
-    def read(self, offset: int, length: int) -> bytes | bytearray:
-        data: bytes | bytearray = self._pread(length, offset)
-        if len(data) == length:
-            return data
-        data = bytearray(data)
-        while len(data) < length:
-            more = self._pread(length - len(data), offset + len(data))
-            if not more:
-                if offset + len(data) <= self._size_bytes - _SECTOR_BYTES:
+    def read_into(self, offset: int, target: memoryview) -> None:
+        while target:
+            count = self._pread(offset, target)
+            if not count:
+                if offset <= self._size_bytes - _SECTOR_BYTES:
                     raise HostError(f"{self._path} ends before its {self._size_bytes} bytes")
-                more = bytes(length - len(data))
-            data += more
-        return data
+                count = len(target)
+                target[:] = bytes(count)
+            target = target[count:]
+            offset += count
 
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _pread(self, length: int, offset: int) -> bytes:
+    def _pread(self, offset: int, target: memoryview) -> int:
         try:
-            return os.pread(self._descriptor, length, offset)
+            return os.preadv(self._descriptor, [target], offset)
         except OSError as problem:
             raise HostError(f"{self._path} can't be read at {offset}: {problem.strerror}") from None
 

@@ -4,7 +4,7 @@
 
     frame 0 | frame 1 | ... | padding | sealed ids | sealed frame table | footer (128 bytes)
 
-The pack's name is the SHA-256 of its footer, and the footer holds the SHA-256 of everything
+The pack's name is the SHA-256 of its footer, and the footer holds the digests of everything
 before it: a name binds the content, anyone can check a pack without a key, and the fresh salt
 makes every name unique, so none is ever used again. docs/FORMAT.md, "Packs".
 """
@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import zstandard
+from blake3 import blake3
 
 from drvm.chunker import frames
 from drvm.chunker.blocks import BLOCK_BYTES, ID_BYTES, Buffer, Ids, ids_from_bytes
@@ -128,7 +129,7 @@ class PackBuilder:
         with self._piece(self.stored_bytes, len(padding)) as end:
             end[:] = padding
         with self._piece(0, body_bytes) as body:
-            body_sha256 = hashlib.sha256(body).digest()
+            body_blake3 = blake3(body).digest()
         footer = _FOOTER.pack(
             _MAGIC,
             FORMAT_VERSION,
@@ -137,7 +138,7 @@ class PackBuilder:
             body_bytes,
             len(ids),
             len(table),
-            body_sha256,
+            body_blake3,
             hashlib.sha256(ids + table).digest(),
         )
         tail = ids + table + footer
@@ -161,7 +162,7 @@ class Footer:
     body_bytes: int
     ids_bytes: int
     table_bytes: int
-    body_sha256: bytes
+    body_blake3: bytes
     tables_sha256: bytes
 
     @property

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from drvm.chunker.blocks import Ids
 from drvm.core.errors import DamageFound, ObjectMissing, ObjectTruncated
+from drvm.core.units import KIB, MIB
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import pack_object
 from drvm.repository.pack import (
@@ -28,12 +30,12 @@ from drvm.store.base import Store
 
 _OPEN_PACKS = 2048
 _BLOB_WINDOWS = 8
-_BLOB_WINDOW_BYTES = 1024 * 1024
-MAX_RANGE_BYTES = 8 * 1024 * 1024
-MAX_RANGE_PLAIN_BYTES = 32 * 1024 * 1024
+_BLOB_WINDOW_BYTES = MIB
+MAX_RANGE_BYTES = 8 * MIB
+MAX_RANGE_PLAIN_BYTES = 32 * MIB
 """What a request may unpack to: pages that hold little shrink to a thousandth, and one thread
 has all the work of a request."""
-MAX_GAP_BYTES = 64 * 1024
+MAX_GAP_BYTES = 64 * KIB
 """Frames closer than this are fetched in one request: a request costs more than the bytes."""
 
 
@@ -118,7 +120,7 @@ class PackReader:
         tables = data[footer.body_bytes : -FOOTER_BYTES]
         if (
             len(data) != footer.pack_bytes
-            or hashlib.sha256(body).digest() != footer.body_sha256
+            or blake3(body).digest() != footer.body_blake3
             or hashlib.sha256(tables).digest() != footer.tables_sha256
         ):
             raise DamageFound(f"pack {name.hex()} is damaged")

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -23,7 +24,9 @@ import numpy as np
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES, BlockHasher, Ids, zero_ids
 from drvm.chunker.frames import FRAME_BLOCKS
 from drvm.core.errors import DamageFound
+from drvm.core.units import MIB
 from drvm.repository.diskmap import DiskMap
+from drvm.repository.frame_cache import FrameCache
 from drvm.repository.nodes import DIGEST_BYTES
 from drvm.repository.packs import PackReader
 from drvm.repository.window import WINDOW_LEAVES, PackBlocks, Window, load_window
@@ -33,6 +36,8 @@ _RANGES_AHEAD = 8
 """Beyond those that are worked on; only those have bytes in memory."""
 _PACKS_AHEAD = 16
 _RANGES_NAMED = 3
+_CACHE_BYTES = 32 * MIB
+"""For frames that several leaves want, where a disk is read in its order."""
 
 Write = Callable[[int, memoryview], None]
 """Takes (offset in bytes, bytes of the disk), from several threads. The bytes are there only
@@ -82,16 +87,26 @@ def read_disk(
     there until the next one is asked for. Raises as ``write_disk`` does.
     """
     buffer = memoryview(bytearray(min(LEAF_BYTES, disk_map.size_bytes)))
-    with closing(_Workers(packs, hasher, disk_map.size_bytes)) as workers:
-        for leaf in range(disk_map.leaves):
-            base = leaf * LEAF_BYTES
-            window = load_window(disk_map, leaf, 1)
-            workers.give(window, partial(_place, buffer, base))
-            workers.finish()
-            end = min(len(buffer), disk_map.size_bytes - base)
-            for start, blocks in window.stored():
-                at = start * BLOCK_BYTES
-                yield base + at, buffer[at : min(at + blocks * BLOCK_BYTES, end)]
+    cache = FrameCache(_CACHE_BYTES)
+    with closing(_Workers(packs, hasher, disk_map.size_bytes, cache=cache)) as workers:
+        for first in range(0, disk_map.leaves, WINDOW_LEAVES):
+            for window in load_window(disk_map, first, WINDOW_LEAVES).by_leaf():
+                base = window.first_block * BLOCK_BYTES
+                workers.give(window, partial(_place, buffer, base))
+                workers.finish()
+                end = min(len(buffer), disk_map.size_bytes - base)
+                for start, blocks in window.stored():
+                    at = start * BLOCK_BYTES
+                    yield base + at, buffer[at : min(at + blocks * BLOCK_BYTES, end)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Blocks that are taken together: of frames that were ``kept``, in their order, or of those
+    that one request brings."""
+
+    blocks: PackBlocks
+    kept: tuple[bytes, ...] | None
 
 
 class _Workers:
@@ -103,7 +118,9 @@ class _Workers:
         hasher: BlockHasher,
         size_bytes: int,
         progress: Callable[[int], None] = lambda _: None,
+        cache: FrameCache | None = None,
     ) -> None:
+        self._cache = cache
         self._packs = packs
         self._hasher = hasher
         self._size_bytes = size_bytes
@@ -117,9 +134,9 @@ class _Workers:
         that is still under way. Raises what went wrong in whatever was begun before."""
         ids = zero_ids(window.blocks)
         self._progress((window.mapped_blocks - window.stored_blocks) * BLOCK_BYTES)
-        for blocks in self._ranges(window):
+        for wanted in self._ranges(window):
             self._await(_WORKERS + _RANGES_AHEAD)
-            copied = self._pool.submit(self._copy, window, blocks, ids, write)
+            copied = self._pool.submit(self._copy, window, wanted, ids, write)
             self._under_way.append(copied.result)
         self._under_way.append(partial(self._compare, window, ids))
 
@@ -135,9 +152,9 @@ class _Workers:
         while len(self._under_way) > most:
             self._under_way.popleft()()
 
-    def _ranges(self, window: Window) -> Iterator[PackBlocks]:
-        """The blocks of one request each. The packs' tables are fetched some packs ahead."""
-        opening: deque[tuple[PackBlocks, Future[list[PackBlocks]]]] = deque()
+    def _ranges(self, window: Window) -> Iterator[_Range]:
+        """What is fetched by one request each. The packs' tables are fetched some packs ahead."""
+        opening: deque[tuple[PackBlocks, Future[list[_Range]]]] = deque()
         for blocks in window.by_pack():
             opening.append((blocks, self._pool.submit(self._divided, blocks)))
             if len(opening) > _PACKS_AHEAD:
@@ -145,44 +162,62 @@ class _Workers:
         while opening:
             yield from self._opened(window, *opening.popleft())
 
-    def _divided(self, blocks: PackBlocks) -> list[PackBlocks]:
-        frame = blocks.frame
-        ranges = self._packs.ranges(blocks.name, frame)
-        plain_bytes = self._packs.open(blocks.name).frames.plain_bytes[frame]
-        if (blocks.slot * BLOCK_BYTES >= plain_bytes).any():
+    def _divided(self, blocks: PackBlocks) -> list[_Range]:
+        """Frames that were kept need no request."""
+        plain_bytes = self._packs.open(blocks.name).frames.plain_bytes
+        ranges: list[_Range] = []
+        if self._cache is not None:
+            held = {n: self._cache.get(blocks.name, n) for n in np.unique(blocks.frame).tolist()}
+            kept = {number: plain for number, plain in held.items() if plain is not None}
+            if kept:
+                here = np.isin(blocks.frame, list(kept))
+                ranges.append(_Range(blocks.part(here), tuple(kept.values())))
+                blocks = blocks.part(~here)
+        groups = self._packs.ranges(blocks.name, blocks.frame)
+        if (blocks.slot * BLOCK_BYTES >= plain_bytes[blocks.frame]).any():
             raise DamageFound(
                 f"a disk map names blocks beyond the end of a frame of pack {blocks.name.hex()}"
             )
-        ends = np.searchsorted(frame, [numbers[-1] for numbers in ranges], side="right").tolist()
-        return [blocks.part(*part) for part in pairwise((0, *ends))]
+        ends = np.searchsorted(blocks.frame, [group[-1] for group in groups], side="right")
+        for start, stop in pairwise((0, *ends.tolist())):
+            ranges.append(_Range(blocks.part(slice(start, stop)), None))
+        return ranges
 
     def _opened(
-        self, window: Window, blocks: PackBlocks, divided: Future[list[PackBlocks]]
-    ) -> list[PackBlocks]:
+        self, window: Window, blocks: PackBlocks, divided: Future[list[_Range]]
+    ) -> list[_Range]:
         try:
             return divided.result()
         except DamageFound as error:
             raise _located(error, window, blocks) from error
 
-    def _copy(self, window: Window, blocks: PackBlocks, ids: Ids, write: Write) -> None:
+    def _copy(self, window: Window, wanted: _Range, ids: Ids, write: Write) -> None:
         """Fetch one range and give its blocks away."""
-        numbers, index = np.unique(blocks.frame, return_inverse=True)
+        blocks = wanted.blocks
+        numbers, first, index = np.unique(blocks.frame, return_index=True, return_inverse=True)
+        again = blocks.again[first]
         found = zero_ids(len(numbers) * FRAME_BLOCKS)
-        frames = self._packs.frames(blocks.name, numbers)
+        frames = iter(wanted.kept or self._packs.frames(blocks.name, numbers))
         base = window.first_block * BLOCK_BYTES
-        for at, (_, runs) in enumerate(groupby(blocks.runs(), itemgetter(0))):
+        for at, (number, runs) in enumerate(groupby(blocks.runs(), itemgetter(0))):
             if self._stop.is_set():
                 return
             try:
-                plain = memoryview(next(frames))
+                plain = next(frames)
             except DamageFound as error:
-                raise _located(error, window, blocks.of_frame(int(numbers[at]))) from error
+                raise _located(error, window, blocks.of_frame(number)) from error
             frame_ids = self._hasher.ids(plain)
             found[at * FRAME_BLOCKS : at * FRAME_BLOCKS + len(frame_ids)] = frame_ids
+            view = memoryview(plain)
             for _, slot, place, count in runs:
                 offset, start = base + place * BLOCK_BYTES, slot * BLOCK_BYTES
                 length = min(count * BLOCK_BYTES, self._size_bytes - offset)
-                write(offset, plain[start : start + length])
+                write(offset, view[start : start + length])
+            if self._cache is not None:
+                if again[at]:
+                    self._cache.put(blocks.name, number, plain)
+                else:
+                    self._cache.drop(blocks.name, number)
         ids[blocks.place] = found[index * FRAME_BLOCKS + blocks.slot]
         self._progress(len(index) * BLOCK_BYTES)
 

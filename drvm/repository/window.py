@@ -30,25 +30,27 @@ _PACK_BITS = _PLACE_BITS  # no more packs than blocks
 assert _PACK_BITS + _FRAME_BITS + _PLACE_BITS + _SLOT_BITS < 64
 
 I64 = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class PackBlocks:
     """What is wanted of one pack, an entry per block: ascending frames, in each the places
-    ascend; ``place`` is counted in blocks from the start of the window."""
+    ascend; ``place`` is counted in blocks from the start of the window. ``again``: a later window
+    wants the frame too."""
 
     name: bytes
     frame: I64
     place: I64
     slot: I64
+    again: Flags
 
-    def part(self, start: int, stop: int) -> PackBlocks:
-        at = slice(start, stop)
-        return PackBlocks(self.name, self.frame[at], self.place[at], self.slot[at])
+    def part(self, at: slice | Flags) -> PackBlocks:
+        return PackBlocks(self.name, self.frame[at], self.place[at], self.slot[at], self.again[at])
 
     def of_frame(self, number: int) -> PackBlocks:
         start, stop = np.searchsorted(self.frame, (number, number + 1)).tolist()
-        return self.part(start, stop)
+        return self.part(slice(start, stop))
 
     def runs(self) -> Iterator[tuple[int, int, int, int]]:
         """(frame, slot, place, number of blocks) of each run that lies in one piece both in one
@@ -73,6 +75,7 @@ class Window:
     digests: dict[int, bytes]
     _packs: tuple[bytes, ...]
     _keys: I64
+    _again: Flags
 
     @property
     def stored_blocks(self) -> int:
@@ -80,7 +83,44 @@ class Window:
 
     def by_pack(self) -> Iterator[PackBlocks]:
         """Every stored block once, pack by pack."""
-        return _by_pack(self._keys, self._packs)
+        to_frame = _PLACE_BITS + _SLOT_BITS
+        to_pack = to_frame + _FRAME_BITS
+        start = 0
+        while start < len(self._keys):
+            number = int(self._keys[start]) >> to_pack
+            stop = int(np.searchsorted(self._keys, (number + 1) << to_pack))
+            own = self._keys[start:stop]
+            frame = own >> to_frame & _mask(_FRAME_BITS)
+            slot, again = own & _mask(_SLOT_BITS), self._again[start:stop]
+            yield PackBlocks(self._packs[number], frame, _places(own), slot, again)
+            start = stop
+
+    def by_leaf(self) -> Iterator[Window]:
+        """A window of each leaf, which knows what those behind it want again. Leaves that the map
+        does not have are left out."""
+        leaf = (_places(self._keys) // LEAF_BLOCKS).astype(np.uint8)
+        again = self._wanted_behind(leaf)
+        for index, digest in self.digests.items():
+            first = index * LEAF_BLOCKS - self.first_block
+            blocks = min(LEAF_BLOCKS, self.blocks - first)
+            mine = leaf == first // LEAF_BLOCKS
+            yield Window(
+                self.first_block + first,
+                blocks,
+                blocks,
+                {index: digest},
+                self._packs,
+                self._keys[mine] - (first << _SLOT_BITS),
+                again[mine],
+            )
+
+    def _wanted_behind(self, leaf: npt.NDArray[np.uint8]) -> Flags:
+        """Of each block: whether a leaf behind its own wants its frame too. The blocks of a frame
+        ascend, so its last one tells."""
+        frame = self._keys >> (_PLACE_BITS + _SLOT_BITS)
+        last = np.searchsorted(frame, frame, side="right") - 1
+        wanted: Flags = leaf[last] > leaf
+        return wanted
 
     def stored(self) -> Iterator[tuple[int, int]]:
         """(place, number of blocks) of each range that does not read as zeroes, in the disk's
@@ -93,7 +133,7 @@ class Window:
 
     def _ranges(self, *, stored: bool) -> Iterator[tuple[int, int]]:
         wanted = np.full(self.blocks + 2, not stored, dtype=np.bool_)
-        wanted[(self._keys >> _SLOT_BITS & _mask(_PLACE_BITS)) + 1] = stored
+        wanted[_places(self._keys) + 1] = stored
         wanted[0] = wanted[-1] = False
         edges = np.flatnonzero(wanted[1:] != wanted[:-1]).tolist()
         for start, stop in zip(edges[0::2], edges[1::2], strict=True):
@@ -129,7 +169,8 @@ def load_window(disk_map: DiskMap, first_leaf: int, leaves: int) -> Window:
         keys.append(key << _SLOT_BITS | slot)
     joined = np.concatenate([*keys, np.zeros(0, dtype=np.int64)])
     joined.sort()
-    return Window(first_leaf * LEAF_BLOCKS, blocks, mapped, digests, tuple(names), joined)
+    again = np.zeros(len(joined), dtype=np.bool_)
+    return Window(first_leaf * LEAF_BLOCKS, blocks, mapped, digests, tuple(names), joined, again)
 
 
 def stored_bytes(disk_map: DiskMap) -> int:
@@ -151,18 +192,8 @@ def mapped_bytes(disk_map: DiskMap) -> int:
     )
 
 
-def _by_pack(keys: I64, packs: tuple[bytes, ...]) -> Iterator[PackBlocks]:
-    to_frame = _PLACE_BITS + _SLOT_BITS
-    to_pack = to_frame + _FRAME_BITS
-    start = 0
-    while start < len(keys):
-        number = int(keys[start]) >> to_pack
-        stop = int(np.searchsorted(keys, (number + 1) << to_pack))
-        own = keys[start:stop]
-        frame = own >> to_frame & _mask(_FRAME_BITS)
-        place = own >> _SLOT_BITS & _mask(_PLACE_BITS)
-        yield PackBlocks(packs[number], frame, place, own & _mask(_SLOT_BITS))
-        start = stop
+def _places(keys: I64) -> I64:
+    return keys >> _SLOT_BITS & _mask(_PLACE_BITS)
 
 
 def _mask(bits: int) -> int:

@@ -110,12 +110,11 @@ class _GuardedReader:
         self._guard = guard
         self._reading = reading
 
-    def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
-        self._reading.pace.wait(length)
-        data = self._inner.read(offset, length)
+    def read_into(self, offset: int, target: memoryview) -> None:
+        self._reading.pace.wait(len(target))
+        self._inner.read_into(offset, target)
         self._reading.still_frozen()
         self._guard.check()
-        return data
 
     def close(self) -> None:
         self._inner.close()

@@ -110,14 +110,13 @@ class _PulledReader:
         self._reading = reading
         self._lost = lost
 
-    def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
-        self._reading.pace.wait(length)
+    def read_into(self, offset: int, target: memoryview) -> None:
+        self._reading.pace.wait(len(target))
         try:
-            data = self._inner.read(offset, length)
+            self._inner.read_into(offset, target)
         except HostError as problem:
             raise self._lost.error(problem) from None
         self._reading.still_frozen()
-        return data
 
     def close(self) -> None:
         self._inner.close()

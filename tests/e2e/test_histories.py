@@ -52,6 +52,8 @@ class History:
         self.kills.guest.run(f"blkdiscard -o {at * 4096} -l {count * 4096} /dev/vdb")
 
     def larger(self) -> None:
+        if self.way.options.engine == "pull":
+            self.recover()  # QEMU resizes no disk of a backup that is still open
         size = int(self.kills.guest.run("cat /sys/block/vdb/size")) * 512
         self.kills.guest.virsh("blockresize", "vdb", f"{size + (1 << 20)}B")
 

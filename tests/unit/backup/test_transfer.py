@@ -28,9 +28,9 @@ class Reader:
     content: bytes
     closed: list[bool]
 
-    def read(self, offset: int, length: int) -> bytes:
-        assert offset + length <= len(self.content)
-        return self.content[offset : offset + length]
+    def read_into(self, offset: int, target: memoryview) -> None:
+        assert offset + len(target) <= len(self.content)
+        target[:] = self.content[offset : offset + len(target)]
 
     def close(self) -> None:
         self.closed.append(True)

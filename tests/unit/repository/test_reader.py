@@ -1,6 +1,8 @@
 """Disks are read in pack order, each frame once, and nothing that was not stored comes back."""
 
 import datetime as dt
+import os
+import signal
 import threading
 
 import numpy as np
@@ -230,6 +232,20 @@ def test_an_error_of_whoever_takes_the_disk_ends_the_reading(spread, error, posi
     with pytest.raises(type(error)):
         tools = only_disk(vault), vault.repository.packs, vault.repository.hasher
         within(30, lambda: write_disk(*tools, put))
+    assert threads() == []
+
+
+def test_sigint_ends_the_reading_and_leaves_no_threads(spread):
+    vault, _ = spread
+    tools = only_disk(vault), vault.repository.packs, vault.repository.hasher
+    once = threading.Semaphore(1)
+
+    def put(offset: int, data: memoryview) -> None:
+        if once.acquire(blocking=False):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_disk(*tools, put)
     assert threads() == []
 
 

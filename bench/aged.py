@@ -1,0 +1,136 @@
+"""What the restore of an aged disk fetches.
+
+``python -m bench.aged [--json FILE]``. A disk is written whole, and then one in a hundred of its
+blocks, anywhere on it, on each of 90 days; each day's blocks are stored in packs of their own, as
+a backup would. Only the layout is made, no data, so the figures are exact: the product's own code
+plans the windows and the ranges, and the ranges are counted instead of being fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS
+from drvm.chunker.frames import FRAME_BLOCKS, FRAME_BYTES
+from drvm.chunker.runs import Leaf
+from drvm.core.units import GIB
+from drvm.repository.diskmap import DiskMap
+from drvm.repository.layout import PACK_MAX_BLOCKS
+from drvm.repository.pack import FrameTable, OpenPack
+from drvm.repository.packs import PackReader
+from drvm.repository.window import WINDOW_LEAVES, load_window
+
+DAYS, PERCENT = 90, 1
+PACK_BYTES = 30 * 1024 * 1024
+DISKS_GIB = (4, 64)
+STORED = {"incompressible": 1.0, "compressible": 0.4}
+
+
+class AgedDisk:
+    """Stands for a disk map: ``pack`` and ``ordinal`` of each block, ``packs`` by number."""
+
+    def __init__(self, size_bytes: int, stored: float) -> None:
+        self.size_bytes = size_bytes
+        self.frame_bytes = int(FRAME_BYTES * stored)
+        self.blocks = size_bytes // BLOCK_BYTES
+        self.leaves = -(-self.blocks // LEAF_BLOCKS)
+        self.pack = np.zeros(self.blocks, dtype=np.int64)
+        self.ordinal = np.zeros(self.blocks, dtype=np.int64)
+        self.packs = 0
+        everything = np.arange(self.blocks)
+        self._write(everything)
+        random = np.random.default_rng(0)
+        for _ in range(DAYS):
+            count = self.blocks * PERCENT // 100
+            self._write(np.sort(random.choice(self.blocks, count, replace=False)))
+
+    def leaf(self, index: int) -> Leaf:
+        at = slice(index * LEAF_BLOCKS, (index + 1) * LEAF_BLOCKS)
+        numbers, pack = np.unique(self.pack[at], return_inverse=True)
+        names = tuple(int(number).to_bytes(32, "big") for number in numbers)
+        return Leaf(names, pack.astype(np.int64), self.ordinal[at])
+
+    def leaf_child(self, index: int) -> Any:
+        return SimpleNamespace(digest=b"")
+
+    def leaf_blocks(self, index: int) -> int:
+        return min(LEAF_BLOCKS, self.blocks - index * LEAF_BLOCKS)
+
+    @property
+    def frames_of_pack(self) -> int:
+        return min(PACK_BYTES // self.frame_bytes, PACK_MAX_BLOCKS // FRAME_BLOCKS)
+
+    def _write(self, blocks: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        pack, ordinal = np.divmod(np.arange(len(blocks)), self.frames_of_pack * FRAME_BLOCKS)
+        self.pack[blocks] = self.packs + pack
+        self.ordinal[blocks] = ordinal
+        self.packs += int(pack[-1]) + 1
+
+
+class Counter(PackReader):
+    """Plans as the real one does. ``tails``: packs whose tables were asked for."""
+
+    def __init__(self, disk: AgedDisk) -> None:
+        self.tails: set[bytes] = set()
+        length = np.full(disk.frames_of_pack, disk.frame_bytes, dtype=np.int64)
+        plain = np.full(len(length), FRAME_BYTES, dtype=np.int64)
+        table = FrameTable(np.cumsum(length) - length, length, plain, length * 0)
+        self._pack = SimpleNamespace(footer=SimpleNamespace(kind="data"), frames=table)
+
+    def open(self, name: bytes) -> OpenPack:
+        self.tails.add(name)
+        return cast(OpenPack, self._pack)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """``times_its_bytes``: what is fetched, over what the disk's own frames would take."""
+
+    requests_per_gib: float
+    times_its_bytes: float
+
+
+def fetched(size_bytes: int, stored: float) -> Fetched:
+    disk = AgedDisk(size_bytes, stored)
+    reader = Counter(disk)
+    requests = total = 0
+    for first in range(0, disk.leaves, WINDOW_LEAVES):
+        for blocks in load_window(cast(DiskMap, disk), first, WINDOW_LEAVES).by_pack():
+            for numbers in reader.ranges(blocks.name, blocks.frame):
+                requests += 1
+                total += (int(numbers[-1]) - int(numbers[0]) + 1) * disk.frame_bytes
+    requests += len(reader.tails)
+    own = size_bytes // FRAME_BYTES * disk.frame_bytes
+    return Fetched(requests / (size_bytes / GIB), total / own)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="what the restore of an aged disk fetches")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    rows = [
+        {
+            "disk_gib": gib,
+            "data": name,
+            "requests_per_gib": round(found.requests_per_gib, 1),
+            "times_its_bytes": round(found.times_its_bytes, 2),
+        }
+        for gib in DISKS_GIB
+        for name, stored in STORED.items()
+        for found in [fetched(gib * GIB, stored)]
+    ]
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
