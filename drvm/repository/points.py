@@ -94,11 +94,13 @@ def commit(
     create_once(store, name, sealed)
     trace("manifest-created")
     condemned = condemned_packs(store)
+    trace("condemned-listed")
     present = present_packs(store)
     bad = need & condemned | need - present
     trace("packs-checked")
     if bad:
         _decide(store, sealer, manifest.id, generation, "aborted", sealed)
+        trace("final-aborted")
         raise PacksCondemned(
             f"{len(bad)} packs of point {manifest.id} are absent or being collected",
             packs=bad,
@@ -192,6 +194,7 @@ def end_point(store: Store, vm_uuid: str, point_id: str, trace: Trace = no_trace
     that is still there, or ended.
     """
     names = manifests(store, vm_uuid, point_id)
+    trace("manifests-listed")
     for name in names:
         store.delete(name)
         trace("manifest-deleted")

@@ -92,6 +92,6 @@ def test_the_end_of_a_point_takes_all_its_generations_and_no_final(faulty):
     finals = {name for name in faulty.store.objects if name.startswith("final/")}
     told = []
     faulty.repository.end_point(point, told.append)
-    assert told == ["manifest-deleted"] * 2
+    assert told == ["manifests-listed", "manifest-deleted", "manifest-deleted"]
     assert faulty.repository.points().points == (other,)
     assert finals == {name for name in faulty.store.objects if name.startswith("final/")}

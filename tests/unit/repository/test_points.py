@@ -58,7 +58,7 @@ def test_the_order_is_manifest_then_condemned_then_packs_then_final(faulty):
 def test_the_steps_are_told_as_they_become_true(faulty):
     told = []
     faulty.repository.commit(again(faulty), told.append)
-    assert told == ["manifest-created", "packs-checked", "final-created"]
+    assert told == ["manifest-created", "condemned-listed", "packs-checked", "final-created"]
 
 
 def test_two_attempts_have_different_generations(faulty):

@@ -1,0 +1,34 @@
+"""Who works at once. Each configuration is small enough to be run to its end."""
+
+from __future__ import annotations
+
+from tests.model.world import A, B, C, Config, make_config
+
+CONFIGS: dict[str, Config] = {
+    config.name: config
+    for config in (
+        make_config("writer", writers=1, attempts=2, packs=C),
+        make_config("two-collectors", writers=1, packs=C, collectors=2, echoes=True),
+        make_config("two-writers", writers=2, packs=C),
+        make_config("retention", writers=1, packs=A | C, retention=True),
+        make_config("rewriter", rewriters=1, packs=A | B, retention=True, echoes=True),
+        make_config("rewriter-two-collectors", rewriters=1, packs=A | B, collectors=2),
+        make_config("child-and-rewriter", writers=1, rewriters=1, packs=A, retention=True),
+        make_config("pages", writers=1, packs=C, collectors=2, paged=True),
+        make_config("pages-retention", writers=1, packs=A, retention=True, paged=True),
+        make_config("retries", writers=1, attempts=2, packs=C, collectors=2, long=True),
+        make_config("late-duplicates", writers=1, attempts=2, packs=C, echoes=True, long=True),
+        make_config(
+            "retries-two-collectors",
+            writers=1,
+            attempts=2,
+            packs=C,
+            collectors=2,
+            echoes=True,
+            long=True,
+        ),
+        make_config("two-writers-retry", writers=2, attempts=2, packs=C, long=True),
+        make_config("everybody", writers=1, rewriters=1, packs=A | B, retention=True, long=True),
+        make_config("second-rewriter", rewriters=2, packs=A | B, collectors=2, long=True),
+    )
+}
