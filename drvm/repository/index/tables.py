@@ -77,6 +77,7 @@ class IdTables:
         with self._lock:
             if self._directory is None or not self._write(self._directory, name, rows):
                 self._keep(name, rows)
+        self.trim()
 
     def segment(self, name: bytes, number: int) -> Ids | None:
         """The ids at ordinals 256 x ``number`` and after, zeroes at holes; fewer or none at the

@@ -144,3 +144,13 @@ def test_the_cache_is_for_its_owner_only(tmp_path):
     path = tmp_path / "ids" / NAME.hex()[:2] / NAME.hex()
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == path.parent.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_cache_keeps_near_its_limit_while_much_is_put(tmp_path):
+    kept, _ = tables(tmp_path)
+    kept.put(NAME, *TABLES[NAME])
+    limit_bytes = 20 * kept.size().size_bytes
+    bounded, _ = tables(tmp_path, limit_bytes)
+    for number in range(100):
+        bounded.put(number.to_bytes(32, "big"), *TABLES[NAME])
+    assert bounded.size().size_bytes <= limit_bytes * 17 // 16
