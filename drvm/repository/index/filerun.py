@@ -42,6 +42,7 @@ _HEADER = struct.Struct("<8sH?5x16s16sQQII")
 _SUM = struct.Struct("<I")
 _HEADER_BYTES = 128
 _DIGEST_BYTES = 32
+_READ_BYTES = 1 << 20
 PAGE_BYTES = 8192
 _KEYS_BYTES = 8 * PAGE_HOOKS
 _HOOKS_BYTES = HOOK_BYTES * PAGE_HOOKS
@@ -67,14 +68,17 @@ class FileRun:
         end = self._pages_start + PAGE_BYTES * pages
         if os.fstat(self._descriptor).st_size != end + 8 * pages:
             raise ValueError("the file is torn")
-        lists = self._read(self._pages_start - _HEADER_BYTES, _HEADER_BYTES)
         fence = self._read(8 * pages, end)
-        digest = _digest(header[: _HEADER.size], lists, fence)
-        if header[_HEADER.size :][:_DIGEST_BYTES] != digest or name_of(path) != self.file:
+        digest = hashlib.sha256(header[: _HEADER.size])
+        for start in range(_HEADER_BYTES, self._pages_start, _READ_BYTES):
+            digest.update(self._read(min(_READ_BYTES, self._pages_start - start), start))
+        digest.update(fence)
+        wanted = header[_HEADER.size :][:_DIGEST_BYTES]
+        if wanted != digest.digest() or name_of(path) != self.file:
             raise ValueError("the file is torn, or called as another")
+        merged = self._read(FILE_NAME_BYTES * old, _HEADER_BYTES)
         self.sources = frozenset(
-            lists[at : at + FILE_NAME_BYTES]
-            for at in range(0, FILE_NAME_BYTES * old, FILE_NAME_BYTES)
+            merged[at : at + FILE_NAME_BYTES] for at in range(0, len(merged), FILE_NAME_BYTES)
         )
         self.fence: Keys = np.frombuffer(fence, dtype=np.uint64)
         self.dead = np.zeros(names, dtype=np.bool_)
@@ -84,9 +88,9 @@ class FileRun:
         with contextlib.suppress(AttributeError):
             os.close(self._descriptor)
 
-    def names(self) -> Names:
-        raw = self._read(NAME_BYTES * len(self.dead), self._names_start)
-        return np.frombuffer(raw, dtype="S32")
+    def names(self, first: int, last: int) -> Names:
+        start = self._names_start + NAME_BYTES * first
+        return np.frombuffer(self._read(NAME_BYTES * (last - first), start), dtype="S32")
 
     def name(self, number: int) -> bytes:
         return self._read(NAME_BYTES, self._names_start + NAME_BYTES * number)
@@ -155,7 +159,7 @@ def write_run(
         stream.write(fence)
     fields = (merged.dense, repository_id, name_of(path), sequence, count)
     header = _HEADER.pack(_MAGIC, _VERSION, *fields, len(merged.names), len(sources))
-    os.pwrite(descriptor, header + _digest(header, lists, fence), 0)
+    os.pwrite(descriptor, header + hashlib.sha256(header + lists + fence).digest(), 0)
     os.fsync(descriptor)
 
 
@@ -209,7 +213,3 @@ def _check(page: bytes) -> None:
     (wanted,) = _SUM.unpack_from(page, _HOOKS_BYTES)
     if zlib.crc32(memoryview(page)[:_HOOKS_BYTES]) != wanted:
         raise ValueError("a page is damaged")
-
-
-def _digest(header: bytes, lists: bytes, fence: bytes) -> bytes:
-    return hashlib.sha256(header + lists + fence).digest()

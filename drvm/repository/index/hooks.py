@@ -36,6 +36,7 @@ _I64 = npt.NDArray[np.int64]
 
 _HOOK_MASK = np.uint64(15)
 _MERGE_PAGES = 64
+_NAMES_AT_ONCE = 1 << 15
 _NO_KEYS: Keys = np.zeros(0, dtype=np.uint64)
 _NO_VALUES: Values = np.zeros(0, dtype=np.uint32)
 
@@ -64,7 +65,9 @@ class Run(Protocol):
     fence: Keys
     dead: Mask
 
-    def names(self) -> Names: ...
+    def names(self, first: int, last: int) -> Names:
+        """Of packs ``first`` to ``last`` - 1."""
+        ...
 
     def name(self, number: int) -> bytes: ...
 
@@ -93,8 +96,8 @@ class MemoryRun:
         self.fence = keys[::PAGE_HOOKS]
         self.dead = np.zeros(len(names), dtype=np.bool_)
 
-    def names(self) -> Names:
-        return self._names
+    def names(self, first: int, last: int) -> Names:
+        return self._names[first:last]
 
     def name(self, number: int) -> bytes:
         return name_at(self._names, number)
@@ -122,7 +125,7 @@ def weight(run: Run) -> int:
 
 
 def living(run: Run) -> Names:
-    return run.names()[~run.dead]
+    return run.names(0, len(run.dead))[~run.dead]
 
 
 def place_in(run: Run, name: bytes) -> int | None:
@@ -137,12 +140,17 @@ def place_in(run: Run, name: bytes) -> int | None:
     return None
 
 
-def judge(run: Run, present: Names) -> Names:
-    """Every pack that is not ``present`` is dead, all others live. Returns the living ones."""
-    names = run.names()
-    at = np.minimum(np.searchsorted(present, names), max(0, len(present) - 1))
-    run.dead = present[at] != names if len(present) else np.ones(len(names), dtype=np.bool_)
-    return names[~run.dead]
+def judge(run: Run, present: Names, seen: Mask) -> None:
+    """Every pack that is not ``present`` is dead, all others live. What lives is marked in
+    ``seen``, which goes with ``present``."""
+    for first in range(0, len(run.dead), _NAMES_AT_ONCE):
+        names = run.names(first, min(first + _NAMES_AT_ONCE, len(run.dead)))
+        here = run.dead[first : first + len(names)]
+        here[:] = True
+        if len(present):
+            at = np.minimum(np.searchsorted(present, names), len(present) - 1)
+            np.not_equal(present[at], names, out=here)
+            seen[at[~here]] = True
 
 
 def name_at(names: Names, number: int) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from drvm.core.units import MIB
 from drvm.repository.index.filerun import FileRun
 from drvm.repository.index.hooks import (
     HOOK_BYTES,
@@ -38,6 +39,8 @@ _GROWTH = 4
 _FLUSH_HOOKS = 1 << 18
 _SESSION_MERGE = 1 << 22
 """Larger merges wait for ``sync``, which no frozen guest waits for: a second at most."""
+_ELSE_BYTES = 16 * MIB
+"""What is young, the filter, segments that were just used, work."""
 _FILTER_BITS = 22
 _FILTER_SHIFT = np.uint64(64 - _FILTER_BITS)
 
@@ -46,8 +49,8 @@ class Levels:
     """One thread at a time. ``files`` is ``None`` where nothing may be written: then all is in
     memory, as it is where writing fails.
 
-    ``memory_bytes`` bounds what is held of runs that could be read from their files; the first
-    keys of pages come to 0.2 MB per TiB.
+    ``memory_bytes`` is for all of it; what must be there is a quarter of 64 MiB, and 0.2 MB for
+    each TiB. A merge takes 100 bytes a pack more while it lasts.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Levels:
         seen = np.zeros(len(present), dtype=np.bool_)
         for run in list(self._all()):
             with self._guarded(run):
-                seen[np.searchsorted(present, judge(run, present))] = True
+                judge(run, present, seen)
         self.shun(shunned)
         self._settle(None)
         self._share_memory()
@@ -244,8 +247,9 @@ class Levels:
         return run
 
     def _share_memory(self) -> None:
-        """Hold the smallest runs."""
-        left = self._memory_bytes
+        """Hold the smallest runs, in what the rest leaves."""
+        left = self._memory_bytes - _ELSE_BYTES
+        left -= sum(run.fence.nbytes + run.dead.nbytes for run in self._runs)
         for run in sorted(self._runs, key=lambda run: run.count):
             if isinstance(run, FileRun):
                 left -= run.count * HOOK_BYTES
