@@ -119,7 +119,7 @@ def batches(kind: str, seed: int) -> Iterator[Ids]:
         new = random.integers(1, 1 << 64, (BATCH, 2), dtype=np.uint64)
         if kind in ("in order", "cold"):
             pack, part = divmod(seed * CALLS + call, PACK_BLOCKS // BATCH)
-            yield real_ids(pack * 7 % REAL_PACKS)[part * BATCH :][:BATCH]
+            yield real_ids(pack * 7 % REAL_PACKS)[part * BATCH :][:BATCH].copy()
         elif kind == "aged":
             at = 0
             while at < BATCH:
