@@ -145,7 +145,9 @@ class Backup:
                 None if data is None else session.blob(data)
                 for data in (_encoded(frozen.definition_xml), frozen.nvram, *frozen.tpm.values())
             ]
-            disks = [(disk, *self._disk(session, disk, parent)) for disk in frozen.disks]
+            disks = [
+                (disk, *self._disk(session, frozen.uuid, disk, parent)) for disk in frozen.disks
+            ]
             self._progress.stage(f"storing {frozen.name}")
             written = session.finish()
         definition, nvram, *tpm = (
@@ -174,14 +176,15 @@ class Backup:
         )
 
     def _disk(
-        self, session: Session, disk: FrozenDisk, parent: Point | None
+        self, session: Session, vm_uuid: str, disk: FrozenDisk, parent: Point | None
     ) -> tuple[DiskWriter, int]:
         before = None
         for known in parent.manifest.disks if parent is not None else ():
             if known.target == disk.target:
                 before = self._repository.disk_map(known)
-        writer = session.disk(disk.size_bytes, before)
-        read_bytes = transfer(disk, writer, self._progress)
+        with self._repository.fingerprints(vm_uuid, disk.target) as fingerprints:
+            writer = session.disk(disk.size_bytes, before, fingerprints)
+            read_bytes = transfer(disk, writer, self._progress)
         self._trace(f"read {disk.target}")
         return writer, read_bytes
 

@@ -20,6 +20,7 @@ from drvm.chunker.blocks import (
 from drvm.chunker.runs import PACK_NAME_BYTES, ZERO, Leaf, decode_leaf, encode_leaf
 from drvm.core.errors import DamageFound
 from drvm.repository.diskmap import DiskMap, DiskMapWriter, relies_on
+from drvm.repository.fingerprints import MISSING, Fingerprints, KnownBlocks, KnownLeaf
 from drvm.repository.index import Index
 from drvm.repository.nodes import DIGEST_BYTES, Child
 from drvm.repository.writer import SESSION, BlockStore, Rows, Tally
@@ -45,8 +46,9 @@ class DiskWriter:
     continue where the one before ended. Offsets are multiples of 4096; so are lengths, but for
     the disk's end.
 
-    ``parent`` is the disk's map in the parent point, and ``banned`` are packs that must not be
-    relied on. Damage in the parent's map is no error: what can't be relied on is stored anew.
+    ``parent`` is the disk's map in the parent point, ``fingerprints`` may tell the ids of its
+    blocks, and ``banned`` are packs that must not be relied on. Damage in the parent's map is no
+    error: what can't be relied on is stored anew.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class DiskWriter:
         index: Index,
         map_writer: DiskMapWriter,
         parent: DiskMap | None,
+        fingerprints: Fingerprints,
         banned: frozenset[bytes],
     ) -> None:
         self._size_bytes = size_bytes
@@ -66,6 +69,9 @@ class DiskWriter:
         self._index = index
         self._map = map_writer
         self._parent = parent
+        self._fingerprints = fingerprints
+        self._known = None if parent is None else KnownBlocks(parent, index, hasher, fingerprints)
+        self._known_leaves: dict[bool, KnownLeaf | None] = {}  # of the present leaf
         self._banned = banned
         self._position = 0  # in blocks
         self._ids, self._pack, self._ordinal = _empty_leaf(min(LEAF_BLOCKS, self._blocks))
@@ -91,7 +97,7 @@ class DiskWriter:
         ids = self._hasher.ids(view) if ids is None else ids
         rows = np.frombuffer(view, dtype=np.uint8).reshape(blocks, BLOCK_BYTES)
         for first, count in self._in_leaf(blocks):
-            self._store_blocks(first, rows[:count], ids[:count])
+            self._take(first, rows[:count], ids[:count])
             rows, ids = rows[count:], ids[count:]
 
     def zero(self, length_bytes: int) -> None:
@@ -121,11 +127,14 @@ class DiskWriter:
             self._map.keep(leaf_index)
             self._next_leaf(count)
             return True
-        found = self._parent_blocks(leaf_index, first, count)
-        if found is None:
+        known = self._known_leaf(leaf_index, tables=True)
+        if known is None or len(known.pack) < first + count:
+            return False
+        here = slice(first, first + count)
+        if (known.pack[here] == MISSING).any():
             return False
         for _ in self._in_leaf(count):
-            self._fill(first, *found)
+            self._fill(first, known.ids[here], known.pack[here], known.ordinal[here])
         return True
 
     def finish(self) -> None:
@@ -171,16 +180,36 @@ class DiskWriter:
         end = first + len(pack)
         self._ids[first:end], self._pack[first:end], self._ordinal[first:end] = ids, pack, ordinal
 
-    def _store_blocks(self, first: int, rows: Rows, ids: Ids) -> None:
+    def _take(self, first: int, rows: Rows, ids: Ids) -> None:
+        """Blocks of one leaf. Those that are as in the parent are where it has them."""
         pack = np.full(len(ids), ZERO, dtype=np.int64)
         ordinal = np.zeros(len(ids), dtype=np.int64)
-        stored = np.flatnonzero(ids.any(axis=1))
-        if len(stored):
-            pack[stored], ordinal[stored] = self._store.store(rows, ids, stored)
+        wanted = (ids[:, 0] | ids[:, 1]) != 0
+        known = self._known_leaf(self._position // LEAF_BLOCKS, tables=False)
+        if known is not None:
+            there = slice(first, min(first + len(ids), len(known.pack)))
+            count = max(0, there.stop - first)
+            same = wanted[:count] & (known.ids[there] == ids[:count]).all(axis=1)
+            pack[:count][same] = known.pack[there][same]
+            ordinal[:count][same] = known.ordinal[there][same]
+            wanted[:count] &= ~same
+        numbers = np.flatnonzero(wanted)
+        if len(numbers):
+            pack[numbers], ordinal[numbers] = self._store.store(rows, ids, numbers)
         self._fill(first, ids, pack, ordinal)
+
+    def _known_leaf(self, index: int, *, tables: bool) -> KnownLeaf | None:
+        """What the parent has of the present leaf, if it can be relied on."""
+        if tables not in self._known_leaves:
+            reliable, child = self._parent_child(index)
+            use = self._known if reliable and child is not None else None
+            found = use.leaf(index, tables=tables) if use is not None else None
+            self._known_leaves[tables] = found
+        return self._known_leaves[tables]
 
     def _next_leaf(self, step: int = 0) -> None:
         self._position += step
+        self._known_leaves.clear()
         left = self._blocks - self._position
         self._ids, self._pack, self._ordinal = _empty_leaf(min(LEAF_BLOCKS, left))
 
@@ -190,6 +219,7 @@ class DiskWriter:
         if not (pack != ZERO).any():
             return
         digest = self._hasher.leaf_digest(ids)[:DIGEST_BYTES]
+        self._fingerprints.write(index, ids)
         reliable, child = self._parent_child(index)
         if reliable and child is not None and child.digest == digest:
             self._map.keep(index)
@@ -236,26 +266,6 @@ class DiskWriter:
         except DamageFound:
             return False, None
         return child is None or not relies_on(child, self._banned), child
-
-    def _parent_blocks(self, index: int, first: int, count: int) -> tuple[Ids, _I64, _I64] | None:
-        """(ids, pack numbers, ordinals) of blocks in the parent, if the index knows them all."""
-        try:
-            leaf = self._parent.leaf(index) if self._parent is not None else None
-        except DamageFound:
-            return None
-        if leaf is None or len(leaf.pack) < first + count:
-            return None
-        ids, pack, ordinal = _empty_leaf(count)
-        places = leaf.pack[first : first + count]
-        ordinal[:] = leaf.ordinal[first : first + count]
-        for place in np.unique(places[places != ZERO]).tolist():
-            here = places == place
-            number = self._index.pack_number(leaf.packs[place])
-            stored = self._index.stored_ids(number, ordinal[here])
-            if stored is None:
-                return None
-            ids[here], pack[here] = stored, number
-        return ids, pack, ordinal
 
 
 def _whole_blocks(data: Buffer) -> Buffer:

@@ -23,6 +23,7 @@ from drvm.repository import points as protocol
 from drvm.repository.catalog import Catalog, RebuildPlan, Rebuilt
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
+from drvm.repository.fingerprints import Fingerprints
 from drvm.repository.index.levels import Levels
 from drvm.repository.index.runs import RunFiles
 from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize, SparseIndex
@@ -70,6 +71,7 @@ class Repository:
         self.packs = PackReader(store, self._sealer)
         cache = cache_dir / config.repository_id if cache_dir is not None else None
         self._index = _make_index(cache, config, self._sealer, self.packs, limits)
+        self._fingerprints = cache / "fingerprints" if cache is not None else None
         self._catalog = Catalog(store, self._sealer, self.packs, self._index)
 
     @staticmethod
@@ -163,6 +165,10 @@ class Repository:
             verify=verify,
             banned=banned | self._catalog.shunned,
         )
+
+    def fingerprints(self, vm_uuid: str, target: str) -> Fingerprints:
+        """What this host remembers of a disk, to be closed."""
+        return Fingerprints(self._fingerprints, vm_uuid, target)
 
     def commit(self, manifest: Manifest, trace: Trace = no_trace) -> Point:
         """Make the point. What it needs is read back from its own disk maps. Other hosts are told

@@ -12,6 +12,7 @@ from drvm.repository.blobs import BlobWriter, NewBlob
 from drvm.repository.crypto import Sealer
 from drvm.repository.disk_writer import DiskWriter
 from drvm.repository.diskmap import DiskMap, DiskMapWriter
+from drvm.repository.fingerprints import Fingerprints
 from drvm.repository.index import Index
 from drvm.repository.packs import BlobRef
 from drvm.repository.uploads import Uploads
@@ -73,7 +74,9 @@ class Session:
             if error is not None:  # what did arrive is found by the next listing
                 self._index.forget(self._blocks.data_packs())
 
-    def disk(self, size_bytes: int, parent: DiskMap | None) -> DiskWriter:
+    def disk(
+        self, size_bytes: int, parent: DiskMap | None, fingerprints: Fingerprints | None = None
+    ) -> DiskWriter:
         """Begin the next disk; the one before must be complete."""
         map_writer = DiskMapWriter(self._blob_writer, size_bytes, parent, self._banned)
         disk = DiskWriter(
@@ -83,6 +86,7 @@ class Session:
             self._index,
             map_writer,
             parent,
+            fingerprints or Fingerprints.none(),
             self._banned,
         )
         self._disks.append((disk, map_writer))
