@@ -6,9 +6,10 @@ of which 25 GiB are of real packs, whose ids are cached, so that what is found c
 Measured in a process of its own, by 1024 ids a call:
 
 ``in order``: a disk that is read again, all known. ``aged``: runs of 8 to 64 known blocks from
-anywhere, with as many new ones between. ``new``: nothing known. ``cold``: in order, with all
-files out of the page cache. Look-ups per second of CPU, medians; ``numpy`` is the kernel that
-runs where none was compiled.
+anywhere, with as many new ones between. ``new``: nothing known. The index is read through before,
+so that it is in the page cache as far as it fits in there. ``cold`` and ``cold new``: in order and
+new, with all files out of the page cache. Look-ups per second of CPU, medians; ``numpy`` is the
+kernel that runs where none was compiled.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import Figure
 from drvm.chunker.blocks import Ids
 from drvm.core.units import MIB
-from drvm.repository.index.hooks import HOOK_BYTES, Keys, Merged, Values, sorted_names
+from drvm.repository.index.hooks import Keys, Merged, Values, sorted_names
 from drvm.repository.index.levels import Levels
 from drvm.repository.index.runs import RunFiles
 from drvm.repository.index.sparse import SparseIndex
@@ -42,7 +42,7 @@ PACKS_PER_TIB = 13_000
 REAL_PACKS, PACK_BLOCKS = 400, 16384
 SHARES = (0.76, 0.18, 0.043, 0.01)
 BATCH, CALLS, ROUNDS = 1024, 60, 5
-KINDS = ("in order", "aged", "new", "cold")
+WARM, COLD = ("in order", "aged", "new"), ("cold", "cold new")
 MEMORY_MIB = 64
 REPOSITORY, KEY = bytes(16), bytes(32)
 STEP = 1 << 20
@@ -133,6 +133,12 @@ def batches(kind: str, seed: int) -> Iterator[Ids]:
             yield new
 
 
+def read_through(path: Path) -> None:
+    with path.open("rb", buffering=0) as stream:
+        while stream.read(STEP):
+            pass
+
+
 def forget_page_cache(directory: Path) -> None:
     for path in directory.rglob("*"):
         if path.is_file():
@@ -160,11 +166,13 @@ def measure(directory: Path, memory_bytes: int) -> dict[str, Any]:
     told |= {"hooks": size.hooks, "index_bytes": size.index_bytes}
     index.lookup(real_ids(0)[:BATCH])
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-    for kind in KINDS:
+    for path in (directory / "index").iterdir():
+        read_through(path)
+    for kind in (*WARM, *COLD):
         rates, walls, found = [], [], []
         for round_ in range(ROUNDS):
             given = list(batches(kind, round_))
-            if kind == "cold":
+            if kind in COLD:
                 forget_page_cache(directory)
                 index._tables._segments.clear()
             cpu, wall = time.process_time(), time.perf_counter()
@@ -181,32 +189,10 @@ def measure(directory: Path, memory_bytes: int) -> dict[str, Any]:
     return told
 
 
-def figures(repeat: int) -> list[Figure]:
-    """For the table of the chunker, at 100 TiB. ``repeat`` is of no use here: each rate is a
-    median of five already."""
-    need_bytes = int(1.3 * 100 * HOOKS_PER_TIB * HOOK_BYTES)
-    names = ("index, GB per unique TiB", "index, resident of the setting")
-    names += tuple(f"index, {kind}" for kind in ("native", "numpy"))
-    if shutil.disk_usage(tempfile.gettempdir()).free < need_bytes:
-        why = f"needs {need_bytes >> 30} GiB in {tempfile.gettempdir()}"
-        return [Figure(name, None, note=why) for name in names]
-    with tempfile.TemporaryDirectory(prefix="drvm-bench-index-") as text:
-        told = simulated(Path(text), 100, MEMORY_MIB)
-    of_setting = told["native"]["resident_peak_mib"] / MEMORY_MIB
-    found = [
-        Figure("index, GB per unique TiB", told["gb_per_tib"], 0.25, "GB"),
-        Figure("index, resident of the setting", of_setting, 1.0),
-    ]
-    for kernel, limit in (("native", 2.0), ("numpy", 0.5)):
-        for kind in KINDS:
-            rate = told[kernel][f"{kind}_per_cpu_s"] / 1e6
-            found.append(Figure(f"index, {kernel}, {kind}", rate, limit, "M/s", at_least=True))
-    return found
-
-
 def simulated(directory: Path, tib: float, memory_mib: int) -> dict[str, Any]:
     """All of it, by both kernels; ``directory`` keeps the simulated index."""
     if not (directory / "built").exists():
+        directory.mkdir(parents=True, exist_ok=True)
         build(directory, tib)
         (directory / "built").touch()
     told: dict[str, Any] = {"tib": tib, "memory_mib": memory_mib}

@@ -43,6 +43,7 @@ _SUM = struct.Struct("<I")
 _HEADER_BYTES = 128
 _DIGEST_BYTES = 32
 _READ_BYTES = 1 << 20
+_PAGES_AT_ONCE = 128
 PAGE_BYTES = 8192
 _KEYS_BYTES = 8 * PAGE_HOOKS
 _HOOKS_BYTES = HOOK_BYTES * PAGE_HOOKS
@@ -56,6 +57,7 @@ class FileRun:
         """Raises ``ValueError`` for what is not whole or of another repository, and
         ``FileNotFoundError``."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         header = self._read(_HEADER_BYTES, 0)
         magic, version, self.dense, of, self.file, self.sequence, self.count, names, old = (
             _HEADER.unpack_from(header)
@@ -83,6 +85,11 @@ class FileRun:
         self.fence: Keys = np.frombuffer(fence, dtype=np.uint64)
         self.dead = np.zeros(names, dtype=np.bool_)
         self._held: tuple[Keys, Values] | None = None
+        self._room = bytearray(PAGE_BYTES * _PAGES_AT_ONCE)
+        self._views = [
+            memoryview(self._room)[PAGE_BYTES * number : PAGE_BYTES * (number + 1)]
+            for number in range(_PAGES_AT_ONCE)
+        ]
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):
@@ -113,22 +120,35 @@ class FileRun:
     def probe(self, wanted: Keys) -> tuple[_I64, Values]:
         if self._held is not None:
             return find(*self._held, wanted)
+        places, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.uint32)]
+        for start in range(0, len(wanted), _PAGES_AT_ONCE):
+            hit, value = self._probe(wanted[start : start + _PAGES_AT_ONCE])
+            places.append(hit + start)
+            values.append(value)
+        return np.concatenate(places), np.concatenate(values)
+
+    def _probe(self, wanted: Keys) -> tuple[_I64, Values]:
+        """A page is read into memory that is used again: fresh memory would cost more than the
+        look-up does."""
         page = np.maximum(np.searchsorted(self.fence, wanted, side="right") - 1, 0)
-        pages, row = np.unique(page, return_inverse=True)
-        raw = [self._page(number) for number in pages.tolist()]
-        table = b"".join(raw)
+        other = np.ones(len(page), dtype=np.bool_)
+        np.not_equal(page[1:], page[:-1], out=other[1:])
+        row = np.cumsum(other) - 1
+        try:
+            for view, which in zip(self._views, page[other].tolist(), strict=False):
+                offset = self._pages_start + PAGE_BYTES * which
+                if os.preadv(self._descriptor, [view], offset) != PAGE_BYTES:
+                    raise ValueError("the file is torn")
+        except OSError as error:
+            raise ValueError(f"the file can't be read: {error}") from error
         at = np.empty(len(wanted), dtype=np.int64)
-        if not KERNEL.probe(table, PAGE_BYTES, PAGE_HOOKS, row.data, wanted.data, at.data):
-            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint32)
+        if not KERNEL.probe(self._room, PAGE_BYTES, PAGE_HOOKS, row.data, wanted.data, at.data):
+            return at[:0], np.zeros(0, dtype=np.uint32)
         hit = np.flatnonzero(at >= 0)
         for number in set(row[hit].tolist()):
-            _check(raw[number])
-        words = np.frombuffer(table, dtype=np.uint32)
-        value = row[hit] * (PAGE_BYTES // 4) + _KEYS_BYTES // 4 + at[hit]
-        return hit, words[value]
-
-    def _page(self, number: int) -> bytes:
-        return self._read(PAGE_BYTES, self._pages_start + PAGE_BYTES * number)
+            _check(self._views[number])
+        words = np.frombuffer(self._room, dtype=np.uint32)
+        return hit, words[row[hit] * (PAGE_BYTES // 4) + _KEYS_BYTES // 4 + at[hit]]
 
     def _read(self, length: int, offset: int) -> bytes:
         try:
@@ -209,7 +229,7 @@ def _columns(raw: bytes) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]
     return keys, values
 
 
-def _check(page: bytes) -> None:
+def _check(page: bytes | memoryview) -> None:
     (wanted,) = _SUM.unpack_from(page, _HOOKS_BYTES)
     if zlib.crc32(memoryview(page)[:_HOOKS_BYTES]) != wanted:
         raise ValueError("a page is damaged")
