@@ -61,6 +61,11 @@ class FrameTable:
     plain_bytes: npt.NDArray[np.int64]
     codec: npt.NDArray[np.int64]
 
+    @property
+    def size_bytes(self) -> int:
+        """In memory."""
+        return 4 * self.offset.nbytes
+
 
 class PackBuilder:
     """Collects frames until the pack is full. One thread at a time.

@@ -28,7 +28,8 @@ from drvm.repository.pack import (
 )
 from drvm.store.base import Store
 
-_OPEN_PACKS = 2048
+_TABLES_BYTES = 24 * MIB
+"""Of frame tables in memory: those of a thousand full packs."""
 _BLOB_WINDOWS = 8
 _BLOB_WINDOW_BYTES = MIB
 MAX_RANGE_BYTES = 8 * MIB
@@ -58,6 +59,7 @@ class PackReader:
         self._sealer = sealer
         self._lock = threading.Lock()
         self._open: OrderedDict[bytes, OpenPack] = OrderedDict()
+        self._tables_bytes = 0
         self._windows: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
 
     def open(self, name: bytes) -> OpenPack:
@@ -128,9 +130,11 @@ class PackReader:
     # -- reading ------------------------------------------------------------------------------
     def _remember(self, name: bytes, pack: OpenPack) -> OpenPack:
         with self._lock:
-            self._open[name] = pack
-            while len(self._open) > _OPEN_PACKS:
-                self._open.popitem(last=False)
+            if name not in self._open:  # else another thread was faster
+                self._open[name] = pack
+                self._tables_bytes += pack.frames.size_bytes
+            while self._tables_bytes > _TABLES_BYTES and len(self._open) > 1:
+                self._tables_bytes -= self._open.popitem(last=False)[1].frames.size_bytes
         return pack
 
     def _window(self, pack: OpenPack, start: int, length: int) -> bytes:

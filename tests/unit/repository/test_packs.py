@@ -121,6 +121,18 @@ def test_neighbouring_blobs_are_read_in_one_request():
     assert len(store.calls) == 2  # the tail, the window
 
 
+def test_tables_of_packs_are_kept_within_their_bytes(monkeypatch):
+    small = [noise_pack(10)[0] for _ in range(5)]
+    monkeypatch.setattr(packs_module, "_TABLES_BYTES", 3 * 10 * 32)
+    store = stored(*small, NOISE)
+    reader = PackReader(store, SEALER)
+    for pack in (*small, small[4], small[2], NOISE, NOISE, small[2]):
+        assert reader.open(pack.name).name == pack.name
+    asked = [call.split("/")[1] for call in store.calls]
+    names = [pack.name.hex() for pack in (*small, NOISE)]
+    assert asked == [*names, small[2].name.hex()]  # only the largest stays, and goes again
+
+
 def test_a_table_longer_than_the_first_guess_is_read_whole(monkeypatch):
     monkeypatch.setattr(packs_module, "TAIL_GUESS_BYTES", 128)
     reader = PackReader(stored(NOISE), SEALER)
