@@ -18,17 +18,6 @@ CONFIGS: dict[str, Config] = {
         make_config("pages-retention", writers=1, packs=A, retention=True, paged=True),
         make_config("retries", writers=1, attempts=2, packs=C, collectors=2, long=True),
         make_config("late-duplicates", writers=1, attempts=2, packs=C, echoes=True, long=True),
-        make_config(
-            "retries-two-collectors",
-            writers=1,
-            attempts=2,
-            packs=C,
-            collectors=2,
-            echoes=True,
-            long=True,
-        ),
-        make_config("two-writers-retry", writers=2, attempts=2, packs=C, long=True),
-        make_config("everybody", writers=1, rewriters=1, packs=A | B, retention=True, long=True),
-        make_config("second-rewriter", rewriters=2, packs=A | B, collectors=2, long=True),
+        make_config("second-rewriter", rewriters=2, packs=A | B, long=True),
     )
 }
