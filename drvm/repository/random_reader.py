@@ -33,7 +33,7 @@ class _KnownLeaf:
 
 
 class RandomReader:
-    """Implements ``BlockReader`` over a disk of a point. Safe for several threads, one at a time.
+    """Reads any range of a disk of a point. Safe for several threads, one at a time.
 
     Every block is compared with its id: the ids of a leaf come from the packs' tables, and count
     only if they are what the leaf's digest stands for. Raises ``DamageFound``, and what the store

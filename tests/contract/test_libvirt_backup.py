@@ -17,6 +17,7 @@ from drvm.host.images import ImageTool
 from drvm.host.model import Domain
 from drvm.host.nbd import NbdReader, nbd_changes, nbd_extents
 from drvm.host.places import SYSTEM
+from tests.reading import read
 
 pytestmark = pytest.mark.guest
 
@@ -84,7 +85,7 @@ def test_a_job_serves_its_disks_by_name_until_it_is_ended_and_leaves_only_the_sc
     for target in ("vda", "vdc"):
         with contextlib.closing(NbdReader(socket, target)) as reader:
             assert reader.size_bytes == 16 * MIB
-            assert reader.read(MIB, 4096) == bytes(4096)
+            assert read(reader, MIB, 4096) == bytes(4096)
         *_, last = cover(nbd_extents(socket, target), 16 * MIB)
         assert last.kind is ExtentKind.ZERO and last.length > 15 * MIB
     with pytest.raises(HostError, match=r"vdb|export"):
