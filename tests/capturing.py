@@ -77,7 +77,7 @@ def rebuilt(disk: FrozenDisk, parent: bytes | None) -> tuple[bytes, int]:
     with contextlib.closing(disk.open()) as reader:
         for extent in disk.extents():
             if extent.kind is ExtentKind.DATA:
-                data[extent.offset : extent.end] = reader.read(extent.offset, extent.length)
+                data[extent.offset : extent.end] = read(reader, extent.offset, extent.length)
                 read_bytes += extent.length
             elif extent.kind is ExtentKind.UNCHANGED:
                 assert parent is not None
