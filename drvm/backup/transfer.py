@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +31,7 @@ def transfer(source: FrozenDisk, target: DiskWriter, progress: Progress) -> int:
     At most 16 MiB are read ahead, so a slow store slows the reading, not the guest: that writes
     to its overlay. Errors of the source or of the store end it.
     """
-    extents = list(align(source.extents(), source.size_bytes, BLOCK_BYTES))
+    extents = _Extents(align(source.extents(), source.size_bytes, BLOCK_BYTES))
     to_read = sum(extent.length for extent in extents if extent.kind is not ExtentKind.ZERO)
     progress.stage(f"reading {source.target}", to_read)
     read_bytes = 0
@@ -51,6 +52,25 @@ def transfer(source: FrozenDisk, target: DiskWriter, progress: Progress) -> int:
                     read_bytes += _read_after_all(readers, extent, target)
                 progress.advance(extent.length)
     return read_bytes
+
+
+class _Extents:
+    """Extents from the first byte on, 9 bytes each: a scattered disk has millions."""
+
+    _kinds = tuple(ExtentKind)
+
+    def __init__(self, extents: Iterable[Extent]) -> None:
+        self._lengths = array("Q")
+        self._kind_of = bytearray()
+        for extent in extents:
+            self._lengths.append(extent.length)
+            self._kind_of.append(self._kinds.index(extent.kind))
+
+    def __iter__(self) -> Iterator[Extent]:
+        at = 0
+        for length, kind in zip(self._lengths, self._kind_of, strict=True):
+            yield Extent(at, length, self._kinds[kind])
+            at += length
 
 
 def _pieces(extents: Iterable[Extent]) -> Iterator[Extent]:

@@ -153,6 +153,7 @@ class DiskWriter:
             else:
                 waiting.append(pending)
         self._pending = waiting
+        self._map.settled(waiting[0].index if waiting else self._position // LEAF_BLOCKS)
 
     # -- inside -------------------------------------------------------------------------------
     def _blocks_in(self, length_bytes: int) -> int:
@@ -248,13 +249,12 @@ class DiskWriter:
         self._map.put(pending.index, encoded, pending.digest, used)
 
     def _resolved(self, leaf: Leaf, session: int) -> Leaf:
-        session_packs = self._store.data_packs()
         ours = leaf.pack == session
-        place, ordinal = self._store.resolve(leaf.ordinal[ours])
+        names, place, ordinal = self._store.resolve(leaf.ordinal[ours])
         pack, ordinals = leaf.pack.copy(), leaf.ordinal.copy()
         pack[ours] = place + len(leaf.packs)
         ordinals[ours] = ordinal
-        return Leaf((*leaf.packs, *session_packs), pack, ordinals)
+        return Leaf((*leaf.packs, *names), pack, ordinals)
 
     def _parent_child(self, index: int) -> tuple[bool, Child | None]:
         """Whether the parent can be relied on for this leaf, and what refers to it there:

@@ -7,9 +7,7 @@ it touched; and yet every map names the whole disk.
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Set
 
 from drvm.chunker.blocks import LEAF_BLOCKS, block_count, leaf_count
 from drvm.chunker.runs import Leaf, decode_leaf
@@ -150,43 +148,51 @@ class DiskMapWriter:
         self._blobs = blobs
         self._leaves = leaf_count(size_bytes)
         self._parent = parent
-        self._put: dict[int, Child] = {}
-        self._kept: set[int] = set()
+        self._open: dict[int, dict[int, Child | None]] = {}  # level 1: leaves by place, None kept
+        self._nodes: dict[int, Child] = {}  # level 1, written
 
     def keep(self, index: int) -> None:
         """The leaf is as in the parent, which must have one of the same number of blocks."""
-        self._kept.add(index)
+        self._open.setdefault(index // FANOUT, {})[index % FANOUT] = None
 
     def put(self, index: int, leaf: bytes, digest: bytes, packs: frozenset[bytes]) -> None:
         """``leaf`` is encoded and needs ``packs``. Leaves never mentioned are all zeroes."""
-        self._put[index] = Child(self._blobs.add(leaf), digest, packs)
+        child = Child(self._blobs.add(leaf), digest, packs)
+        self._open.setdefault(index // FANOUT, {})[index % FANOUT] = child
+
+    def settled(self, below: int) -> None:
+        """No leaf before this one will be mentioned any more: write the nodes above them, so that
+        a disk of any size takes little memory."""
+        for index in sorted(index for index in self._open if (index + 1) * FANOUT <= below):
+            leaves = self._open.pop(index)
+            self._nodes[index] = self._node(
+                1, index, {place: self._leaf(index, place, leaves[place]) for place in leaves}
+            )
 
     def finish(self) -> BlobRef | NewBlob | None:
         """The root; ``None`` for a disk of zeroes."""
-        nodes = self._level(1, self._put.keys() | self._kept, self._leaf)
+        self.settled(width(self._leaves, 1) * FANOUT)
+        nodes = self._nodes
         for level in range(2, levels(self._leaves) + 1):
-            nodes = self._level(level, nodes.keys(), nodes.__getitem__)
+            above: dict[int, dict[int, Child]] = {}
+            for index, child in nodes.items():
+                above.setdefault(index // FANOUT, {})[index % FANOUT] = child
+            nodes = {index: self._node(level, index, above[index]) for index in sorted(above)}
         return nodes[0].ref if nodes else None
 
-    def _leaf(self, index: int) -> Child:
-        """Kept leaves are looked up node by node: all their pack sets at once could fill the
-        memory."""
-        if index in self._put:
-            return self._put[index]
+    def _leaf(self, node: int, place: int, written: Child | None) -> Child:
+        if written is not None:
+            return written
+        index = node * FANOUT + place
         child = self._parent.leaf_child(index) if self._parent is not None else None
         assert child is not None, "a leaf was kept that the parent does not have"
         return child
 
-    def _level(
-        self, level: int, below: Set[int], child_at: Callable[[int], Child]
-    ) -> dict[int, Child]:
-        count = width(self._leaves, level - 1)
-        nodes: dict[int, Child] = {}
-        for index, group in itertools.groupby(sorted(below), lambda child: child // FANOUT):
-            children = {child % FANOUT: child_at(child) for child in group}
-            node = Node(level, min(FANOUT, count - index * FANOUT), children)
-            nodes[index] = self._shared(node, index) or Child(self._add(node))
-        return nodes
+    def _node(self, level: int, index: int, children: dict[int, Child]) -> Child:
+        count = width(self._leaves, level - 1) - index * FANOUT
+        ordered = {place: children[place] for place in sorted(children)}
+        node = Node(level, min(FANOUT, count), ordered)
+        return self._shared(node, index) or Child(self._add(node))
 
     def _shared(self, node: Node, index: int) -> Child | None:
         """The parent's node, if it says the same."""

@@ -11,6 +11,7 @@ docs/adr/024-pipeline.md.
 from __future__ import annotations
 
 import functools
+from array import array
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,14 +65,6 @@ class _Batch:
     encoded: Future[list[tuple[int, bytes]]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    """A finished data pack: which frames of the session it holds."""
-
-    first_frame: int
-    name: bytes
-
-
 class BlockStore:
     """Takes blocks, stores those that are new. Belongs to one thread.
 
@@ -102,7 +95,8 @@ class BlockStore:
         self._room, self._builder = self._new_builder()
         self._builder_ids: list[bytes] = []
         self._builder_first = 0
-        self._packs: list[_Packed] = []
+        self._names: list[bytes] = []  # of the finished packs
+        self._first_frames = array("q")  # of each in the session
 
     def begin(self, tally: Tally) -> None:
         """What is stored from now on is counted there. Frames don't mix tallies; packs do."""
@@ -131,12 +125,14 @@ class BlockStore:
         """Session ordinals below this lie in finished packs."""
         return self._builder_first * FRAME_BLOCKS
 
-    def resolve(self, ordinals: _I64) -> tuple[_I64, _I64]:
-        """For session ordinals below the frontier: (place of the pack in ``data_packs``,
-        ordinal in that pack)."""
-        first = np.array([packed.first_frame for packed in self._packs], dtype=np.int64)
-        place = np.searchsorted(first, ordinals // FRAME_BLOCKS, side="right") - 1
-        return place, ordinals - first[place] * FRAME_BLOCKS
+    def resolve(self, ordinals: _I64) -> tuple[tuple[bytes, ...], _I64, _I64]:
+        """For session ordinals below the frontier: (packs, which of those, ordinal in it)."""
+        first = np.frombuffer(self._first_frames, dtype=np.int64)
+        used, which = np.unique(
+            np.searchsorted(first, ordinals // FRAME_BLOCKS, side="right") - 1, return_inverse=True
+        )
+        names = tuple(self._names[number] for number in used.tolist())
+        return names, which, ordinals - first[used[which]] * FRAME_BLOCKS
 
     def finish_pack(self) -> None:
         """Close the present frame and pack; the frontier moves behind every block so far."""
@@ -145,7 +141,7 @@ class BlockStore:
         self._rotate()
 
     def data_packs(self) -> list[bytes]:
-        return [packed.name for packed in self._packs]
+        return self._names
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -210,7 +206,8 @@ class BlockStore:
             return
         pack = self._builder.finish()
         ids, counts = b"".join(self._builder_ids), [len(i) // ID_BYTES for i in self._builder_ids]
-        self._packs.append(_Packed(self._builder_first, pack.name))
+        self._names.append(pack.name)
+        self._first_frames.append(self._builder_first)
         self._index.add(pack.name, ids_from_bytes(ids), ordinals_of(np.array(counts, np.int64)))
         self._builder_first += len(self._builder)
         self._recent.drop_below(self.frontier())
