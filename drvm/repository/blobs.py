@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from drvm.chunker import frames
@@ -28,8 +28,12 @@ class BlobWriter:
         self._builder = PackBuilder(sealer, "meta")
         self._names: list[bytes] = []
 
-    def add(self, plain: bytes) -> NewBlob:
-        codec, payload = frames.encode(plain, frames.METADATA_LEVEL)
+    def add(self, plain: bytes, cuts: Sequence[int] = ()) -> NewBlob:
+        """``cuts``: where its bytes change their nature, see ``frames.encode_columns``."""
+        if cuts:
+            codec, payload = frames.encode_columns(plain, cuts, frames.METADATA_LEVEL)
+        else:
+            codec, payload = frames.encode(plain, frames.METADATA_LEVEL)
         return self._add(codec, payload, len(plain))
 
     def add_node(

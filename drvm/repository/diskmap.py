@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from drvm.chunker.blocks import LEAF_BLOCKS, block_count, leaf_count
-from drvm.chunker.runs import Leaf, decode_leaf
+from drvm.chunker.runs import Leaf, columns, decode_leaf
 from drvm.core.errors import DamageFound
 from drvm.repository.blobs import BlobWriter, NewBlob
 from drvm.repository.layout import FANOUT
@@ -157,7 +157,7 @@ class DiskMapWriter:
 
     def put(self, index: int, leaf: bytes, digest: bytes, packs: frozenset[bytes]) -> None:
         """``leaf`` is encoded and needs ``packs``. Leaves never mentioned are all zeroes."""
-        child = Child(self._blobs.add(leaf), digest, packs)
+        child = Child(self._blobs.add(leaf, columns(leaf)), digest, packs)
         self._open.setdefault(index // FANOUT, {})[index % FANOUT] = child
 
     def settled(self, below: int) -> None:

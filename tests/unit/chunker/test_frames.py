@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import tracemalloc
 
 import pytest
@@ -9,13 +10,27 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drvm.chunker.frames import RAW, decode, encode
+from drvm.chunker.frames import LEVELS, RAW, decode, encode, encode_columns
 
 
 @given(st.binary(max_size=5000), st.sampled_from([1, 3, 9]))
 def test_a_frame_comes_back_as_it_went_in(plain, level):
     codec, payload = encode(plain, level)
     assert decode(codec, payload, len(plain)) == plain
+
+
+@given(st.binary(max_size=5000), st.lists(st.integers(0, 5000)), st.sampled_from([1, 9]))
+def test_a_frame_of_columns_comes_back_wherever_they_are_cut(plain, cuts, level):
+    cuts = sorted(min(cut, len(plain)) for cut in cuts)
+    codec, payload = encode_columns(plain, cuts, level)
+    assert decode(codec, payload, len(plain)) == plain
+
+
+def test_columns_of_different_nature_take_less_apart():
+    low = bytes(random.Random(1).choices(range(4), k=20_000))
+    high = bytes(random.Random(2).choices(range(100, 200), k=20_000))
+    apart = encode_columns(low + high, [len(low)], 9)[1]
+    assert len(apart) < len(encode(low + high, 9)[1])
 
 
 def test_what_does_not_compress_is_stored_raw():
@@ -25,6 +40,13 @@ def test_what_does_not_compress_is_stored_raw():
 
 def test_the_codec_is_the_level_that_was_used():
     assert encode(bytes(8192), 9)[0] == 9
+
+
+def test_each_word_of_the_config_compresses_harder_and_says_so_in_the_codec():
+    words = random.Random(1).choices([b"block", b"frame", b"pack", b"point", b"leaf"], k=20_000)
+    encoded = [encode(b" ".join(words), LEVELS[word]) for word in ("fast", "default", "high")]
+    assert [codec for codec, _ in encoded] == [1, 1, 9]
+    assert len(encoded[0][1]) > len(encoded[1][1]) > len(encoded[2][1])
 
 
 def test_a_payload_that_grows_beyond_what_is_expected_is_refused():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drvm.chunker.runs import MAX_ORDINAL, ZERO, Leaf, decode_leaf, encode_leaf
+from drvm.chunker.runs import MAX_ORDINAL, ZERO, Leaf, columns, decode_leaf, encode_leaf
 
 NAMES = tuple(bytes([n]) * 32 for n in range(5))
 
@@ -35,6 +35,14 @@ def addresses(leaf: Leaf) -> list[tuple[bytes | None, int]]:
 def test_a_leaf_comes_back_as_it_went_in(entries):
     leaf = leaf_of(entries)
     assert addresses(decode_leaf(encode_leaf(leaf), len(entries))) == addresses(leaf)
+
+
+@pytest.mark.parametrize("runs", [0, 255, 256, 1000])
+def test_the_planes_of_a_leaf_of_many_runs_are_told(runs):
+    encoded = encode_leaf(leaf_of([(n % 5, 7 * n) for n in range(runs)]))
+    planes = columns(encoded)
+    assert len(planes) == (10 if runs >= 256 else 0)
+    assert not planes or planes[-1] + runs == len(encoded)
 
 
 def test_the_largest_ordinals_come_back_in_any_order():
