@@ -165,6 +165,11 @@ class _Workers:
     def _divided(self, blocks: PackBlocks) -> list[_Range]:
         """Frames that were kept need no request."""
         plain_bytes = self._packs.open(blocks.name).frames.plain_bytes
+        groups = self._packs.ranges(blocks.name, blocks.frame)
+        if (blocks.slot * BLOCK_BYTES >= plain_bytes[blocks.frame]).any():
+            raise DamageFound(
+                f"a disk map names blocks beyond the end of a frame of pack {blocks.name.hex()}"
+            )
         ranges: list[_Range] = []
         if self._cache is not None:
             held = {n: self._cache.get(blocks.name, n) for n in np.unique(blocks.frame).tolist()}
@@ -173,11 +178,7 @@ class _Workers:
                 here = np.isin(blocks.frame, list(kept))
                 ranges.append(_Range(blocks.part(here), tuple(kept.values())))
                 blocks = blocks.part(~here)
-        groups = self._packs.ranges(blocks.name, blocks.frame)
-        if (blocks.slot * BLOCK_BYTES >= plain_bytes[blocks.frame]).any():
-            raise DamageFound(
-                f"a disk map names blocks beyond the end of a frame of pack {blocks.name.hex()}"
-            )
+                groups = self._packs.ranges(blocks.name, blocks.frame)
         ends = np.searchsorted(blocks.frame, [group[-1] for group in groups], side="right")
         for start, stop in pairwise((0, *ends.tolist())):
             ranges.append(_Range(blocks.part(slice(start, stop)), None))

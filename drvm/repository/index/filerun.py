@@ -55,7 +55,7 @@ class FileRun:
 
     def __init__(self, path: Path, repository_id: bytes) -> None:
         """Raises ``ValueError`` for what is not whole or of another repository, and
-        ``FileNotFoundError``."""
+        ``OSError`` for what can't be opened."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         header = self._read(_HEADER_BYTES, 0)
@@ -120,6 +120,8 @@ class FileRun:
     def probe(self, wanted: Keys) -> tuple[_I64, Values]:
         if self._held is not None:
             return find(*self._held, wanted)
+        if not self.count:  # packs that are only known: there is no page to look into
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint32)
         places, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.uint32)]
         for start in range(0, len(wanted), _PAGES_AT_ONCE):
             hit, value = self._probe(wanted[start : start + _PAGES_AT_ONCE])

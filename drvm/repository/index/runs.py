@@ -36,7 +36,8 @@ class RunFiles:
 
     def load(self, known: Sequence[FileRun] = ()) -> list[FileRun]:
         """All that count, youngest first; of those in ``known`` the same objects. Files that are
-        torn or of another repository are removed: their packs are then unknown."""
+        torn or of another repository are removed: their packs are then unknown, as those of files
+        that can't be opened are."""
         for _ in range(_TRIES):
             with contextlib.suppress(FileNotFoundError):  # merged meanwhile by another process
                 return self._load({run.file: run for run in known})
@@ -111,6 +112,10 @@ class RunFiles:
             except ValueError:
                 with contextlib.suppress(OSError):
                     path.unlink()
+            except FileNotFoundError:
+                raise
+            except OSError:
+                continue
         merged = frozenset().union(*(run.sources for run in runs.values()))
         for name in merged & runs.keys():
             del runs[name]

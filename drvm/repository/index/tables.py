@@ -160,7 +160,7 @@ class IdTables:
             if table is None:
                 return None
             if not isinstance(table, _File):
-                return table[number * SEGMENT_BLOCKS :][:SEGMENT_BLOCKS]
+                return table[number * SEGMENT_BLOCKS :][:SEGMENT_BLOCKS].copy()  # not all of it
             rows = table.read(number, self._key)
             if rows is not None:
                 return rows

@@ -154,3 +154,13 @@ def test_the_cache_keeps_near_its_limit_while_much_is_put(tmp_path):
     for number in range(100):
         bounded.put(number.to_bytes(32, "big"), *TABLES[NAME])
     assert bounded.size().size_bytes <= limit_bytes * 17 // 16
+
+
+def test_where_nothing_can_be_written_a_segment_does_not_hold_its_table_in_memory(tmp_path):
+    (tmp_path / "file").touch()
+    kept, _ = tables(tmp_path / "file" / "ids")
+    kept.put(NAME, *TABLES[NAME])
+    rows = kept.segment(NAME, 0)
+    assert rows is not None
+    owner = rows if rows.base is None else rows.base
+    assert owner.nbytes == rows.nbytes

@@ -269,3 +269,29 @@ def test_a_directory_that_cannot_be_written_leaves_the_hooks_in_memory(tmp_path)
     assert finds(found, *packs)
     assert found.sync(present(*packs), frozenset()) == []
     assert finds(found, *packs)
+
+
+def test_a_run_without_hooks_is_asked_on_disk_and_stays(tmp_path):
+    packs = [pack(number, 0) for number in range(3)]
+    found = levels(tmp_path)
+    found.add(packs)
+    found.flush()
+    assert list(found.probe(pack(9, 20).keys, dense_only=False)) == []
+    assert len(paths(tmp_path)) == 1
+    assert found.sync(present(*packs), frozenset()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_what_cannot_be_opened_as_a_run_is_as_good_as_absent(kind, tmp_path):
+    known, unknown = pack(1, 20), pack(2, 20)
+    writer = levels(tmp_path)
+    writer.add([known])
+    writer.flush()
+    stranger = tmp_path / f"{bytes(16).hex()}.run"
+    if kind == "link":
+        stranger.symlink_to(paths(tmp_path)[0])
+    else:
+        stranger.mkdir()
+    found = levels(tmp_path)
+    assert found.sync(present(known, unknown), frozenset()) == [unknown.name]
+    assert finds(found, known)

@@ -66,6 +66,27 @@ def test_a_block_beyond_the_end_of_its_frame_is_damage(vault, ordinal):
         read_all(vault, mapped(vault, leaf(vault, ordinal), bytes(16)))
 
 
+def test_a_block_beyond_the_end_of_a_frame_that_was_kept_is_damage_too(vault):
+    vault.save([noise(3 * BLOCK_BYTES)])
+    hasher = vault.repository.hasher
+    first, second = leaf(vault, *[0] * LEAF_BLOCKS), leaf(vault, 0, 3)
+    blobs = BlobWriter(
+        vault.repository._sealer, lambda p: vault.store.put(pack_object(p.name), p.data)
+    )
+    size = LEAF_BYTES + 2 * BLOCK_BYTES
+    writer = DiskMapWriter(blobs, size, None)
+    block = hasher.ids(noise(3 * BLOCK_BYTES))[0]
+    for index, told, ids in ((0, first, [block] * LEAF_BLOCKS), (1, second, [block, block * 0])):
+        digest = hasher.leaf_digest(np.array(ids))[:16]
+        writer.put(index, encode_leaf(told), digest, frozenset(told.packs))
+    root = writer.finish()
+    blobs.finish()
+    lying = DiskMap(vault.repository.packs.blob, blobs.ref(root), size)
+    with pytest.raises(DamageFound, match="beyond the end"):
+        for _ in read_disk(lying, vault.repository.packs, hasher):
+            pass
+
+
 @pytest.mark.parametrize("ordinal", [32, 65536 * 32, (1 << 31) - 1])
 def test_a_frame_that_its_pack_does_not_have_is_damage(vault, ordinal):
     vault.save([noise(3 * BLOCK_BYTES)])
