@@ -44,15 +44,13 @@ class Fingerprints:
 
     def __init__(self, directory: Path | None, vm_uuid: str, target: str) -> None:
         self._descriptor: int | None = None
-        self._writes = False
+        self._writes = True
         if directory is None:
             return
         name = hashlib.sha256(f"{vm_uuid}/{target}".encode()).hexdigest()[:32]
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with contextlib.suppress(OSError):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            room = os.statvfs(directory)
-            self._writes = room.f_bavail >= room.f_blocks * _LEAST_FREE
             self._descriptor = os.open(directory / name, flags, 0o600)
 
     @staticmethod
@@ -83,6 +81,9 @@ class Fingerprints:
         if self._descriptor is None or not self._writes:
             return
         try:
+            room = os.fstatvfs(self._descriptor)  # each time: guests may need what is left
+            if room.f_bavail < room.f_blocks * _LEAST_FREE:
+                return
             written = os.pwrite(self._descriptor, ids.tobytes(), leaf * _CHUNK_BYTES)
             self._writes = written == ids.nbytes
         except OSError:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES, Ids
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES, Ids, zero_ids
 from drvm.repository import fingerprints as module
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.fingerprints import Fingerprints
@@ -287,3 +287,12 @@ def test_a_disk_of_many_leaves_is_known_leaf_by_leaf(host):
     assert again.leaf_child(0) == parent.leaf_child(0)
     content = host.load(again)
     assert [content[at : at + 4 * ONE] for at in places] == [noise(4 * ONE, s) for s in (1, 4, 3)]
+
+
+def test_writing_ends_where_the_file_system_fills_up_meanwhile(tmp_path, monkeypatch):
+    with Fingerprints(tmp_path, "vm", "vda") as kept:
+        kept.write(0, zero_ids(4))
+        assert len(kept.read(0, 4)) == 4
+        monkeypatch.setattr(module, "_LEAST_FREE", 2.0)  # nothing is free enough
+        kept.write(1, zero_ids(4))
+        assert len(kept.read(1, 4)) == 0
