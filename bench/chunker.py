@@ -29,6 +29,7 @@ THEMES: dict[str, Theme] = {
     "backup": full_backup,
     "stored": stored,
     "restore": full_restore,
+    "diskmap": by_command("diskmap", parts.diskmap),
     "aged": by_command("aged", parts.aged),
     "memory": thin_disk,
     "points": one_more,

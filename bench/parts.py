@@ -19,14 +19,12 @@ Theme = Callable[[Bench], list[Figure]]
 Rows = Sequence[Mapping[str, Any]]
 
 
-def by_command(
-    module: str, figures: Callable[[Any], list[Figure]], *options: str
-) -> Callable[[Bench], list[Figure]]:
-    """Runs the command in a process of its own, by the same interpreter."""
+def by_command(module: str, figures: Callable[[Any], list[Figure]]) -> Theme:
+    """A theme that runs the command in a process of its own, by the same interpreter."""
 
     def run(bench: Bench) -> list[Figure]:
         path = bench.scratch / f"{module}.json"
-        argv = [sys.executable, "-m", f"bench.{module}", "--json", str(path), *options]
+        argv = [sys.executable, "-m", f"bench.{module}", "--json", str(path)]
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
         return figures(json.loads(path.read_text()))
 
@@ -82,3 +80,7 @@ def aged(told: Rows) -> list[Figure]:
             f"{fetched['data']}, {fetched['disk_gib']} GiB",
         ),
     ]
+
+
+def diskmap(told: Rows) -> list[Figure]:
+    return [Figure(**{k: v for k, v in row.items() if k != "verdict"}) for row in told]

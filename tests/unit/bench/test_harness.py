@@ -137,3 +137,5 @@ def test_what_other_measurements_told_is_judged_too() -> None:
     assert by_name["look-ups, numpy, aged"] == "met"
     assert by_name["index in memory, native"] == "missed"
     assert [figure.verdict for figure in parts.aged(aged)] == ["missed", "missed"]
+    rows = harness.as_rows([Figure("metadata", 3.0, 4, "%"), Figure("nodes", 3.0, 2, "MiB")])
+    assert [figure.verdict for figure in parts.diskmap(rows)] == ["met", "missed"]
