@@ -1,14 +1,18 @@
-"""Where the work is, on stderr: a bar on a terminal, a line per stage elsewhere, or nothing."""
+"""Where the work is, on stderr: a bar on a terminal, lines elsewhere, or nothing. Both tell the
+rate and the time that is left."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from drvm.cli.output import Flags
-from drvm.core.progress import NoProgress, Progress
+from drvm.core.clock import Clock, SystemClock
+from drvm.core.progress import Meter, NoProgress, Progress
 from drvm.core.text import printable
+from drvm.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,17 +20,46 @@ if TYPE_CHECKING:
 
 
 class LineProgress:
-    """For logs: each stage once, when it begins."""
+    """For logs: each stage when it begins, and how far a long one has come every half minute."""
 
-    def __init__(self, stream: TextIO) -> None:
+    _EVERY_S = 30.0
+
+    def __init__(self, stream: TextIO, clock: Clock) -> None:
         self._stream = stream
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._title = ""
+        self._meter: Meter | None = None
+        self._next_s = 0.0
 
     def stage(self, title: str, total_bytes: int | None = None) -> None:
-        self._stream.write(f"{printable(title)}\n")
-        self._stream.flush()
+        with self._lock:
+            self._title = printable(title)
+            self._meter = Meter(self._clock, total_bytes) if total_bytes else None
+            self._next_s = self._clock.monotonic_s() + self._EVERY_S
+            self._say(self._title)
 
     def advance(self, done_bytes: int) -> None:
-        pass
+        with self._lock:
+            if self._meter is None:
+                return
+            self._meter.advance(done_bytes)
+            if self._clock.monotonic_s() >= self._next_s:
+                self._next_s = self._clock.monotonic_s() + self._EVERY_S
+                self._say(f"{self._title}: {_how_far(self._meter)}")
+
+    def _say(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+
+def _how_far(meter: Meter) -> str:
+    percent = min(100, 100 * meter.done_bytes // meter.total_bytes)
+    parts = [f"{percent} % of {format_bytes(meter.total_bytes)}"]
+    if (left_s := meter.left_s()) is not None:
+        parts.append(f"{format_bytes(int(meter.bytes_per_s()))}/s")
+        parts.append(f"{format_seconds(left_s)} left")
+    return ", ".join(parts)
 
 
 class BarProgress:
@@ -49,12 +82,14 @@ class BarProgress:
 
 
 @contextlib.contextmanager
-def show_progress(stream: TextIO, flags: Flags, *, colour: bool) -> Iterator[Progress]:
+def show_progress(
+    stream: TextIO, flags: Flags, *, colour: bool, clock: Clock | None = None
+) -> Iterator[Progress]:
     """The bar is gone when the context ends, so that the result stands alone."""
     if flags.quiet or flags.json:
         yield NoProgress()
     elif not stream.isatty():
-        yield LineProgress(stream)
+        yield LineProgress(stream, clock or SystemClock())
     else:
         with _rich_bars(stream, colour=colour) as bars:
             yield BarProgress(bars)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from drvm.cli.output import Column, Flags, Output
 from drvm.cli.progress import show_progress
+from tests.fakes.clock import FakeClock
 
 COLUMNS = (Column("name"), Column("size", right=True))
 
@@ -123,6 +124,24 @@ def test_a_stage_without_a_total_shows_no_bytes_of_the_one_before() -> None:
         progress.stage("checking: agent")
     last = stream.getvalue().rpartition("checking: agent")[2]
     assert "restoring vda" in stream.getvalue() and "MiB" not in last
+
+
+def test_a_log_is_told_every_half_minute_how_far_a_long_stage_is() -> None:
+    stream, clock = io.StringIO(), FakeClock()
+    with show_progress(stream, Flags(), colour=False, clock=clock) as progress:
+        progress.stage("reading vda", 100 << 30)
+        for _ in range(45):
+            clock.sleep(2)
+            progress.advance(1 << 30)
+        progress.stage("committing web1")
+        progress.advance(1)
+    assert stream.getvalue().splitlines() == [
+        "reading vda",
+        "reading vda: 15 % of 100.0 GiB, 512.0 MiB/s, 2 min 50 s left",
+        "reading vda: 30 % of 100.0 GiB, 512.0 MiB/s, 2 min 20 s left",
+        "reading vda: 45 % of 100.0 GiB, 512.0 MiB/s, 1 min 50 s left",
+        "committing web1",
+    ]
 
 
 @pytest.mark.parametrize("flags", [Flags(quiet=True), Flags(json=True)])
