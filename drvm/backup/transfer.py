@@ -18,17 +18,17 @@ from drvm.host.model import BlockReader
 from drvm.repository.disk_writer import DiskWriter
 from drvm.snapshot.capture import FrozenDisk
 
-LOAD_BYTES = 4 * MIB
+LOAD_BYTES = 2 * MIB
 """What one thread reads and names at a time; as much as is looked up at a time."""
 _LOAD_EXTENTS = 256
 _READERS = 2
-_LOADS_AHEAD = 4
+_LOADS_AHEAD = 3
 
 
 def transfer(source: FrozenDisk, target: DiskWriter, progress: Progress) -> int:
     """Give the whole disk to ``target``; returns how many bytes were read from the source.
 
-    At most 16 MiB are read ahead, so a slow store slows the reading, not the guest: that writes
+    At most 8 MiB are read ahead, so a slow store slows the reading, not the guest: that writes
     to its overlay. Errors of the source or of the store end it.
     """
     extents = _Extents(align(source.extents(), source.size_bytes, BLOCK_BYTES))

@@ -12,6 +12,7 @@ makes every name unique, so none is ever used again. docs/FORMAT.md, "Packs".
 from __future__ import annotations
 
 import hashlib
+import mmap
 import secrets
 import struct
 from dataclasses import dataclass
@@ -67,6 +68,18 @@ class FrameTable:
         return 4 * self.offset.nbytes
 
 
+Room = npt.NDArray[np.uint8]
+"""Memory that a pack is built in."""
+
+
+def make_room(size_bytes: int = PACK_MAX_BYTES) -> Room:
+    """Page by page, so that it can be written past the page cache; by numpy, which asks the
+    kernel for huge pages: 16 faults instead of 8192."""
+    memory = np.empty(size_bytes + mmap.PAGESIZE, dtype=np.uint8)
+    start = -memory.__array_interface__["data"][0] % mmap.PAGESIZE
+    return memory[start : start + size_bytes]
+
+
 class PackBuilder:
     """Collects frames until the pack is full. One thread at a time.
 
@@ -74,11 +87,11 @@ class PackBuilder:
     other builder until that pack is stored. Fresh memory costs as much as sealing does.
     """
 
-    def __init__(self, sealer: Sealer, kind: Kind, room: bytearray | None = None) -> None:
+    def __init__(self, sealer: Sealer, kind: Kind, room: Room | None = None) -> None:
         self.kind: Kind = kind
         self._salt = secrets.token_bytes(SALT_BYTES)
         self._cipher = sealer.cipher(b"pack-" + kind.encode(), self._salt)
-        self._room = bytearray(PACK_MAX_BYTES) if room is None else room
+        self._room = make_room() if room is None else room
         self._table: list[tuple[int, int, int]] = []
         self._ids: list[bytes] = []
         self._blocks = 0
@@ -154,10 +167,11 @@ class PackBuilder:
 
     def _piece(self, start: int, length: int) -> memoryview:
         """So much of the room. It grows where the first frame alone is larger than any pack."""
-        missing = start + length - len(self._room)
-        if missing > 0:
-            self._room += bytes(missing)
-        return memoryview(self._room)[start : start + length]
+        if start + length > len(self._room):
+            larger = make_room(start + length)
+            larger[: self.stored_bytes] = self._room[: self.stored_bytes]
+            self._room = larger
+        return self._room.data[start : start + length]
 
 
 @dataclass(frozen=True, slots=True)

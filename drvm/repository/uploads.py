@@ -17,7 +17,7 @@ class Uploads:
     is read no faster than the store takes it. Leaving the context waits for what is under way.
     """
 
-    def __init__(self, store: Store, *, threads: int = 3, in_flight: int = 3) -> None:
+    def __init__(self, store: Store, *, threads: int = 2, in_flight: int = 2) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="upload")
         self._room = threading.Semaphore(in_flight)

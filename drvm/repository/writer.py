@@ -11,6 +11,7 @@ docs/adr/024-pipeline.md.
 from __future__ import annotations
 
 import functools
+import os
 from array import array
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,8 +26,7 @@ from drvm.chunker.frames import FRAME_BLOCKS
 from drvm.core.errors import DamageFound
 from drvm.repository.crypto import TAG_BYTES, Sealer
 from drvm.repository.index import UNKNOWN, Index, SortedIds
-from drvm.repository.layout import PACK_MAX_BYTES
-from drvm.repository.pack import PackBuilder, ordinals_of
+from drvm.repository.pack import PackBuilder, Room, make_room, ordinals_of
 from drvm.repository.uploads import Uploads
 
 SESSION = -2
@@ -38,8 +38,8 @@ Rows = npt.NDArray[np.uint8]
 
 _BATCH_FRAMES = 8
 """Frames that one thread compresses at a time: 1 MiB, so that passing them on costs nothing."""
-_BATCHES_IN_FLIGHT = 16
-_COMPRESSORS = 2
+_COMPRESSORS = min(8, max(2, os.cpu_count() or 2))
+_BATCHES_IN_FLIGHT = _COMPRESSORS + 4
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class BlockStore:
         self._spare: list[tuple[Rows, Ids]] = []
         self._batch = self._empty_batch()
         self._in_flight: deque[_Batch] = deque()
-        self._rooms: deque[bytearray] = deque()  # of packs that are stored
+        self._rooms: deque[Room] = deque()  # of packs that are stored
         self._room, self._builder = self._new_builder()
         self._builder_ids: list[bytes] = []
         self._builder_first = 0
@@ -197,8 +197,8 @@ class BlockStore:
                 batch.tally.stored_bytes += len(payload) + TAG_BYTES
             self._spare.append((batch.rows, batch.ids))
 
-    def _new_builder(self) -> tuple[bytearray, PackBuilder]:
-        room = self._rooms.popleft() if self._rooms else bytearray(PACK_MAX_BYTES)
+    def _new_builder(self) -> tuple[Room, PackBuilder]:
+        room = self._rooms.popleft() if self._rooms else make_room()
         return room, PackBuilder(self._sealer, "data", room)
 
     def _rotate(self) -> None:
