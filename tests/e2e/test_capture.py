@@ -97,6 +97,7 @@ def test_an_excluded_disk_is_not_touched(guest: Guest, parts: Parts) -> None:
     assert_back_on_its_disks(guest, parts)
 
 
+@pytest.mark.long
 def test_a_guest_that_is_restarted_meanwhile_goes_on_undisturbed(
     guest: Guest, parts: Parts
 ) -> None:

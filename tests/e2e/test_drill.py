@@ -196,6 +196,7 @@ def test_the_result_of_a_drill_is_kept_and_rendered(drills: Drills) -> None:
     assert b'failures="0"' in junit_report(report)
 
 
+@pytest.mark.long
 def test_a_drill_whose_command_fails_is_failed_and_shows_the_screen(drills: Drills) -> None:
     wrong = CommandCheck(("/bin/sh", "-c", "echo no such table >&2; exit 3"), timeout_s=2.0)
     plan = drills.plan(AgentCheck(), wrong)

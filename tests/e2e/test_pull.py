@@ -166,6 +166,7 @@ def test_an_incremental_reads_the_changed_clusters_and_nothing_else(line: Line) 
     assert line.read_bytes["vdb"] == CLUSTER_BYTES
 
 
+@pytest.mark.long
 def test_checkpoints_serve_the_other_engine_too(line: Line) -> None:
     engines: tuple[EngineWish, ...] = ("pull", "external", "pull", "pull", "external", "external")
     line.back_up("external", "write -P 11 5M 100k")
