@@ -8,42 +8,33 @@ the guest writes to an overlay next to its image; where the policy wants it, als
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from drvm.core.errors import CaptureError
 from drvm.host.model import Domain, DomainState
 from drvm.snapshot import checkpoints, domainxml, outside, standing
-from drvm.snapshot.capture import CaptureRequest, FrozenMachine
-from drvm.snapshot.checkpoints import STANDING_OVERLAY, Hint, Image
+from drvm.snapshot.capture import CaptureRequest, FrozenDisk, FrozenMachine
+from drvm.snapshot.checkpoints import STANDING_OVERLAY
 from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.freeze import Instant
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
-from drvm.snapshot.outside import Outside
-from drvm.snapshot.parts import Parts, guest_facts, readable, refuse_jobs, require_local
-from drvm.snapshot.reading import Pace, Reading
-from drvm.snapshot.recovery import finish_earlier
-from drvm.snapshot.release import Release
-from drvm.snapshot.space import SpaceWatch
+from drvm.snapshot.live import (
+    Prepared,
+    frozen_machine,
+    journaled,
+    locked,
+    require_running,
+    unstored,
+    watched,
+)
+from drvm.snapshot.parts import Parts, readable, refuse_jobs
+from drvm.snapshot.reading import Reading
 from drvm.snapshot.standing import Standing
 from drvm.snapshot.watchdog import Watch
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Everything that is known before anything is touched."""
-
-    machine: Machine
-    definition_xml: str
-    images: tuple[Image, ...]
-    entry: Entry
-    hints: Mapping[str, Hint]
-    keep: bool
-    """Whether the overlays stand when the point is good."""
-    outside: Outside
-    warnings: tuple[str, ...]
 
 
 class ExternalEngine:
@@ -56,18 +47,9 @@ class ExternalEngine:
     def capture(self, request: CaptureRequest) -> Iterator[FrozenMachine]:
         """See ``Engine``. SIGKILL at any time leaves a journal that recovery works off."""
         parts = self._parts
-        require_local(parts.host)
-        domain = parts.host.domain(request.vm)
-        with (
-            parts.journal.lock(domain.uuid, domain.name),
-            parts.watchdog(domain.uuid, request.freeze_timeout_s) as watch,
-        ):
-            finish_earlier(parts, domain)
+        with locked(parts, request) as (domain, watch):
             prepared = self._prepare(domain, request)
-            parts.room().require(prepared.entry)
-            release = Release(parts, prepared.entry)
-            parts.journal.write(prepared.entry)
-            try:
+            with journaled(parts, prepared.entry) as release:
                 parts.trace("overlays-journaled")
                 self._make_overlays(prepared)
                 problem = checkpoints.renew(domain, request, prepared.images)
@@ -75,25 +57,20 @@ class ExternalEngine:
                 instant = self._snapshot(domain, request, prepared, watch)
                 watch.end()
                 with (
-                    SpaceWatch(domain.name, release.trouble, release.early) as space,
+                    watched(parts, domain, request, release) as reading,
                     contextlib.ExitStack() as exports,
                 ):
-                    pace = Pace(request.read_bandwidth_mib_s, parts.clock)
-                    reading = Reading(pace, space.still_frozen)
-                    machine = self._frozen(domain, prepared, instant, exports, reading, problem)
+                    disks = partial(self._disks, prepared, exports, reading)
+                    machine = frozen_machine(parts, domain, prepared, instant, disks, problem)
                     parts.trace("reading")
                     yield machine
                 if prepared.keep:
                     self._keep(domain, prepared)
-            finally:
-                release.run()
 
     # -- before anything is touched -----------------------------------------------------------
-    def _prepare(self, domain: Domain, request: CaptureRequest) -> _Prepared:
+    def _prepare(self, domain: Domain, request: CaptureRequest) -> Prepared:
         parts = self._parts
-        state = domain.state()
-        if state not in (DomainState.RUNNING, DomainState.PAUSED):
-            raise CaptureError(f"{domain.name} does not run")
+        state = require_running(domain)
         _refuse_foreign_work(domain, domainxml.read(domain.xml()))
         stood = standing.settle(parts, domain, request)
         machine = domainxml.read(stood.on_own_images(domain.xml()))
@@ -101,14 +78,12 @@ class ExternalEngine:
         selection = select(machine, request.exclude_disks)
         images = tuple(stood.image(parts, source) for source in selection.captured)
         disks = tuple(self._planned(s, request, machine, stood) for s in selection.captured)
-        stored = domainxml.read(definition)
-        unstored = [s.target for s in selection.captured if stored.disk(s.target) is None]
-        warnings = [f"{target} is plugged in only until the next start" for target in unstored]
+        warnings = unstored(definition, selection)
         wanted = request.changed_blocks == STANDING_OVERLAY
         keep = wanted and not standing.barred(domain, images)
         if wanted and not keep:
             warnings.append("no overlay is left standing: the machine has internal snapshots")
-        return _Prepared(
+        return Prepared(
             machine=machine,
             definition_xml=definition,
             images=images,
@@ -151,7 +126,7 @@ class ExternalEngine:
         )
 
     # -- the instant --------------------------------------------------------------------------
-    def _make_overlays(self, prepared: _Prepared) -> None:
+    def _make_overlays(self, prepared: Prepared) -> None:
         for disk, image in zip(prepared.entry.disks, prepared.images, strict=True):
             self._parts.images.create_overlay(
                 Path(disk.overlay),
@@ -162,7 +137,7 @@ class ExternalEngine:
         self._parts.trace("overlays-made")
 
     def _snapshot(
-        self, domain: Domain, request: CaptureRequest, prepared: _Prepared, watch: Watch
+        self, domain: Domain, request: CaptureRequest, prepared: Prepared, watch: Watch
     ) -> Instant:
         parts = self._parts
         overlays = {disk.target: Path(disk.overlay) for disk in prepared.entry.disks}
@@ -196,7 +171,7 @@ class ExternalEngine:
             disk.names(Path(planned.overlay)) for disk in machine.disks for planned in entry.disks
         )
 
-    def _keep(self, domain: Domain, prepared: _Prepared) -> None:
+    def _keep(self, domain: Domain, prepared: Prepared) -> None:
         """The point is good: from here on, also after a crash, its overlays stand. A crash before
         this is written leaves those of the parent point standing, and costs a full read; so does
         a journal that can't be written."""
@@ -207,42 +182,17 @@ class ExternalEngine:
         self._parts.trace("aim-journaled")
 
     # -- what is read -------------------------------------------------------------------------
-    def _frozen(
-        self,
-        domain: Domain,
-        prepared: _Prepared,
-        instant: Instant,
-        exports: contextlib.ExitStack,
-        reading: Reading,
-        problem: str,
-    ) -> FrozenMachine:
-        parts, machine = self._parts, prepared.machine
-        state = outside.at_instant(prepared.outside, machine, parts.host.places, parts.clock)
+    def _disks(
+        self, prepared: Prepared, exports: contextlib.ExitStack, reading: Reading
+    ) -> tuple[FrozenDisk, ...]:
+        parts = self._parts
         hints = {
             image.target: checkpoints.confirmed(
                 prepared.hints[image.target], parts.images.info(image.info.path, image.info.format)
             )
             for image in prepared.images
         }
-        return FrozenMachine(
-            name=domain.name,
-            uuid=domain.uuid,
-            taken_at=instant.taken_at,
-            consistency=instant.consistency,
-            engine=self.name,
-            disks=readable(prepared.images, parts.processes, parts.clock, exports, reading, hints),
-            definition_xml=prepared.definition_xml,
-            nvram=state.nvram,
-            tpm=state.tpm,
-            guest=guest_facts(domain, instant, parts.clock),
-            frozen_s=instant.frozen_s,
-            warnings=(
-                *prepared.warnings,
-                *state.warnings,
-                *instant.warnings,
-                *filter(None, [problem]),
-            ),
-        )
+        return readable(prepared.images, parts.processes, parts.clock, exports, reading, hints)
 
 
 def _refuse_foreign_work(domain: Domain, machine: Machine) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from drvm.core.errors import CaptureError, HostError, HostUnreachable
@@ -24,33 +25,23 @@ from drvm.snapshot.disks import scratch_path, select
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.freeze import Instant
 from drvm.snapshot.journal import VERSION, Entry, PullFiles
-from drvm.snapshot.outside import Outside
-from drvm.snapshot.parts import Parts, guest_facts, refuse_jobs, require_local
+from drvm.snapshot.live import (
+    Prepared,
+    frozen_machine,
+    journaled,
+    locked,
+    require_running,
+    unstored,
+    watched,
+)
+from drvm.snapshot.parts import Parts, refuse_jobs
 from drvm.snapshot.pulled import pulled
 from drvm.snapshot.pullxml import backup_xml
-from drvm.snapshot.reading import Pace, Reading
-from drvm.snapshot.recovery import finish_earlier
-from drvm.snapshot.release import Release
-from drvm.snapshot.space import SpaceWatch
 from drvm.snapshot.watchdog import Watch
 
 _MAX_SOCKET_PATH_BYTES = 107
 _MAX_TRIES = 4
 _NAMED_DISK = re.compile(r"disk '(\w+)'", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Everything that is known before anything is touched."""
-
-    machine: Machine
-    definition_xml: str
-    images: tuple[Image, ...]
-    entry: Entry
-    files: PullFiles
-    hints: Mapping[str, Hint]
-    outside: Outside
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +63,26 @@ class PullEngine:
         """See ``Engine``. SIGKILL at any time leaves a journal that recovery works off, and a
         backup job that goes on until then."""
         parts = self._parts
-        require_local(parts.host)
-        domain = parts.host.domain(request.vm)
-        with (
-            parts.journal.lock(domain.uuid, domain.name),
-            parts.watchdog(domain.uuid, request.freeze_timeout_s) as watch,
-        ):
-            finish_earlier(parts, domain)
-            prepared = self._prepare(domain, request)
-            parts.room().require(prepared.entry)
-            release = Release(parts, prepared.entry)
-            parts.journal.write(prepared.entry)
-            try:
+        with locked(parts, request) as (domain, watch):
+            prepared, files = self._prepare(domain, request)
+            with journaled(parts, prepared.entry) as release:
                 parts.trace("scratch-journaled")
-                self._make_scratch(prepared)
-                instant, begun = self._take(domain, request, prepared, watch)
+                self._make_scratch(prepared, files)
+                instant, begun = self._take(domain, request, prepared, files, watch)
                 watch.end()
-                with SpaceWatch(domain.name, release.trouble, release.early) as space:
-                    pace = Pace(request.read_bandwidth_mib_s, parts.clock)
-                    reading = Reading(pace, space.still_frozen)
-                    machine = self._frozen(domain, prepared, instant, begun, reading)
+                with watched(parts, domain, request, release) as reading:
+                    images, socket = prepared.images, Path(files.socket)
+                    disks = partial(
+                        pulled, domain, images, socket, begun.hints, reading, parts.clock
+                    )
+                    machine = frozen_machine(parts, domain, prepared, instant, disks, begun.problem)
                     parts.trace("reading")
                     yield machine
-            finally:
-                release.run()
 
     # -- before anything is touched -----------------------------------------------------------
-    def _prepare(self, domain: Domain, request: CaptureRequest) -> _Prepared:
+    def _prepare(self, domain: Domain, request: CaptureRequest) -> tuple[Prepared, PullFiles]:
         parts = self._parts
-        state = domain.state()
-        if state not in (DomainState.RUNNING, DomainState.PAUSED):
-            raise CaptureError(f"{domain.name} does not run")
+        state = require_running(domain)
         refuse_jobs(domain, domainxml.read(domain.xml()))
         # nothing stands while this engine works, so what stood goes home first
         stood = standing.settle(parts, domain, replace(request, changed_blocks="full-read"))
@@ -120,10 +100,7 @@ class PullEngine:
                 for s in selection.captured
             },
         )
-        stored = domainxml.read(definition)
-        unstored = [s.target for s in selection.captured if stored.disk(s.target) is None]
-        warnings = [f"{target} is plugged in only until the next start" for target in unstored]
-        return _Prepared(
+        prepared = Prepared(
             machine=machine,
             definition_xml=definition,
             images=images,
@@ -138,22 +115,27 @@ class PullEngine:
                 was_running=state is DomainState.RUNNING,
                 pull=files,
             ),
-            files=files,
             hints=checkpoints.hints(domain, request, images),
             outside=outside.look(machine, parts.host.places),
-            warnings=(*stood.warnings, *selection.warnings, *warnings),
+            warnings=(*stood.warnings, *selection.warnings, *unstored(definition, selection)),
         )
+        return prepared, files
 
     # -- the instant --------------------------------------------------------------------------
-    def _make_scratch(self, prepared: _Prepared) -> None:
+    def _make_scratch(self, prepared: Prepared, files: PullFiles) -> None:
         for image in prepared.images:
-            scratch = Path(prepared.files.scratches[image.target])
+            scratch = Path(files.scratches[image.target])
             size_bytes = image.info.virtual_size_bytes
             self._parts.images.create_scratch(scratch, image.info.path, size_bytes)
         self._parts.trace("scratch-made")
 
     def _take(
-        self, domain: Domain, request: CaptureRequest, prepared: _Prepared, watch: Watch
+        self,
+        domain: Domain,
+        request: CaptureRequest,
+        prepared: Prepared,
+        files: PullFiles,
+        watch: Watch,
     ) -> tuple[Instant, Begun]:
         parts = self._parts
         problem, wanted = "", None
@@ -171,7 +153,7 @@ class PullEngine:
             parts.trace("backup-requested")
 
         def take(_freezing_itself: bool) -> None:
-            begun.append(begin(domain, prepared.machine, prepared.files, prepared.hints, wanted))
+            begun.append(begin(domain, prepared.machine, files, prepared.hints, wanted))
             parts.trace("backup-begun")
 
         instant = parts.taking(
@@ -186,39 +168,6 @@ class PullEngine:
         parts.journal.write(replace(prepared.entry, frozen=instant.unsure))
         parts.trace("backup-taken")
         return instant, replace(begun[0], problem=problem or begun[0].problem)
-
-    # -- what is read -------------------------------------------------------------------------
-    def _frozen(
-        self,
-        domain: Domain,
-        prepared: _Prepared,
-        instant: Instant,
-        begun: Begun,
-        reading: Reading,
-    ) -> FrozenMachine:
-        parts, socket = self._parts, Path(prepared.files.socket)
-        state = outside.at_instant(
-            prepared.outside, prepared.machine, parts.host.places, parts.clock
-        )
-        return FrozenMachine(
-            name=domain.name,
-            uuid=domain.uuid,
-            taken_at=instant.taken_at,
-            consistency=instant.consistency,
-            engine=self.name,
-            disks=pulled(domain, prepared.images, socket, begun.hints, reading, parts.clock),
-            definition_xml=prepared.definition_xml,
-            nvram=state.nvram,
-            tpm=state.tpm,
-            guest=guest_facts(domain, instant, parts.clock),
-            frozen_s=instant.frozen_s,
-            warnings=(
-                *prepared.warnings,
-                *state.warnings,
-                *instant.warnings,
-                *filter(None, [begun.problem]),
-            ),
-        )
 
 
 def _socket_path(places: StatePlaces | None, domain: Domain, point_id: str) -> Path:
