@@ -26,14 +26,12 @@ from drvm.core.clock import SystemClock
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress, Trace, no_trace
 from drvm.core.units import GIB, MIB
-from drvm.lab import guest as lab
-from drvm.lab import services
 from drvm.repository.manifest import Manifest
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import BackupOptions, take_point
 from tests import chain
 from tests.appliance import make_appliance
-from tests.guests import Guest, MakeGuest, guests
+from tests.guests import Guest, MakeGuest, command_guests
 
 CLUSTER_BYTES = 65536
 PLACES, PLACE_BYTES = 500, 208 * 1024
@@ -200,11 +198,8 @@ def main() -> int:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     told = {}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(services.libvirtd(_processes, _clock))
+        make = stack.enter_context(command_guests(_processes))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drvm-bench-")))
-        template = lab.build_template(lab.default_cache(), _processes)
-        virt_type = lab.probe_virt_type(template, lab.default_cache(), _processes, _clock)
-        make = stack.enter_context(guests(template, virt_type, _processes))
         for name in asked.parts or PARTS:
             told[name] = PARTS[name](Bench(make, directory))
             _print(name, told[name])

@@ -19,6 +19,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import ProcessFailed
 from drvm.core.process import Processes, SystemProcesses
 from drvm.lab import guest as lab
+from drvm.lab import services
 from drvm.lab.disk import READY_LINE
 from tests import warm
 
@@ -223,6 +224,16 @@ def guests(
             return guest
 
         yield make
+
+
+@contextlib.contextmanager
+def command_guests(processes: Processes) -> Iterator[MakeGuest]:
+    """``guests`` for a command of its own, which starts a libvirtd where none answers."""
+    with services.libvirtd(processes, _clock):
+        template = lab.build_template(lab.default_cache(), processes)
+        virt_type = lab.probe_virt_type(template, lab.default_cache(), processes, _clock)
+        with guests(template, virt_type, processes) as make:
+            yield make
 
 
 if __name__ == "__main__":

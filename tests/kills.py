@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import random
 import re
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -22,10 +20,8 @@ from pathlib import Path
 
 from drvm.core.clock import SystemClock
 from drvm.core.process import SystemProcesses
-from drvm.core.progress import NoProgress
+from drvm.core.progress import NoProgress, Trace
 from drvm.core.units import format_seconds
-from drvm.lab import guest as lab
-from drvm.lab import services
 from drvm.repository.repository import Repository
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
@@ -33,7 +29,8 @@ from drvm.wiring.jobs import BackupOptions, take_point
 from tests import chain
 from tests.appliance import Appliance, make_appliance
 from tests.capturing import assert_sound_file_system, file_in_raw
-from tests.guests import Guest, guests
+from tests.guests import Guest, command_guests
+from tests.killing import ENDED, KILLED, end_at
 from tests.proving import proven_point
 
 LIMIT_S = 60.0
@@ -178,23 +175,12 @@ class Harness:
     def killed_backup(self, way: Way, step: str, delay_s: float) -> bool:
         """Whether the child was killed, or, after a delay, had come to its end."""
 
-        def trace(reached: str) -> None:
-            if reached == step and delay_s:
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.setitimer(signal.ITIMER_REAL, delay_s)
-            elif reached == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        child = os.fork()
-        if child == 0:
-            code = 1
-            with contextlib.suppress(BaseException), Forked(self.wiring) as wiring:
+        def work(trace: Trace) -> None:
+            with Forked(self.wiring) as wiring:
                 take_point(wiring, self.guest.name, way.options, NoProgress(), trace)
-                code = 0
-            os._exit(code)
-        _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        return code in (-signal.SIGKILL, -signal.SIGALRM) or (code == 0 and delay_s > 0)
+
+        code = end_at(step, work, delay_s)
+        return code in KILLED or (code == ENDED and delay_s > 0)
 
 
 def leftovers(guest: Guest, wiring: Wiring, way: Way) -> list[str]:
@@ -256,11 +242,8 @@ def main() -> int:
         print(f"{row.way:<18} {row.step:<24} {row.kills:>5} {time:>8}  {words}", flush=True)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(services.libvirtd(processes, _clock))
+        make = stack.enter_context(command_guests(processes))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drvm-kills-")))
-        template = lab.build_template(lab.default_cache(), processes)
-        virt_type = lab.probe_virt_type(template, lab.default_cache(), processes, _clock)
-        make = stack.enter_context(guests(template, virt_type, processes))
         appliance = make_appliance(directory, f"file://{directory}/repository", None)
         made = stack.enter_context(harness(make("kills"), appliance, asked.seed))
         for way in WAYS:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from drvm.core.errors import CaptureError, CleanupFailed, Locked
 from drvm.core.process import Processes, SystemProcesses
+from drvm.core.progress import Trace
 from drvm.lab.guest import URI, workspace
 from drvm.snapshot.parts import Parts
 from drvm.snapshot.recovery import find, recover
@@ -24,6 +23,7 @@ from tests.capturing import (
     with_trace,
 )
 from tests.guests import Guest, unique_name
+from tests.killing import end_at
 
 pytestmark = pytest.mark.guest
 
@@ -271,33 +271,15 @@ def test_a_kill_and_then_a_machine_that_is_off_is_put_right_at_every_step(
 
 
 def _killed_capture(machine: Guest, parts: Parts, step: str) -> None:
-    def work() -> None:
-        with capture(with_trace(parts, _killer(step)), machine.name):
+    def work(trace: Trace) -> None:
+        with capture(with_trace(parts, trace), machine.name):
             pass
 
-    _in_a_child(work)
+    end_at(step, work)
 
 
 def _killed_recovery(machine: Guest, parts: Parts, step: str) -> None:
-    _in_a_child(lambda: recover(with_trace(parts, _killer(step)), machine.name))
-
-
-def _killer(step: str) -> Callable[[str], None]:
-    def kill(name: str) -> None:
-        if name == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return kill
-
-
-def _in_a_child(work: Callable[[], object]) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+    end_at(step, lambda trace: recover(with_trace(parts, trace), machine.name))
 
 
 def _write_where_the_machine_would(machine: Guest, pattern: int) -> list[tuple[Path, str]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import struct
 import zlib
 from collections.abc import Iterator
@@ -38,6 +36,7 @@ from drvm.snapshot.choose import choose
 from drvm.store.memory import MemoryStore
 from tests.capturing import assert_back_on_its_disks, make_parts
 from tests.guests import BOOT_LIMIT_S, Guest, MakeGuest, unique_name
+from tests.killing import killed_at
 
 pytestmark = pytest.mark.guest
 
@@ -228,18 +227,7 @@ def test_a_killed_drill_ends_its_guest_and_its_leftovers_are_removed(
 ) -> None:
     plan = drills.plan(AgentCheck())
 
-    def kill(name: str) -> None:
-        if name == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        try:
-            drills.run(plan, kill)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"{step} was not reached"
+    killed_at(step, lambda trace: drills.run(plan, trace))
     deadline_s = CLOCK.monotonic_s() + 30
     while f"machine {plan.name}" in drills.left_of(plan):
         assert CLOCK.monotonic_s() < deadline_s, "the guest outlived its drill"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import Locked, ProcessFailed
 from drvm.core.ids import new_point_id
 from drvm.core.process import Processes
+from drvm.core.progress import Trace
 from drvm.snapshot.capture import CaptureRequest
 from drvm.snapshot.group import capture_group
 from drvm.snapshot.parts import Parts
@@ -22,6 +21,7 @@ from drvm.snapshot.recovery import recover
 from tests.appliance import make_appliance
 from tests.capturing import assert_back_on_its_disks, file_in_image, make_parts, with_trace
 from tests.guests import Guest, MakeGuest
+from tests.killing import killed_at
 
 pytestmark = pytest.mark.guest
 
@@ -108,20 +108,12 @@ def test_where_one_can_not_be_captured_none_is_touched(
 def test_a_kill_while_all_are_frozen_thaws_all_without_recovery(
     pair: tuple[Guest, Guest], libvirt_uri: str, parts: Parts, tmp_path: Path, processes: Processes
 ) -> None:
-    def kill(step: str) -> None:
-        if step == "snapshot-taking":
-            os.kill(os.getpid(), signal.SIGKILL)
+    def work(trace: Trace) -> None:
+        own = make_parts(libvirt_uri, tmp_path / "state", processes, trace)
+        with capture_group(own, requests(pair)):
+            pass
 
-    child = os.fork()
-    if child == 0:
-        try:
-            with capture_group(
-                make_parts(libvirt_uri, tmp_path / "state", processes, kill), requests(pair)
-            ):
-                pass
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    killed_at("snapshot-taking", work)
     deadline_s = clock.monotonic_s() + 10
     for guest in pair:
         while guest.agent("guest-fsfreeze-status") != "thawed":

@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +30,7 @@ from tests.appliance import make_appliance
 from tests.bare import MIB, Bare, bare_machine
 from tests.capturing import make_parts, rebuilt
 from tests.guests import Guest, MakeGuest, unique_name
+from tests.killing import killed_at
 from tests.own_libvirtd import own_libvirtd
 from tests.small import fill, small_file_system
 
@@ -101,20 +100,13 @@ class Line:
     def kill_at(self, step: str) -> None:
         """A capture in a child that SIGKILL ends right there."""
 
-        def trace(reached: str) -> None:
-            if reached == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+        def work(trace: Trace) -> None:
+            own = make_parts(lab.URI, self.scratch, SystemProcesses())
+            line = Line(self.machine, own, self.scratch, self.parent, dict(self.known))
+            with line.capture(trace=trace):
+                pass
 
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                own = make_parts(lab.URI, self.scratch, SystemProcesses())
-                line = Line(self.machine, own, self.scratch, self.parent, dict(self.known))
-                with line.capture(trace=trace):
-                    pass
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"{step} was not reached"
+        killed_at(step, work)
 
     def recover(self) -> list[str]:
         return [done.problem for done in recovery.recover(self.parts, self.machine.name)]

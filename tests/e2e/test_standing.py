@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +28,7 @@ from tests.appliance import make_appliance
 from tests.bare import Bare, bare_machine
 from tests.capturing import make_parts, rebuilt
 from tests.guests import MakeGuest
+from tests.killing import killed_at
 from tests.loops import loop_device
 from tests.proving import frozen_images, proven_point
 
@@ -81,18 +80,11 @@ class Line:
     def back_up_killed(self, step: str, *, good: bool = True) -> None:
         """In a child that SIGKILL ends right there."""
 
-        def trace(reached: str) -> None:
-            if reached == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+        def work(trace: Trace) -> None:
+            own = make_parts(lab.URI, self.scratch, SystemProcesses())
+            Line(self.machine, own, self.scratch, dict(self.points)).back_up(trace, good=good)
 
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                own = make_parts(lab.URI, self.scratch, SystemProcesses())
-                Line(self.machine, own, self.scratch, dict(self.points)).back_up(trace, good=good)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"{step} was not reached"
+        killed_at(step, work)
 
     def recover(self) -> None:
         assert [done.problem for done in recovery.recover(self.parts, self.machine.name)] in (
