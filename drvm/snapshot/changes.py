@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
+from drvm.core.errors import HostError
 from drvm.core.extents import Extent, ExtentKind, cover
+
+_MAX_CHANGES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,15 @@ def combine(
         kept = piece.clean and piece.end <= sure_end
         kind = ExtentKind.UNCHANGED if kept else piece.kind
         yield Extent(piece.offset, piece.end - piece.offset, kind)
+
+
+def bounded(changes: Iterable[Extent], words: str) -> tuple[Extent, ...]:
+    """All of them, in memory. Raises ``HostError``, which begins with ``words``, where they are
+    more than is reasonable."""
+    found = tuple(islice(changes, _MAX_CHANGES + 1))
+    if len(found) > _MAX_CHANGES:
+        raise HostError(f"{words} more than {_MAX_CHANGES} ranges")
+    return found
 
 
 def agreed(first: Iterable[Extent], second: Iterable[Extent], size_bytes: int) -> Iterator[Extent]:

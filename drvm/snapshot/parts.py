@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from drvm.host.model import Domain, Host
 from drvm.host.nbd import NbdExport, nbd_changes, nbd_overlaid
 from drvm.snapshot import guestview
 from drvm.snapshot.capture import FrozenDisk
+from drvm.snapshot.changes import bounded
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.freeze import Instant, Taking, alone
@@ -31,7 +31,6 @@ from drvm.snapshot.reading import Reading
 from drvm.snapshot.space import Room
 from drvm.snapshot.watchdog import Watchdog, watchdog
 
-_MAX_CHANGES = 1 << 19
 _LOCAL_HOSTS = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
@@ -154,9 +153,7 @@ def _export(
         changes = None
         if not hint.is_doubtful:
             told = nbd_overlaid(socket) if hint.overlaid else nbd_changes(socket, hint.bitmap or "")
-            changes = tuple(islice(told, _MAX_CHANGES + 1))
-            if len(changes) > _MAX_CHANGES:
-                raise HostError(f"they are in more than {_MAX_CHANGES} ranges")
+            changes = bounded(told, "they are in")
         stack.push(attempt.pop_all())
     return socket, changes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 from drvm.core.clock import Clock
@@ -13,11 +12,10 @@ from drvm.core.extents import Extent, cover
 from drvm.host.model import Domain, DomainState, ImageInfo
 from drvm.host.nbd import NbdReader, nbd_changes, nbd_extents
 from drvm.snapshot.capture import FrozenDisk
-from drvm.snapshot.changes import agreed, combine
+from drvm.snapshot.changes import agreed, bounded, combine
 from drvm.snapshot.checkpoints import Hint, Image
 from drvm.snapshot.reading import Reading
 
-_MAX_CHANGES = 1 << 19
 _LOOKS = 10
 _PAUSE_S = 0.2
 
@@ -45,11 +43,8 @@ def pulled(
         if hint.bitmap is not None:
             try:
                 found = nbd_changes(socket, hint.bitmap, image.target)
-                changes = tuple(islice(found, _MAX_CHANGES + 1))
-                if len(changes) > _MAX_CHANGES:
-                    raise HostError(f"it marks more than {_MAX_CHANGES} ranges")
+                changes = bounded(found, "it marks")
             except HostError as problem:
-                changes = None
                 hint = Hint(doubt=f"the bitmap can't be read: {problem.message}")
         disks.append(PulledDisk(image.target, image.info, socket, hint, changes, reading, lost))
     return tuple(disks)
