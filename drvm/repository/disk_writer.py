@@ -137,6 +137,18 @@ class DiskWriter:
             self._fill(first, known.ids[here], known.pack[here], known.ordinal[here])
         return True
 
+    def stored(self, ids: Ids, leaf: Leaf, first: int) -> None:
+        """The next blocks, inside one leaf, are stored where ``leaf`` has its own from ``first``
+        on, and their ids are these: whoever calls has proven both, and that none of it is banned.
+        """
+        if self._position % LEAF_BLOCKS + len(ids) > len(self._pack):
+            raise ValueError("stored blocks must lie inside one leaf")
+        numbers = np.array([self._index.pack_number(name) for name in leaf.packs], dtype=np.int64)
+        here = slice(first, first + len(ids))
+        pack, ordinal = np.append(numbers, ZERO)[leaf.pack[here]], leaf.ordinal[here]
+        for start, _ in self._in_leaf(len(ids)):
+            self._fill(start, ids, pack, ordinal)
+
     def finish(self) -> None:
         """The whole disk was given."""
         if self._position != self._blocks:

@@ -39,7 +39,9 @@ from drvm.repository.layout import (
     RepositoryConfig,
     decode_config,
     drill_object,
+    point_object,
 )
+from drvm.repository.leaf_reader import LeafReader
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.packs import PackReader
 from drvm.repository.pins import Pin
@@ -70,7 +72,8 @@ class Repository:
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
         self.packs = PackReader(store, self._sealer)
         cache = cache_dir / config.repository_id if cache_dir is not None else None
-        self._index = _make_index(cache, config, self._sealer, self.packs, limits)
+        self._tables = _make_tables(cache, self._sealer, self.packs, limits)
+        self._index = _make_index(cache, config, self._tables, limits)
         self._fingerprints = cache / "fingerprints" if cache is not None else None
         self._catalog = Catalog(store, self._sealer, self.packs, self._index)
 
@@ -152,6 +155,11 @@ class Repository:
         from index objects, or from the packs."""
         self._catalog.refresh(banned)
 
+    @property
+    def shunned(self) -> frozenset[bytes]:
+        """The packs that nothing new may rely on, by the last ``refresh``."""
+        return self._catalog.shunned
+
     def session(
         self, *, level: int, verify: bool = True, banned: frozenset[bytes] = frozenset()
     ) -> Session:
@@ -191,6 +199,9 @@ class Repository:
         root = disk.root.ref() if disk.root is not None else None
         return DiskMap(self.packs.blob, root, disk.size_bytes)
 
+    def leaf_reader(self, disk: Disk) -> LeafReader:
+        return LeafReader(self.disk_map(disk), self.packs, self.hasher, self._tables)
+
     def blob(self, blob: StoredBlob) -> bytes:
         return self.packs.blob(blob.ref())
 
@@ -208,6 +219,12 @@ class Repository:
     def end_point(self, point: Point, trace: Trace = no_trace) -> None:
         """That one delete ends it; its packs stay until a collector finds them not needed."""
         protocol.end_point(self.store, point.manifest.vm_uuid, point.id, trace)
+
+    def is_there(self, point: Point) -> bool:
+        """Whether this generation of the point has not been ended since it was read."""
+        manifest = point.manifest
+        name = point_object(manifest.vm_uuid, point.id, point.generation)
+        return name in protocol.manifests(self.store, manifest.vm_uuid, point.id)
 
     # -- pins ---------------------------------------------------------------------------------
     def pins(self) -> dict[str, tuple[Pin, ...]]:
@@ -255,16 +272,18 @@ class Repository:
         return self._index.size()
 
 
-def _make_index(
-    cache: Path | None,
-    config: RepositoryConfig,
-    sealer: Sealer,
-    packs: PackReader,
-    limits: IndexLimits,
-) -> SparseIndex:
-    """Below ``cache``: ``index/`` with the hooks, ``ids/`` with the id tables of packs."""
+def _make_tables(
+    cache: Path | None, sealer: Sealer, packs: PackReader, limits: IndexLimits
+) -> IdTables:
+    """Below ``cache``: ``ids/`` with the id tables of packs."""
     directory = cache / "ids" if cache is not None else None
-    tables = IdTables(directory, sealer.id_table_key(), packs.ids, limits.cache_bytes)
+    return IdTables(directory, sealer.id_table_key(), packs.ids, limits.cache_bytes)
+
+
+def _make_index(
+    cache: Path | None, config: RepositoryConfig, tables: IdTables, limits: IndexLimits
+) -> SparseIndex:
+    """Below ``cache``: ``index/`` with the hooks."""
     files = None
     if cache is not None:
         files = RunFiles(cache / "index", bytes.fromhex(config.repository_id))

@@ -45,6 +45,7 @@ class Vault:
         *,
         step: int = 1 << 20,
         banned: frozenset[bytes] = frozenset(),
+        nvram: bytes | None = None,
     ) -> Point:
         started = len(self.repository.points().points)
         self.repository.refresh(banned)
@@ -59,6 +60,8 @@ class Vault:
                     disk.data(content[at : at + step])
                 tallies.append(disk.tally)
             session.blob(b"<domain/>")
+            if nvram is not None:
+                session.blob(nvram)
             written = session.finish()
         moment = rfc3339(dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(hours=started))
         manifest = Manifest(
@@ -74,6 +77,7 @@ class Vault:
             parent=parent.id if parent else None,
             stored_bytes=written.stored_bytes,
             definition=StoredBlob.of(written.blobs[0]),
+            nvram=StoredBlob.of(written.blobs[1]) if nvram is not None else None,
             disks=tuple(
                 Disk(
                     f"vd{chr(97 + n)}",
