@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from drvm.chunker import frames
@@ -28,13 +28,10 @@ class BlobWriter:
         self._builder = PackBuilder(sealer, "meta")
         self._names: list[bytes] = []
 
-    def add(self, plain: bytes, cuts: Sequence[int] = ()) -> NewBlob:
-        """``cuts``: where its bytes change their nature, see ``frames.encode_columns``."""
-        if cuts:
-            codec, payload = frames.encode_columns(plain, cuts, frames.METADATA_LEVEL)
-        else:
-            codec, payload = frames.encode(plain, frames.METADATA_LEVEL)
-        return self._add(codec, payload, len(plain))
+    def add(self, *columns: bytes) -> NewBlob:
+        """A blob of these bytes; of several where their nature differs."""
+        codec, payload = frames.encode_columns(columns, frames.METADATA_LEVEL)
+        return self._add(codec, payload, sum(map(len, columns)))
 
     def add_node(
         self, encode: Callable[[Callable[[NewBlob | BlobRef], bytes | None]], bytes]

@@ -38,6 +38,7 @@ class _Pending:
     blocks: int
     digest: bytes
     encoded: bytes
+    packs: tuple[bytes, ...]
     last_ordinal: int
 
 
@@ -245,20 +246,18 @@ class DiskWriter:
         for place, number in enumerate(used):
             places[pack == number] = place
         last = int(ordinal[pack == SESSION].max(initial=-1))
-        encoded = encode_leaf(Leaf(names, places, ordinal))
-        self._pending.append(_Pending(index, len(pack), digest, encoded, last))
-        self._pending_bytes += len(encoded)
+        leaf = encode_leaf(Leaf(names, places, ordinal))
+        self._pending.append(_Pending(index, len(pack), digest, leaf.data, leaf.packs, last))
+        self._pending_bytes += len(leaf.data)
         if self._pending_bytes > _PENDING_MAX_BYTES:
             self._store.finish_pack()
         self.settle()
 
     def _put(self, pending: _Pending) -> None:
-        leaf = decode_leaf(pending.encoded, pending.blocks)
+        leaf = decode_leaf(pending.encoded, pending.packs, pending.blocks)
         if _SESSION_NAME in leaf.packs:
             leaf = self._resolved(leaf, leaf.packs.index(_SESSION_NAME))
-        encoded = encode_leaf(leaf)
-        used = frozenset(leaf.packs[place] for place in np.unique(leaf.pack[leaf.pack != ZERO]))
-        self._map.put(pending.index, encoded, pending.digest, used)
+        self._map.put(pending.index, leaf, pending.digest)
 
     def _resolved(self, leaf: Leaf, session: int) -> Leaf:
         ours = leaf.pack == session

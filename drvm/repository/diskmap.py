@@ -1,6 +1,6 @@
 """Disk maps: which block of a disk is stored where, as a tree of immutable nodes.
 
-Leaves cover 64 MiB; inner nodes have up to 128 children. Subtrees that did not change are
+Leaves cover 64 MiB; inner nodes have up to 32 children. Subtrees that did not change are
 shared with the parent point by reference, so an incremental of a 10 TiB disk writes only what
 it touched; and yet every map names the whole disk.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from drvm.chunker.blocks import LEAF_BLOCKS, block_count, leaf_count
-from drvm.chunker.runs import Leaf, columns, decode_leaf
+from drvm.chunker.runs import Leaf, decode_leaf, encode_leaf
 from drvm.core.errors import DamageFound
 from drvm.repository.blobs import BlobWriter, NewBlob
 from drvm.repository.layout import FANOUT
@@ -77,12 +77,9 @@ class DiskMap:
             return None
         assert isinstance(child.ref, BlobRef)
         try:
-            leaf = decode_leaf(self._fetch(child.ref), self.leaf_blocks(index))
+            return decode_leaf(self._fetch(child.ref), child.packs, self.leaf_blocks(index))
         except ValueError as error:
             raise DamageFound(f"a disk map is damaged: {error}") from None
-        if not child.packs.issuperset(leaf.packs):
-            raise DamageFound("a disk map is damaged: a leaf needs packs that no node names")
-        return leaf
 
     def leaf_blocks(self, index: int) -> int:
         return min(LEAF_BLOCKS, block_count(self.size_bytes) - index * LEAF_BLOCKS)
@@ -102,7 +99,7 @@ class DiskMap:
         once, also where a hostile map names it in many places."""
         assert isinstance(child.ref, BlobRef)
         found.add(child.ref.pack)
-        found |= child.packs
+        found.update(child.packs)
         if level > 0 and child.ref not in seen:
             seen.add(child.ref)
             for place, below in self._node(child, level, index).children.items():
@@ -129,7 +126,7 @@ class DiskMap:
 def relies_on(child: Child, packs: frozenset[bytes]) -> bool:
     """Whether the child itself, or a block below it, lies in one of ``packs``."""
     return isinstance(child.ref, BlobRef) and (
-        child.ref.pack in packs or not child.packs.isdisjoint(packs)
+        child.ref.pack in packs or not packs.isdisjoint(child.packs)
     )
 
 
@@ -155,9 +152,10 @@ class DiskMapWriter:
         """The leaf is as in the parent, which must have one of the same number of blocks."""
         self._open.setdefault(index // FANOUT, {})[index % FANOUT] = None
 
-    def put(self, index: int, leaf: bytes, digest: bytes, packs: frozenset[bytes]) -> None:
-        """``leaf`` is encoded and needs ``packs``. Leaves never mentioned are all zeroes."""
-        child = Child(self._blobs.add(leaf, columns(leaf)), digest, packs)
+    def put(self, index: int, leaf: Leaf, digest: bytes) -> None:
+        """Leaves never mentioned are all zeroes."""
+        encoded = encode_leaf(leaf)
+        child = Child(self._blobs.add(*encoded.columns), digest, encoded.packs)
         self._open.setdefault(index // FANOUT, {})[index % FANOUT] = child
 
     def settled(self, below: int) -> None:

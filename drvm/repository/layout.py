@@ -27,7 +27,7 @@ PINS = "pins/"
 
 PACK_MAX_BYTES = 32 * 1024 * 1024
 PACK_MAX_BLOCKS = 65536
-FANOUT = 128
+FANOUT = 32
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 

@@ -1,9 +1,9 @@
 """Inner nodes of a disk map, as stored. docs/FORMAT.md, "Disk maps".
 
-Level 1 nodes refer to up to 128 leaves and carry each leaf's digest, and the set of packs below
-them with a bitmap of the children that need each: so the collector reads level 1 nodes, not
-leaves, and a writer that replaces one child knows what the others need without reading them.
-Higher nodes only refer to nodes.
+Level 1 nodes refer to up to 32 leaves and carry each leaf's digest, and the names of the packs
+below them with a bitmap of the children that need each: so the collector reads level 1 nodes, not
+leaves, a writer that replaces one child knows what the others need without reading them, and
+leaves need no names. Higher nodes only refer to nodes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,12 +32,12 @@ _BITMAP_BYTES = FANOUT // 8
 class Child:
     """``digest``: of a leaf's ids, 16 bytes; empty for the child of a higher node.
 
-    ``packs``: what the child needs, its own metadata pack left out; empty for higher nodes.
+    ``packs``: those that the leaf refers to, ascending; empty for higher nodes.
     """
 
     ref: BlobRef | NewBlob
     digest: bytes = b""
-    packs: frozenset[bytes] = frozenset()
+    packs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def decode_node(data: bytes, own_pack: bytes, level: int, count: int) -> Node:
         place: Child(
             BlobRef(names[owners[place]], numbers[place]),
             digest,
-            frozenset(child_packs.get(place, ())),
+            tuple(child_packs.get(place, ())),
         )
         for place, digest in zip(places, digests, strict=True)
     }
@@ -122,6 +123,8 @@ def _child_packs(data: bytes, count: int, children: int) -> dict[int, list[bytes
     if int.from_bytes(data[at:], "little").bit_count() > children * LEAF_BLOCKS:
         raise ValueError("node names more packs than the leaves below it have blocks")
     names, bitmaps = _split(data[:at], PACK_NAME_BYTES), _split(data[at:], _BITMAP_BYTES)
+    if any(name >= following for name, following in pairwise(names)):
+        raise ValueError("node does not name packs in their order")
     by_child: dict[int, list[bytes]] = {}
     for name, raw in zip(names, bitmaps, strict=True):
         bitmap = int.from_bytes(raw, "little")

@@ -179,10 +179,12 @@ def test_the_example_of_drvm_json_is_one() -> None:
 
 def test_the_table_of_tree_heights_is_the_codes() -> None:
     rows = re.findall(r"^\| up to \d+ \w+ \| (\d+) \| (\d+) \|", FORMAT, re.MULTILINE)
-    assert len(rows) == 5
+    assert len(rows) == 7
     for leaves, height in rows:
         assert levels(int(leaves)) == int(height)
     assert levels(int(rows[1][0]) + 1) == int(rows[1][1]) + 1
+    assert f"height of a disk map | {manifest.MAX_DISK_BYTES}; {rows[-1][1]} |" in FORMAT
+    assert f"{layout.FANOUT}^L >= leaves" in FORMAT
 
 
 def section(heading: str) -> str:
@@ -264,8 +266,8 @@ def test_the_example_of_an_index_object() -> None:
 
 def test_the_example_of_a_node() -> None:
     children = {
-        0: Child(NewBlob(0, 5), b"\x10" * 16, frozenset({A})),
-        2: Child(BlobRef(C, 7), b"\x12" * 16, frozenset({A, B})),
+        0: Child(NewBlob(0, 5), b"\x10" * 16, (A,)),
+        2: Child(BlobRef(C, 7), b"\x12" * 16, (A, B)),
     }
     encoded = nodes.encode_node(
         Node(1, 3, children), lambda ref: ref.pack if isinstance(ref, BlobRef) else None
@@ -279,9 +281,10 @@ def test_the_example_of_a_leaf() -> None:
     for start, count, number, first in [
         (2, 3, 0, 300),
         (5, 2, 1, 64),
-        (9, 1, 0, 303),
+        (9, 1, 0, 307),
+        (10, 1, 1, 67),
         (12, 4, 0, 10),
     ]:
         pack_of[start : start + count] = number
         ordinal[start : start + count] = np.arange(first, first + count)
-    assert VECTORS["leaf"] == encode_leaf(Leaf((A, B), pack_of, ordinal))
+    assert VECTORS["leaf"] == encode_leaf(Leaf((A, B), pack_of, ordinal)).data

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,14 +14,14 @@ from drvm.chunker.runs import ZERO, Leaf, encode_leaf
 from drvm.core.errors import DamageFound
 from drvm.repository.blobs import BlobWriter, NewBlob
 from drvm.repository.diskmap import DiskMap, DiskMapWriter, levels, width
-from drvm.repository.layout import pack_object
+from drvm.repository.layout import FANOUT, pack_object
 from drvm.repository.nodes import Child, Node, encode_node
 from drvm.repository.packs import BlobRef, PackReader
 from tests.unit.repository.faults import FaultyStore
 from tests.unit.repository.test_pack import SEALER
 
 DATA = [bytes([0xA0 + n]) * 32 for n in range(4)]
-TALL = 128 * 128
+TALL = FANOUT * FANOUT
 
 
 class Maps:
@@ -48,7 +49,7 @@ class Maps:
         blobs = BlobWriter(SEALER, self._emit)
         writer = DiskMapWriter(blobs, size, parent, banned)
         for index, version in versions.items():
-            writer.put(index, encoded(index, version), digest(index, version), needs(version))
+            writer.put(index, leaf(version), digest(index, version))
         for index in kept:
             writer.keep(index)
         root = writer.finish()
@@ -57,9 +58,9 @@ class Maps:
         return DiskMap(self.reader.blob, ref, size)
 
 
-def encoded(index: int, version: int) -> bytes:
-    pack = DATA[version % 4]
-    return encode_leaf(Leaf((pack,), np.array([0], np.int64), np.array([version * 7], np.int64)))
+def leaf(version: int) -> Leaf:
+    packs = (DATA[version % 4],)
+    return Leaf(packs, np.array([0], np.int64), np.array([version * 7], np.int64))
 
 
 def digest(index: int, version: int) -> bytes:
@@ -79,7 +80,7 @@ def content(disk_map: DiskMap) -> dict[int, bytes]:
     return found
 
 
-sizes = st.sampled_from([1, 2, 127, 128, 129, 130, 256, 300])
+sizes = st.sampled_from([1, 2, FANOUT - 1, FANOUT, FANOUT + 1, FANOUT + 2, 2 * FANOUT, 300])
 
 
 @st.composite
@@ -116,7 +117,7 @@ def test_any_history_of_sizes_and_changes_reads_as_the_model_says(steps):
 def test_tall_trees_read_as_the_model_says_when_the_disk_grows_and_shrinks(places, data):
     maps = Maps()
     first = maps.write(3 * TALL, dict.fromkeys(places, 1))
-    leaves = data.draw(st.sampled_from([max(places) + 1, 3 * TALL + 1, 128 * TALL + 1]))
+    leaves = data.draw(st.sampled_from([max(places) + 1, 3 * TALL + 1, FANOUT * TALL + 1]))
     second = maps.write(leaves, {}, first, places)
     for index in places:
         assert second.leaf_child(index).digest == digest(index, 1)
@@ -124,11 +125,13 @@ def test_tall_trees_read_as_the_model_says_when_the_disk_grows_and_shrinks(place
     assert second.packs() <= first.packs() | set(maps.written)
 
 
-@pytest.mark.parametrize("leaves", [0, 1, 127, 128, 129, TALL, TALL + 1, 128 * TALL + 1])
+@pytest.mark.parametrize(
+    "leaves", [0, 1, FANOUT - 1, FANOUT, FANOUT + 1, TALL, TALL + 1, FANOUT * TALL + 1]
+)
 def test_the_geometry_is_that_of_the_format(leaves):
     top = levels(leaves)
     assert width(leaves, top) == min(leaves, 1)
-    assert 128 ** (top - 1) < max(leaves, 2)
+    assert FANOUT ** (top - 1) < max(leaves, 2)
 
 
 def test_a_disk_without_bytes_has_no_map():
@@ -146,21 +149,22 @@ def test_an_unchanged_disk_is_its_parents_root():
 
 def test_a_disk_that_grew_by_a_level_keeps_the_old_root_as_a_subtree():
     maps = Maps()
-    first = maps.write(128, {0: 1, 127: 1})
-    second = maps.write(129, {}, first, {0, 127})
+    last = FANOUT - 1
+    first = maps.write(FANOUT, {0: 1, last: 1})
+    second = maps.write(FANOUT + 1, {}, first, {0, last})
     assert second.child(1, 0).ref == first._root
-    third = maps.write(128, {}, second, {0, 127})
+    third = maps.write(FANOUT, {}, second, {0, last})
     assert third._root == first._root
 
 
 def test_a_change_writes_only_the_path_to_it():
     maps = Maps()
-    first = maps.write(3 * TALL, dict.fromkeys(range(0, 3 * TALL, 64), 1))
+    first = maps.write(3 * TALL, dict.fromkeys(range(0, 3 * TALL, 16), 1))
     blobs = BlobWriter(SEALER, maps._emit)
     writer = DiskMapWriter(blobs, 3 * TALL * LEAF_BYTES, first)
-    for index in range(64, 3 * TALL, 64):
+    for index in range(16, 3 * TALL, 16):
         writer.keep(index)
-    writer.put(0, encoded(0, 2), digest(0, 2), needs(2))
+    writer.put(0, leaf(2), digest(0, 2))
     root = writer.finish()
     blobs.finish()
     assert blobs.ref(root).number == 3  # the leaf and a node of each of three levels
@@ -168,12 +172,13 @@ def test_a_change_writes_only_the_path_to_it():
 
 def test_a_parents_node_in_a_pack_that_must_not_be_relied_on_is_written_anew():
     maps = Maps()
-    leaf_level = maps.write(129, {0: 1, 128: 1})
-    only_nodes = maps.write(129, {1: 2}, leaf_level, {0, 128})
+    leaves = FANOUT + 1
+    leaf_level = maps.write(leaves, {0: 1, FANOUT: 1})
+    only_nodes = maps.write(leaves, {1: 2}, leaf_level, {0, FANOUT})
     banned = frozenset({only_nodes._root.pack})
-    third = maps.write(129, {1: 3}, only_nodes, {0, 128}, banned)
+    third = maps.write(leaves, {1: 3}, only_nodes, {0, FANOUT}, banned)
     assert not third.packs() & banned
-    fourth = maps.write(129, {}, leaf_level, {0, 128}, frozenset({leaf_level._root.pack}))
+    fourth = maps.write(leaves, {}, leaf_level, {0, FANOUT}, frozenset({leaf_level._root.pack}))
     assert fourth._root != leaf_level._root
 
 
@@ -191,18 +196,18 @@ def test_reading_a_leaf_of_a_tall_tree_costs_a_node_of_each_level():
 
 def test_the_leaves_addresses_come_back_and_lies_about_their_packs_are_refused():
     maps = Maps()
-    cut = LEAF_BYTES - 100  # the only leaf has one block
-    disk_map = maps.write(1, {0: 5}, cut=cut)
-    leaf = disk_map.leaf(0)
-    assert (leaf.packs, leaf.pack.tolist(), leaf.ordinal.tolist()) == ((DATA[1],), [0], [35])
-    blobs = BlobWriter(SEALER, maps._emit)
-    writer = DiskMapWriter(blobs, LEAF_BYTES - cut, None)
-    writer.put(0, encoded(0, 5), digest(0, 5), frozenset())  # the collector would not keep it
-    root = writer.finish()
-    blobs.finish()
-    lying = DiskMap(maps.reader.blob, blobs.ref(root), LEAF_BYTES - cut)
-    with pytest.raises(DamageFound, match="needs packs"):
-        lying.leaf(0)
+    size = 100  # the only leaf has one block
+    disk_map = maps.write(1, {0: 5}, cut=LEAF_BYTES - size)
+    found = disk_map.leaf(0)
+    assert (found.packs, found.pack.tolist(), found.ordinal.tolist()) == ((DATA[1],), [0], [35])
+    for told in ((), tuple(DATA[:2])):  # of fewer, a collector would not keep what is missing
+        blobs = BlobWriter(SEALER, maps._emit)
+        stored = Child(blobs.add(encode_leaf(leaf(5)).data), digest(0, 5), told)
+        root = blobs.add_node(partial(encode_node, Node(1, 1, {0: stored})))
+        blobs.finish()
+        lying = DiskMap(maps.reader.blob, blobs.ref(root), size)
+        with pytest.raises(DamageFound, match="another number of packs"):
+            lying.leaf(0)
 
 
 def test_a_leaf_of_zeroes_only_is_read_as_such():
@@ -210,16 +215,16 @@ def test_a_leaf_of_zeroes_only_is_read_as_such():
     blobs = BlobWriter(SEALER, maps._emit)
     writer = DiskMapWriter(blobs, 4096, None)
     empty = Leaf((), np.array([ZERO], np.int64), np.array([0], np.int64))
-    writer.put(0, encode_leaf(empty), digest(0, 0), frozenset())
+    writer.put(0, empty, digest(0, 0))
     root = writer.finish()
     blobs.finish()
     assert DiskMap(maps.reader.blob, blobs.ref(root), 4096).leaf(0).pack.tolist() == [ZERO]
 
 
-@pytest.mark.parametrize("leaves", [1, 127, 129, TALL])
+@pytest.mark.parametrize("leaves", [1, FANOUT - 1, FANOUT + 1, TALL])
 def test_a_root_under_another_size_is_damage(leaves):
     maps = Maps()
-    disk_map = maps.write(128, {0: 1})
+    disk_map = maps.write(FANOUT, {0: 1})
     lying = DiskMap(maps.reader.blob, disk_map._root, leaves * LEAF_BYTES)
     with pytest.raises(DamageFound, match="elsewhere"):
         lying.leaf_child(0)
@@ -235,7 +240,7 @@ def test_a_root_of_a_disk_without_bytes_is_damage():
 def test_a_node_that_passes_for_its_own_child_is_damage():
     """A key holder's map whose root is also what the root refers to, at every place."""
     ref = BlobRef(bytes(32), 0)
-    node = Node(2, 128, {place: Child(ref) for place in range(128)})
+    node = Node(2, FANOUT, {place: Child(ref) for place in range(FANOUT)})
     stored = encode_node(node, lambda _: None)
     lying = DiskMap(lambda _: stored, ref, TALL * LEAF_BYTES)
     with pytest.raises(DamageFound, match="elsewhere"):
@@ -247,8 +252,8 @@ def test_the_packs_of_a_map_that_names_one_subtree_everywhere_are_found_at_once(
     pack, stored = b"\x07" * 32, {}
     for level in (1, 2, 3, 4):
         below = BlobRef(pack, level - 1)
-        child = Child(below, bytes(16), frozenset(DATA)) if level == 1 else Child(below)
-        node = Node(level, 128, dict.fromkeys(range(128), child))
+        child = Child(below, bytes(16), tuple(DATA)) if level == 1 else Child(below)
+        node = Node(level, FANOUT, dict.fromkeys(range(FANOUT), child))
         stored[level] = encode_node(node, lambda ref: ref.pack)
     fetched = []
     lying = DiskMap(

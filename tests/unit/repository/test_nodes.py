@@ -27,7 +27,9 @@ def nodes(draw: st.DrawFn) -> Node:
         Child,
         refs,
         st.binary(min_size=16, max_size=16) if lowest else st.just(b""),
-        st.frozensets(st.sampled_from(NAMES)) if lowest else st.just(frozenset()),
+        st.sets(st.sampled_from(NAMES)).map(lambda names: tuple(sorted(names)))
+        if lowest
+        else st.just(()),
     )
     return Node(level, count, {place: draw(child) for place in sorted(places)})
 
@@ -81,26 +83,36 @@ def test_a_truncated_node_is_refused(node, cut):
 
 
 def test_a_bitmap_of_a_child_that_is_not_there_is_refused():
-    node = Node(1, 3, {0: Child(BlobRef(OWN, 0), bytes(16), frozenset(NAMES[:1]))})
+    node = Node(1, 3, {0: Child(BlobRef(OWN, 0), bytes(16), tuple(NAMES[:1]))})
     stored = encode_node(node, name_of)
-    for place in (1, 2, 3, 127):
-        wrong = stored[:-16] + (1 | 1 << place).to_bytes(16, "little")
+    for place in (1, 2, 3, FANOUT - 1):
+        wrong = stored[:-4] + (1 | 1 << place).to_bytes(4, "little")
         with pytest.raises(ValueError, match="child"):
             decode_node(wrong, OWN, 1, 3)
 
 
 def test_more_packs_than_the_leaves_have_blocks_are_refused_before_they_are_listed():
-    """Half a million names with full bitmaps would become 64 million entries."""
+    """A million names with full bitmaps would become 32 million entries."""
     needs = 2 * LEAF_BLOCKS
     stored = b"".join(
         (
-            struct.pack("<BBHI", 1, 127, 0, needs),
-            struct.pack("<128H", 1, *[0] * 127),
-            bytes(4 * 128),
+            struct.pack("<BBHI", 1, FANOUT - 1, 0, needs),
+            struct.pack(f"<{FANOUT}H", 1, *[0] * (FANOUT - 1)),
+            bytes(4 * FANOUT),
             bytes(16),
             bytes(32 * needs),
-            (1).to_bytes(16, "little") * needs,
+            (1).to_bytes(4, "little") * needs,
         )
     )
     with pytest.raises(ValueError, match="more packs"):
-        decode_node(stored, OWN, 1, 128)
+        decode_node(stored, OWN, 1, FANOUT)
+
+
+@pytest.mark.parametrize("names", [[1, 0], [0, 0]])
+def test_names_that_do_not_ascend_are_refused(names):
+    """A leaf names its packs by their places."""
+    child = Child(BlobRef(OWN, 0), bytes(16), tuple(NAMES[:2]))
+    stored = encode_node(Node(1, 1, {0: child}), name_of)
+    wrong = stored[: -2 * 36] + b"".join(NAMES[n] for n in names) + stored[-2 * 4 :]
+    with pytest.raises(ValueError, match="order"):
+        decode_node(wrong, OWN, 1, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES
-from drvm.chunker.runs import Leaf, encode_leaf
+from drvm.chunker.runs import Leaf
 from drvm.core.errors import DamageFound, HostError, StoreUnreachable
 from drvm.repository import pack, packs, reader
 from drvm.repository.blobs import BlobWriter
@@ -30,7 +30,7 @@ def mapped(vault: Vault, leaf: Leaf, digest: bytes) -> DiskMap:
     )
     size = len(leaf.pack) * BLOCK_BYTES
     writer = DiskMapWriter(blobs, size, None)
-    writer.put(0, encode_leaf(leaf), digest, frozenset(leaf.packs))
+    writer.put(0, leaf, digest)
     root = writer.finish()
     blobs.finish()
     return DiskMap(vault.repository.packs.blob, blobs.ref(root), size)
@@ -78,7 +78,7 @@ def test_a_block_beyond_the_end_of_a_frame_that_was_kept_is_damage_too(vault):
     block = hasher.ids(noise(3 * BLOCK_BYTES))[0]
     for index, told, ids in ((0, first, [block] * LEAF_BLOCKS), (1, second, [block, block * 0])):
         digest = hasher.leaf_digest(np.array(ids))[:16]
-        writer.put(index, encode_leaf(told), digest, frozenset(told.packs))
+        writer.put(index, told, digest)
     root = writer.finish()
     blobs.finish()
     lying = DiskMap(vault.repository.packs.blob, blobs.ref(root), size)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from drvm.chunker import frames
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, BlockHasher, zero_ids
 from drvm.chunker.frames import FRAME_BLOCKS
-from drvm.chunker.runs import ZERO, Leaf, encode_leaf
+from drvm.chunker.runs import ZERO, Leaf
 from drvm.repository import packs as packs_module
 from drvm.repository import reader
 from drvm.repository.blobs import BlobWriter
@@ -104,7 +104,7 @@ def made(seed: int, blocks: int, cut: int, filled: int) -> Made:
             needed[-1].add((name, number // FRAME_BLOCKS))
         if source.random() < 0.9 and places:
             leaf = Leaf(names, pack, ordinal)
-            writer.put(index, encode_leaf(leaf), HASHER.leaf_digest(ids)[:16], frozenset(names))
+            writer.put(index, leaf, HASHER.leaf_digest(ids)[:16])
         else:
             for place in places:
                 del content[index * LEAF_BLOCKS + place]
