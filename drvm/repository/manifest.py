@@ -50,11 +50,21 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: StoredBlob | None = None
 
 
+class CopiedFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``repository``: the id of the one that it was read from; ``host`` copied it, and ``at`` is
+    when that began, RFC 3339 in UTC."""
+
+    repository: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+    host: str
+    at: str
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``created`` is the instant that the point shows, RFC 3339 in UTC; ``finished`` when the
     last byte was stored. ``stored_bytes``: all packs that this point added, metadata and padding
     included. ``tpm``: the state of an emulated TPM, by file name. ``host`` and ``drvm_version`` are
-    who wrote it. Points of one ``group`` show one instant of several machines."""
+    who wrote it, also where it was copied since. Points of one ``group`` show one instant of
+    several machines."""
 
     format_version: int = FORMAT_VERSION
     id: str
@@ -76,6 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     guest: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
     group: str | None = None
+    copied_from: CopiedFrom | None = None
 
     def blobs(self) -> tuple[StoredBlob, ...]:
         """All but those of the disk maps."""
@@ -117,7 +128,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("disk targets are malformed")
     if not all(map(is_tpm_file, manifest.tpm)):
         raise ValueError("files of the TPM are malformed")
-    if not _is_instant(manifest.created) or not _is_instant(manifest.finished):
+    copied_at = [manifest.copied_from.at] if manifest.copied_from is not None else []
+    if not all(map(_is_instant, (manifest.created, manifest.finished, *copied_at))):
         raise ValueError("times are malformed")
 
 

@@ -16,6 +16,7 @@ A crash before 4 leaves a pending point: not listed, and harmless.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 from dataclasses import dataclass
@@ -184,6 +185,19 @@ def manifests(store: Store, vm_uuid: str, point_id: str) -> list[str]:
     """The objects of all generations of a point, whatever became of them."""
     names = [info.name for info in store.list(point_object(vm_uuid, point_id, ""))]
     return [name for name in names if parse_point(name) is not None]
+
+
+def was_ended(store: Store, sealer: Sealer, vm_uuid: str, point_id: str) -> bool:
+    """Whether the point was good here once, and somebody removed it, as far as finals tell."""
+    if manifests(store, vm_uuid, point_id):
+        return False
+    prefix = final_object(point_id, "")
+    for info in store.list(prefix):
+        with contextlib.suppress(ObjectMissing, RepositoryError):
+            generation = info.name.removeprefix(prefix)
+            if _read_final(store, sealer, point_id, generation).status == "ok":
+                return True
+    return False
 
 
 def end_point(store: Store, vm_uuid: str, point_id: str, trace: Trace = no_trace) -> int:

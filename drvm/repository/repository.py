@@ -226,6 +226,11 @@ class Repository:
         name = point_object(manifest.vm_uuid, point.id, point.generation)
         return name in protocol.manifests(self.store, manifest.vm_uuid, point.id)
 
+    def was_ended(self, point: Point) -> bool:
+        """Whether a point of this id was good here once, and was removed."""
+        vm_uuid = point.manifest.vm_uuid
+        return protocol.was_ended(self.store, self._sealer, vm_uuid, point.id)
+
     # -- pins ---------------------------------------------------------------------------------
     def pins(self) -> dict[str, tuple[Pin, ...]]:
         """Point id -> its pins."""

@@ -7,7 +7,8 @@ docs/FORMAT.md, "How to write a point".
 
 from __future__ import annotations
 
-from typing import Protocol
+import itertools
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,12 @@ def write_point(
     raise AssertionError("unreachable")
 
 
+def stretches(kinds: npt.NDArray[Any]) -> list[tuple[int, int]]:
+    """(start, stop) of each stretch of equal values."""
+    edges = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(kinds)]
+    return list(itertools.pairwise(edges))
+
+
 def _write(
     target: Repository,
     source: Source,
@@ -119,6 +126,8 @@ def _write(
                 blobs[blob] = session.blob(data)
         writers = []
         for disk in manifest.disks:
+            title = f"writing {disk.target} of {manifest.vm}, point {manifest.id}"
+            progress.stage(title, disk.size_bytes)
             writers.append(_disk(session, disk, source.disk(disk, banned), progress))
             trace(f"written {disk.target}")
         written = session.finish()
@@ -127,7 +136,6 @@ def _write(
 
 def _disk(session: Session, disk: Disk, source: DiskSource, progress: Progress) -> DiskWriter:
     writer = session.disk(disk.size_bytes, source.parent)
-    progress.stage(f"writing {disk.target}", disk.size_bytes)
     for index in range(leaf_count(disk.size_bytes)):
         source.give(index, writer)
         progress.advance(min(LEAF_BYTES, disk.size_bytes - index * LEAF_BYTES))

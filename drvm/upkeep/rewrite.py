@@ -5,11 +5,9 @@ For a collector that retires packs, and for repair. docs/FORMAT.md, "Rules for a
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 
 from drvm.chunker.blocks import BLOCK_BYTES, zero_ids
@@ -23,7 +21,7 @@ from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.nodes import DIGEST_BYTES
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
-from drvm.upkeep.anew import Blocks, write_point
+from drvm.upkeep.anew import Blocks, stretches, write_point
 
 
 def rewrite_point(
@@ -151,7 +149,7 @@ class _RewrittenDisk:
         if self._hasher.leaf_digest(ids)[:DIGEST_BYTES] != digest:
             raise DamageFound(f"leaf {index} of a disk is not what its disk map stands for")
         at = 0
-        for start, stop in _runs(lost):
+        for start, stop in stretches(lost):
             if not lost[start]:
                 writer.stored(ids[start:stop], leaf, start)
                 continue
@@ -159,12 +157,6 @@ class _RewrittenDisk:
             length = (stop - start) * BLOCK_BYTES
             writer.data(rows[at : at + min(length, left)].data, ids[start:stop])
             at += length
-
-
-def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(start, stop) of each stretch of equal flags."""
-    edges = [0, *(np.flatnonzero(flags[1:] != flags[:-1]) + 1).tolist(), len(flags)]
-    return list(itertools.pairwise(edges))
 
 
 def _same(one: DiskMap, other: DiskMap) -> bool:

@@ -139,8 +139,8 @@ def test_leaves_that_need_no_banned_pack_are_shared(vault):
         content[leaf * LEAF_BYTES : leaf * LEAF_BYTES + len(FIRST)] = noise(len(FIRST), leaf)
     old = vault.save([bytes(content)])
     before = vault.repository.disk_map(old.manifest.disks[0])
-    others = before.leaf_child(0).packs | before.leaf_child(2).packs
-    new = again(vault, old, frozenset({min(before.leaf_child(1).packs - others)}))
+    others = {*before.leaf_child(0).packs, *before.leaf_child(2).packs}
+    new = again(vault, old, frozenset({min(set(before.leaf_child(1).packs) - others)}))
     after = vault.repository.disk_map(new.manifest.disks[0])
     assert after.leaf_child(0) == before.leaf_child(0)
     assert after.leaf_child(1) != before.leaf_child(1)
