@@ -75,8 +75,16 @@ def seaweedfs(
 ) -> Iterator[services.S3Server]:
     """A real S3 server, one for the session: use a prefix of your own."""
     directory = tmp_path_factory.mktemp("seaweedfs")
-    with services.seaweedfs(directory, processes, SystemClock()) as server:
+    with services.seaweedfs(directory, processes, SystemClock(), users=True) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def locked_bucket(seaweedfs: services.S3Server) -> services.S3Server:
+    """A bucket of that server that keeps versions and locks; use a prefix of your own."""
+    from tests.buckets import make_locked_bucket  # boto3 takes 0.3 s to import
+
+    return make_locked_bucket(seaweedfs, "locked")
 
 
 @pytest.fixture(scope="session")

@@ -34,19 +34,33 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class BandwidthConfig(Section):
+    upload_mib_s: RateMibPerSecond | None = Field(default=None, alias="upload")
+    download_mib_s: RateMibPerSecond | None = Field(default=None, alias="download")
+
+
+class ObjectLockConfig(Section):
+    mode: Literal["governance", "compliance"]
+    days: Annotated[int, Field(ge=1, le=3650)]
+
+
 class RepositoryConfig(Section):
     url: RepositoryUrl
     endpoint: Endpoint | None = None
     region: Text | None = None
     password_file: AbsolutePath | None = None
     password_command: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    bandwidth: BandwidthConfig | None = None
+    object_lock: ObjectLockConfig | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.password_file is not None and self.password_command is not None:
             raise ValueError("password_file and password_command exclude each other")
-        if not self.url.startswith("s3:") and (self.endpoint or self.region):
-            raise ValueError("endpoint and region belong to s3:// repositories only")
+        if not self.url.startswith("s3:"):
+            for key in ("endpoint", "region", "bandwidth", "object_lock"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} belongs to s3:// repositories only")
         return self
 
 

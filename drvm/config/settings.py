@@ -6,13 +6,21 @@ absent altogether: on the worst day ``DRVM_REPOSITORY`` and ``DRVM_PASSWORD_FILE
 
 from __future__ import annotations
 
+import datetime as dt
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from drvm.config.fields import host_uri_problem, repository_url_problem
-from drvm.config.model import Compression, Config, DaemonConfig, PolicyConfig
+from drvm.config.model import (
+    BandwidthConfig,
+    Compression,
+    Config,
+    DaemonConfig,
+    ObjectLockConfig,
+    PolicyConfig,
+)
 from drvm.core.errors import NoRepository, UsageError
 
 DEFAULT_HOST_URI = "qemu:///system"
@@ -34,11 +42,14 @@ PasswordSource = PasswordFile | PasswordCommand | None
 
 @dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    """``endpoint`` is ``None`` for AWS itself and for directories."""
+    """``endpoint`` is ``None`` for AWS itself and for directories. A bandwidth of 0 is no limit."""
 
     url: str
     endpoint: str | None
     region: str | None
+    upload_mib_s: int = 0
+    download_mib_s: int = 0
+    object_lock: ObjectLockConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class Overrides:
     repository_url: str | None = None
     password_file: Path | None = None
     host_uri: str | None = None
+    as_of: dt.datetime | None = None
 
 
 NO_OVERRIDES = Overrides()
@@ -55,6 +67,8 @@ NO_OVERRIDES = Overrides()
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """``as_of``: the repository is read as it was at that moment, and not written."""
+
     repository: RepositorySettings | None
     password: PasswordSource
     host_uris: tuple[str, ...]
@@ -67,6 +81,7 @@ class Settings:
     compression: Compression
     policies: tuple[PolicyConfig, ...]
     daemon: DaemonConfig
+    as_of: dt.datetime | None = None
 
     def needed_repository(self) -> RepositorySettings:
         """Raises ``NoRepository`` where none is named anywhere."""
@@ -116,6 +131,7 @@ def resolve(
         compression=config.compression,
         policies=config.policies,
         daemon=config.daemon,
+        as_of=overrides.as_of,
     )
 
 
@@ -135,6 +151,7 @@ def _repository(
         )
     if not url.startswith("s3:"):
         return RepositorySettings(url, None, None)
+    bandwidth = (section and section.bandwidth) or BandwidthConfig()
     return RepositorySettings(
         url=url,
         endpoint=(section and section.endpoint)
@@ -145,6 +162,9 @@ def _repository(
         or environ.get("AWS_REGION")
         or environ.get("AWS_DEFAULT_REGION")
         or None,
+        upload_mib_s=bandwidth.upload_mib_s or 0,
+        download_mib_s=bandwidth.download_mib_s or 0,
+        object_lock=section.object_lock if section is not None else None,
     )
 
 

@@ -9,7 +9,8 @@
     │   └── UnknownPoint                2
     ├── StoreError                      1
     │   ├── ObjectMissing               1   the store answered: there is no such object
-    │   ├── ObjectTruncated             1   the object is shorter than what was asked for
+    │   ├── ObjectDamaged               4   the store answered: with what can't be an object of ours
+    │   │   └── ObjectTruncated         4   the object is shorter than what was asked for
     │   ├── ObjectExists                1   create-if-absent lost: somebody else created it
     │   ├── StoreRefused                1   the store answered: no (permission, credentials, bucket)
     │   ├── StoreUnreachable            1   no answer, or a passing fault (retryable)
@@ -20,6 +21,7 @@
     │   ├── WrongKey                   12
     │   ├── UnsupportedFormat           1   written by a newer drvm
     │   ├── DamageFound                 4   stored bytes are not what was written
+    │   │   └── TamperingFound          4   somebody overwrote or deleted what drvm keeps
     │   └── PacksCondemned              1   packs of this attempt are being collected: try anew
     ├── HostError                       1   libvirt or QEMU said no
     │   ├── HostUnreachable             1   (retryable)
@@ -89,7 +91,13 @@ class ObjectMissing(StoreError):
     """The store answered that the object does not exist."""
 
 
-class ObjectTruncated(StoreError):
+class ObjectDamaged(StoreError):
+    """The store gave a whole answer that can't be right; asking again would give the same."""
+
+    exit_code = 4
+
+
+class ObjectTruncated(ObjectDamaged):
     """The object is shorter than the range that was asked for."""
 
 
@@ -135,6 +143,19 @@ class DamageFound(RepositoryError):
     """Stored bytes are not what was written."""
 
     exit_code = 4
+
+
+class TamperingFound(DamageFound):
+    """In a store that keeps versions, somebody overwrote or deleted objects of the repository. The
+    first versions are there still, and are what is read."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(
+            message,
+            hint=hint
+            or "somebody uses the store's keys: change them; points still restore, and nothing is "
+            'removed until that is cleared up: docs/S3.md, "After a break-in"',
+        )
 
 
 class PacksCondemned(RepositoryError):

@@ -61,9 +61,15 @@ class S3Server:
 
 @contextlib.contextmanager
 def seaweedfs(
-    directory: Path, processes: Processes, clock: Clock, *, bucket: str = "drvm"
+    directory: Path,
+    processes: Processes,
+    clock: Clock,
+    *,
+    bucket: str = "drvm",
+    users: bool = False,
 ) -> Iterator[S3Server]:
-    """SeaweedFS on loopback, its data in ``directory``, with random credentials.
+    """SeaweedFS on loopback, its data in ``directory``, with random credentials; with ``users``
+    its administrator may make more of them.
 
     Call it from a thread that outlives the context: the server ends with the thread that
     started it.
@@ -79,6 +85,7 @@ def seaweedfs(
         *("-s3.port.iceberg=0", "-s3.port.lance=0"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
         *(f"-s3.port={s3}", f"-admin.port={admin}"),
+        f"-s3.iam.readOnly={str(not users).lower()}",
     ]
     environment = {
         "AWS_ACCESS_KEY_ID": server.access_key,

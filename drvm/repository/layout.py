@@ -24,6 +24,10 @@ CONDEMNED = "condemned/"
 DRILLS = "drills/"
 INDEX = "index/"
 PINS = "pins/"
+LOOSE = ("probe/", "leases/")
+"""Objects that may come and go; every other is created once under its name."""
+LOCKED = (CONFIG, KEYS, PACKS, POINTS, FINALS)
+"""What Object Lock keeps: all that a restore needs."""
 
 PACK_MAX_BYTES = 32 * 1024 * 1024
 PACK_MAX_BLOCKS = 65536

@@ -34,11 +34,14 @@ from drvm.repository.layout import (
     DRILLS,
     FORMAT_VERSION,
     KEYS,
+    LOCKED,
     PACKS,
+    PINS,
     POINTS,
     RepositoryConfig,
     decode_config,
     drill_object,
+    pack_object,
     point_object,
 )
 from drvm.repository.leaf_reader import LeafReader
@@ -48,6 +51,7 @@ from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.repository.session import Session
 from drvm.store.base import Store
+from drvm.store.first_versions import alarms_of, check_untouched, retained_until
 
 
 class Repository:
@@ -144,8 +148,14 @@ class Repository:
 
     # -- points -------------------------------------------------------------------------------
     def points(self, vm_uuid: str | None = None) -> Listing:
+        """``problems`` also tell what somebody overwrote or deleted, as far as it was looked at."""
         listing = protocol.list_points(self.store, self._sealer, vm_uuid)
-        return Listing(listing.points, self._problems + listing.problems)
+        return Listing(listing.points, self._problems + listing.problems + alarms_of(self.store))
+
+    def check_untouched(self) -> None:
+        """Raises ``TamperingFound`` where the store keeps versions and somebody overwrote or
+        deleted any object that is still there. Lists everything that is needed."""
+        check_untouched(self.store, (*LOCKED, PINS))
 
     def refresh(self, banned: frozenset[bytes] = frozenset()) -> None:
         """Bring the index up to date with the store.
@@ -230,6 +240,16 @@ class Repository:
         """Whether a point of this id was good here once, and was removed."""
         vm_uuid = point.manifest.vm_uuid
         return protocol.was_ended(self.store, self._sealer, vm_uuid, point.id)
+
+    def locked_until(self, point: Point) -> dt.datetime | None:
+        """By Object Lock, if it is: the last of its manifests. It can't end before."""
+        names = protocol.manifests(self.store, point.manifest.vm_uuid, point.id)
+        locks = filter(None, (retained_until(self.store, name) for name in names))
+        return max(locks, default=None)
+
+    def pack_locked_until(self, pack: bytes) -> dt.datetime | None:
+        """By Object Lock, if it is; ``None`` also for one that is not there."""
+        return retained_until(self.store, pack_object(pack))
 
     # -- pins ---------------------------------------------------------------------------------
     def pins(self) -> dict[str, tuple[Pin, ...]]:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from drvm.core.clock import Clock
 from drvm.core.errors import CaptureError
+from drvm.core.pace import Pace
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
 from drvm.host.images import FORMATS, ImageTool, in_use, is_block_device
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import Image
 from drvm.snapshot.parts import readable
-from drvm.snapshot.reading import Pace, Reading
+from drvm.snapshot.reading import Reading
 
 _FORMATS = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
 _QCOW2_MAGIC = b"QFI\xfb"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from drvm.core.errors import CaptureError
+from drvm.core.pace import Pace
 from drvm.host.model import Domain, DomainState
 from drvm.snapshot import domainxml, outside
 from drvm.snapshot.capture import CaptureRequest, FrozenDisk, FrozenMachine
@@ -17,7 +18,7 @@ from drvm.snapshot.freeze import Instant
 from drvm.snapshot.journal import Entry
 from drvm.snapshot.outside import Outside
 from drvm.snapshot.parts import Parts, guest_facts, require_local
-from drvm.snapshot.reading import Pace, Reading
+from drvm.snapshot.reading import Reading
 from drvm.snapshot.recovery import finish_earlier
 from drvm.snapshot.release import Release
 from drvm.snapshot.space import SpaceWatch

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from drvm.core.errors import CaptureError
+from drvm.core.pace import Pace
 from drvm.host.images import in_use
 from drvm.host.model import DomainState
 from drvm.snapshot import checkpoints, domainxml, outside, standing
@@ -13,7 +14,7 @@ from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.snapshot.checkpoints import STANDING_OVERLAY
 from drvm.snapshot.disks import select
 from drvm.snapshot.parts import Parts, readable, require_local
-from drvm.snapshot.reading import Pace, Reading
+from drvm.snapshot.reading import Reading
 from drvm.snapshot.recovery import finish_earlier
 
 

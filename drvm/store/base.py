@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from drvm.core.errors import ObjectTruncated, StoreError
+from drvm.core.errors import ObjectDamaged, ObjectTruncated
 from drvm.core.units import MIB
 
 Buffer = bytes | bytearray | memoryview
@@ -54,7 +54,7 @@ class Store(Protocol):
         """Exactly ``length`` bytes from ``offset``; up to the end where ``length`` is ``None``.
 
         Raises ``ObjectMissing``, ``ObjectTruncated`` where the range leaves the object, and
-        ``StoreError`` where the answer is longer than ``MAX_OBJECT_BYTES``. Never returns less
+        ``ObjectDamaged`` where the answer is longer than ``MAX_OBJECT_BYTES``. Never returns less
         than was asked for.
         """
         ...
@@ -68,7 +68,8 @@ class Store(Protocol):
         ...
 
     def put(self, name: str, data: Buffer) -> None:
-        """Create or replace; durable when it returns. At most ``MAX_OBJECT_BYTES``.
+        """Create or replace; durable when it returns. At most ``MAX_OBJECT_BYTES``. What is
+        replaced is still what is read where first versions are (``FirstVersions``).
 
         ``data`` is not looked at again after that: its memory may be used anew.
 
@@ -132,9 +133,9 @@ def check_range(offset: int, length: int | None) -> None:
 
 
 def check_size(name: str, size_bytes: int) -> None:
-    """Raises ``StoreError`` for more than ``MAX_OBJECT_BYTES``, on the way in and out."""
+    """Raises ``ObjectDamaged`` for more than ``MAX_OBJECT_BYTES``, on the way in and out."""
     if size_bytes > MAX_OBJECT_BYTES:
-        raise StoreError(
+        raise ObjectDamaged(
             f"{name}: {size_bytes} bytes at once, more than {MAX_OBJECT_BYTES}",
             hint="drvm never writes objects of this size; something else put it there",
         )

@@ -158,7 +158,9 @@ def _from_answer(error: sdk.ClientError, request: Request) -> StoreError:
     if _CODE.fullmatch(code) is None:
         code = str(status)
     # An answer to HEAD has no body, so no code either.
-    if code == "NoSuchKey" or (status == 404 and error.operation_name == "HeadObject"):
+    if code in ("NoSuchKey", "NoSuchVersion") or (
+        status == 404 and error.operation_name == "HeadObject"
+    ):
         return ObjectMissing(f"there is no {request.name} in bucket {request.bucket}")
     if status == 412:
         return ObjectExists(f"{request.name} exists already in bucket {request.bucket}")

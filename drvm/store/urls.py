@@ -16,7 +16,9 @@ from pathlib import Path
 
 from drvm.core.clock import Clock
 from drvm.core.errors import UsageError
+from drvm.core.pace import Bandwidth
 from drvm.store.base import Store, is_name
+from drvm.store.history import LockRule
 
 MAX_PREFIX_LENGTH = 256
 
@@ -123,8 +125,10 @@ def open_store(
     region: str | None = None,
     create: bool = False,
     clock: Clock | None = None,
+    limits: Bandwidth | None = None,
+    lock: LockRule | None = None,
 ) -> Store:
-    """The store behind ``address``; the caller closes it.
+    """The store behind ``address``; the caller closes it. ``limits`` and ``lock`` are for buckets.
 
     ``create`` makes the directory of a ``file:`` address; buckets are made by their owner. A
     bucket is not looked for here: the first call says what is wrong.
@@ -135,4 +139,12 @@ def open_store(
         return DirectoryStore.create(address.path) if create else DirectoryStore(address.path)
     from drvm.store.s3 import S3Store  # boto3 takes 0.3 s to import
 
-    return S3Store(address.bucket, address.prefix, endpoint=endpoint, region=region, clock=clock)
+    return S3Store(
+        address.bucket,
+        address.prefix,
+        endpoint=endpoint,
+        region=region,
+        clock=clock,
+        limits=limits,
+        lock=lock,
+    )

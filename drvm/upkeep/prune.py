@@ -10,8 +10,8 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from drvm.core.clock import parse_rfc3339
-from drvm.core.errors import RepositoryError
+from drvm.core.clock import parse_rfc3339, rfc3339
+from drvm.core.errors import RepositoryError, TamperingFound
 from drvm.core.progress import Trace, no_trace
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
@@ -27,7 +27,7 @@ class PrunePlan:
     decisions: tuple[Decision, ...]
     going: tuple[Point, ...]
     problems: tuple[str, ...] = ()
-    refusal: str | None = None
+    refusal: RepositoryError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ def plan_prune(
     """``rules``: those of a machine by its name. Only the points of ``listing`` are looked at.
 
     No point goes because of newer ones that were not looked at: whatever stays in its stead must
-    be whole, with each pack that it needs in the store. Raises the store's errors.
+    be whole, with each pack that it needs in the store. Raises the store's errors. Where somebody
+    overwrote or deleted objects, ``refusal`` says so: nothing goes.
     """
     points = {point.id: point for point in listing.points}
     notes = pin_notes(repository.pins())
@@ -72,8 +73,41 @@ def plan_prune(
         if not torn:
             break
         candidates |= {point.id: replace(point, sound=False) for point in torn}
+    refusal = _refusal(repository, now)
+    decisions = tuple(
+        _held(repository, points[decision.point.id], decision, refusal, now)
+        for decision in decisions
+    )
     going = tuple(points[decision.point.id] for decision in decisions if not decision.kept)
-    return PrunePlan(decisions, going, listing.problems, now.problem)
+    return PrunePlan(decisions, going, listing.problems, refusal)
+
+
+def _refusal(repository: Repository, now: Now) -> RepositoryError | None:
+    """Why nothing may go at all."""
+    if now.problem is not None:
+        return RepositoryError(
+            f"nothing may be removed: {now.problem}",
+            hint="set this host's clock by NTP; drvm doctor compares it with the store's",
+        )
+    try:
+        repository.check_untouched()
+    except TamperingFound as error:
+        return error
+    return None
+
+
+def _held(
+    repository: Repository, point: Point, decision: Decision, refusal: object, now: Now
+) -> Decision:
+    """No rule keeps it, but it can't or may not go."""
+    if decision.kept:
+        return decision
+    if refusal is not None:
+        return replace(decision, kept=True, reasons=("somebody changed objects: nothing goes",))
+    until = repository.locked_until(point)
+    if until is not None and until > now.store:
+        return replace(decision, kept=True, reasons=(f"locked until {rfc3339(until)}",))
+    return decision
 
 
 def run_prune(repository: Repository, going: Sequence[Point], trace: Trace = no_trace) -> Pruned:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 from drvm.chunker.frames import LEVELS
@@ -14,17 +15,21 @@ from drvm.config.model import PolicyConfig
 from drvm.config.settings import Settings
 from drvm.core.clock import Clock
 from drvm.core.errors import UnknownVm, UsageError
+from drvm.core.pace import Bandwidth
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
 from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import Domain, Host
 from drvm.repository.index.sparse import IndexLimits
+from drvm.repository.layout import CONFIG, KEYS, LOCKED, LOOSE
 from drvm.repository.repository import Repository
 from drvm.restore.images import ImageRestorer
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
 from drvm.store.base import Store
+from drvm.store.first_versions import first_versions
+from drvm.store.history import LockRule
 from drvm.store.urls import open_store, parse_address
 
 DRILL_DIRECTORY = Path("/var/lib/libvirt/images")
@@ -68,6 +73,7 @@ class Wiring:
         return LEVELS[self.settings.compression]
 
     def store(self, *, create: bool = False) -> Store:
+        """As its writers left it, where it keeps versions. Raises the store's errors."""
         named = self.settings.needed_repository()
         store = open_store(
             parse_address(named.url),
@@ -75,16 +81,26 @@ class Wiring:
             region=named.region,
             create=create,
             clock=self.clock,
+            limits=_limits(
+                named.url, named.upload_mib_s, named.download_mib_s, cast(Hashable, self.clock)
+            ),
+            lock=self.lock_rule,
         )
         self._stack.callback(store.close)
-        return store
+        return first_versions(store, loose=LOOSE, as_of=self.settings.as_of, always=(CONFIG, KEYS))
+
+    @property
+    def lock_rule(self) -> LockRule | None:
+        lock = self.settings.needed_repository().object_lock
+        return LockRule(lock.mode, lock.days, LOCKED) if lock is not None else None
 
     def repository(self) -> Repository:
         """Raises ``NoRepository``, ``WrongKey`` and the store's errors."""
         if self._repository is None:
             store = self.store()
+            cache_dir = self.cache_dir if self.settings.as_of is None else None
             self._repository = Repository.open(
-                store, self._passphrase(), self.cache_dir, self.index_limits
+                store, self._passphrase(), cache_dir, self.index_limits
             )
         return self._repository
 
@@ -166,3 +182,9 @@ class Wiring:
     def report_path(self, drill_id: str) -> Path:
         """Where the page of a drill goes if nobody says."""
         return Path(self.settings.state_dir) / "reports" / f"drill-{drill_id}.html"
+
+
+@functools.lru_cache(maxsize=16)
+def _limits(url: str, upload_mib_s: int, download_mib_s: int, clock: Clock) -> Bandwidth:
+    """One for all jobs of a process that go to one place: a daemon's run in parallel."""
+    return Bandwidth.of(upload_mib_s, download_mib_s, clock)

@@ -17,8 +17,12 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import ObjectExists, ObjectMissing, ObjectTruncated, StoreError
 from drvm.store.base import MAX_OBJECT_BYTES, Store, is_name
 from drvm.store.directory import DirectoryStore
+from drvm.store.first_versions import FirstVersions, first_versions
 from drvm.store.memory import MemoryStore
 from drvm.store.probe import probe
+from drvm.store.s3 import S3Store
+from tests.buckets import open_bucket
+from tests.fakes.versioned_store import VersionedMemory
 
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,40}(/[A-Za-z0-9._-]{1,40}){0,3}", fullmatch=True).filter(
     is_name
@@ -26,7 +30,14 @@ NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,40}(/[A-Za-z0-9._-]{1,40}){0,3}", fullm
 
 
 @pytest.fixture(
-    scope="module", params=["memory", "directory", pytest.param("s3", marks=pytest.mark.s3)]
+    scope="module",
+    params=[
+        "memory",
+        "directory",
+        "first-versions",
+        pytest.param("s3", marks=pytest.mark.s3),
+        pytest.param("s3-first-versions", marks=pytest.mark.s3),
+    ],
 )
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -35,20 +46,20 @@ def store(
         made: Store = MemoryStore()
     elif request.param == "directory":
         made = DirectoryStore(tmp_path_factory.mktemp("store"))
-    else:
+    elif request.param == "first-versions":
+        made = FirstVersions(VersionedMemory())
+    elif request.param == "s3":
         made = open_s3(request.getfixturevalue("seaweedfs"))
+    else:
+        server = request.getfixturevalue("locked_bucket")
+        made = first_versions(open_s3(server))
+        assert isinstance(made, FirstVersions)
     yield made
     made.close()
 
 
-def open_s3(server: Any) -> Store:
-    from drvm.store.s3 import S3Store
-
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ACCESS_KEY_ID", server.access_key)
-        environment.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
-        environment.setenv("AWS_CONFIG_FILE", "/dev/null")
-        return S3Store(server.bucket, f"contract/{uuid.uuid4()}", endpoint=server.endpoint)
+def open_s3(server: Any) -> S3Store:
+    return open_bucket(server, f"contract/{uuid.uuid4()}")
 
 
 @pytest.fixture
@@ -66,10 +77,14 @@ def test_an_object_reads_as_it_was_put(store: Store, folder: str) -> None:
     assert store.get(f"{folder}/a") == b"first"
 
 
-def test_put_replaces_the_whole_object(store: Store, folder: str) -> None:
-    store.put(f"{folder}/a", b"a longer first version")
+def test_put_replaces_the_whole_object_unless_first_versions_are_read(
+    store: Store, folder: str
+) -> None:
+    first = b"a longer first version"
+    store.put(f"{folder}/a", first)
     store.put(f"{folder}/a", b"second")
-    assert store.get(f"{folder}/a") == b"second"
+    kept = first if isinstance(store, FirstVersions) else b"second"
+    assert store.get(f"{folder}/a") == kept
 
 
 def test_an_empty_object_is_an_object(store: Store, folder: str) -> None:

@@ -86,6 +86,7 @@ def serving() -> Iterator[Service]:
     handler = type("Handler", (_Handler,), {})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
         made = Service(f"http://127.0.0.1:{server.server_port}")
         handler.service = made  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

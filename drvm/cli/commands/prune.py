@@ -11,7 +11,6 @@ from drvm.cli.opening import opened, warn
 from drvm.cli.output import Column
 from drvm.cli.views import short_time
 from drvm.core.clock import rfc3339
-from drvm.core.errors import RepositoryError
 from drvm.upkeep.prune import Pruned, PrunePlan, run_prune
 from drvm.upkeep.retention import Decision
 from drvm.wiring.upkeep import plan_prune_of
@@ -47,10 +46,7 @@ def command(invocation: Invocation, vms: tuple[str, ...], dry_run: bool) -> None
     for point in pruned.spared:
         warn(invocation, f"point {point.id} was pinned meanwhile: it stays")
     if plan.refusal is not None:
-        raise RepositoryError(
-            f"nothing may be removed: {plan.refusal}",
-            hint="set this host's clock by NTP; drvm doctor compares it with the store's",
-        )
+        raise plan.refusal
 
 
 def _show(invocation: Invocation, plan: PrunePlan, pruned: Pruned, *, dry_run: bool) -> None:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from drvm.core.clock import SystemClock
 from drvm.core.errors import CaptureError
+from drvm.core.pace import Pace
 from drvm.core.process import SystemProcesses
 from drvm.core.units import MIB
 from drvm.host.images import ImageTool
 from drvm.snapshot.checkpoints import Image
 from drvm.snapshot.parts import readable
-from drvm.snapshot.reading import Pace, Reading
+from drvm.snapshot.reading import Reading
 from tests.fakes.clock import FakeClock
 from tests.reading import read
 

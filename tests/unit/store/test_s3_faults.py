@@ -17,9 +17,14 @@ from drvm.core.errors import (
     StoreRefused,
     StoreUnreachable,
 )
+from drvm.core.pace import Bandwidth
+from drvm.core.units import MIB
 from drvm.store.base import MAX_OBJECT_BYTES, Store
-from drvm.store.s3 import Patience, S3Store
+from drvm.store.history import LockRule
+from drvm.store.s3 import S3Store
+from drvm.store.s3_client import Patience
 from drvm.store.s3_errors import Request, translate
+from tests.fakes.clock import FakeClock
 from tests.fakes.s3_service import Reply, Service, error
 
 SECRET = "wJalrXUtnFEMIK7MDENG"
@@ -359,6 +364,82 @@ def test_a_service_without_conditional_writes_is_refused(store: S3Store, service
     with pytest.raises(StoreRefused) as failure:
         store.put_if_absent("a", b"data")
     assert "one writing host" in failure.value.hint
+
+
+def test_an_upload_that_trickles_is_given_up_and_in_doubt(service: Service) -> None:
+    class Racing(Patient):
+        now_s = 0.0
+
+        def monotonic_s(self) -> float:
+            self.now_s += 100.0
+            return self.now_s
+
+    store = S3Store("bucket", endpoint=service.endpoint, clock=Racing())
+    service.will(DONE)
+    with pytest.raises(OutcomeUnknown):
+        store.put("a", bytes(MIB))
+    store.close()
+
+
+def test_no_attempt_begins_when_the_time_is_up(service: Service) -> None:
+    clock = FakeClock()
+    store = S3Store(
+        "bucket", endpoint=service.endpoint, patience=Patience(attempts=9, total_s=3), clock=clock
+    )
+    service.will(BUSY)
+    with pytest.raises(StoreUnreachable):
+        store.get("a")
+    store.close()
+    assert 3 < clock.passed_s < 8
+    assert len(service.seen) < 9
+
+
+# -- bandwidth --------------------------------------------------------------------------------
+def test_uploads_and_downloads_share_their_limits_over_threads_and_stores(
+    service: Service,
+) -> None:
+    clock = FakeClock()
+    limits = Bandwidth.of(2, 1, clock)
+    stores = [S3Store("bucket", endpoint=service.endpoint, clock=clock, limits=limits)] * 2
+    service.will(DONE)
+    stores[0].put("a", bytes(4 * MIB))
+    stores[1].put("b", bytes(100))
+    stores[1].put("c", b"")
+    assert clock.passed_s == pytest.approx(2.0, abs=0.05)
+    service.will(Reply(200, bytes(3 * MIB)))
+    before_s = clock.passed_s
+    for store in stores:
+        assert len(store.get("a")) == 3 * MIB
+    assert clock.passed_s - before_s == pytest.approx(6.0, abs=0.5)
+    stores[0].close()
+
+
+def test_a_slow_limit_is_no_trickle(service: Service) -> None:
+    """What the pace makes a body wait does not count against it."""
+    clock = FakeClock()
+    limits = Bandwidth.of(1, 1, clock)
+    limits.upload.wait(600 * MIB)  # booked by somebody else
+    store = S3Store("bucket", endpoint=service.endpoint, clock=clock, limits=limits)
+    service.will(DONE)
+    store.put("a", bytes(MIB))
+    store.close()
+    assert clock.passed_s > 600
+
+
+# -- locks ------------------------------------------------------------------------------------
+def test_only_what_the_rule_names_is_locked_and_with_a_checksum(service: Service) -> None:
+    clock = FakeClock()
+    rule = LockRule("compliance", 30, ("packs/",))
+    store = S3Store("bucket", endpoint=service.endpoint, clock=clock, lock=rule)
+    service.will(DONE)
+    store.put("packs/a", b"data")
+    store.put_if_absent("index/a", b"data")
+    store.close()
+    locked, plain = ({k.lower(): v for k, v in seen.headers.items()} for seen in service.seen)
+    assert locked["x-amz-object-lock-mode"] == "COMPLIANCE"
+    assert locked["x-amz-object-lock-retain-until-date"] == "2026-12-23T04:00:00Z"
+    assert locked["content-md5"] == "jXd/OF09/siBXSD3SWAm3A=="
+    assert not [name for name in plain if "lock" in name or name == "content-md5"]
 
 
 # -- refusals ---------------------------------------------------------------------------------

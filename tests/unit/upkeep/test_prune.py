@@ -160,7 +160,7 @@ def test_a_listing_that_fails_means_no_plan(faulty, prefix):
 def test_a_clock_that_is_wrong_removes_nothing_and_is_told(faulty):
     planned = plan(faulty, now=Now(LATER + dt.timedelta(days=3650), LATER))
     assert planned.going == ()
-    assert planned.refusal is not None and "ahead of the store's" in planned.refusal
+    assert planned.refusal is not None and "ahead of the store's" in planned.refusal.message
 
 
 def test_a_pinned_point_stays_with_its_note(faulty):

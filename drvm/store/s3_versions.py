@@ -1,0 +1,142 @@
+"""Versions and locks of the objects of an S3 bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from drvm.core.errors import ObjectDamaged, ObjectMissing, StoreUnreachable
+from drvm.store import base
+from drvm.store.history import LockMode, Version, Versioning
+from drvm.store.s3_client import Bucket
+from drvm.store.s3_errors import in_doubt
+
+MAX_LISTED = 10_000_000
+
+# Services differ in how they say that there is no lock on an object, or none in its bucket.
+_NO_LOCK = {
+    "NoSuchObjectLockConfiguration",
+    "ObjectLockConfigurationNotFoundError",
+    "InvalidRequest",
+    "NotImplemented",
+}
+_UNVERSIONED: dict[str, Versioning] = {
+    "AccessDenied": "unknown",
+    "NotImplemented": "none",
+    "MethodNotAllowed": "none",
+}
+
+
+class S3History:
+    """Implements ``History``."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._client = bucket.client
+
+    def versioning(self) -> Versioning:
+        def ask() -> Versioning:
+            try:
+                answer = self._client.get_bucket_versioning(Bucket=self._bucket.address.bucket)
+            except ClientError as error:
+                known = _UNVERSIONED.get(_code(error))
+                if known is None:  # such as a bucket that is not there
+                    raise
+                return known
+            # Where no more are made ("Suspended"), those that there were are kept still.
+            return "kept" if answer.get("Status") in ("Enabled", "Suspended") else "none"
+
+        return self._bucket.call("", ask)
+
+    def list(self, prefix: str) -> Iterator[Version]:
+        base.check_prefix(prefix)
+        found: dict[str, dict[str, tuple[dt.datetime, int, Version]]] = {}
+        count = 0
+        after: dict[str, str] = {}
+        while True:
+            page = self._bucket.call(prefix, functools.partial(self._page, prefix, after))
+            for version in self._entries(prefix, page):
+                count += 1  # S3 lists the versions of a name the newest first
+                found.setdefault(version.name, {})[version.id] = (
+                    version.modified,
+                    -count,
+                    version,
+                )
+            if count > MAX_LISTED:
+                raise ObjectDamaged(f"{self._bucket.address} lists more than {MAX_LISTED} versions")
+            if not page["IsTruncated"]:
+                return self._ordered(found)
+            following = {"KeyMarker": str(page.get("NextKeyMarker") or "")}
+            if page.get("NextVersionIdMarker"):
+                following["VersionIdMarker"] = str(page["NextVersionIdMarker"])
+            if following == after or not following["KeyMarker"]:
+                raise StoreUnreachable(
+                    f"{self._bucket.address}: the listing of versions does not go on after a page"
+                )
+            after = following
+
+    def delete(self, name: str, version: str) -> None:
+        named = self._bucket.at(base.check_name(name), version)
+        with contextlib.suppress(ObjectMissing):
+            self._bucket.call(name, lambda: self._client.delete_object(**named))
+
+    def retained_until(self, name: str, version: str) -> dt.datetime | None:
+        named = self._bucket.at(base.check_name(name), version)
+
+        def ask() -> Any:
+            try:
+                return self._client.get_object_retention(**named).get("Retention", {})
+            except ClientError as error:
+                if _code(error) in _NO_LOCK:
+                    return {}
+                raise
+
+        until = self._bucket.call(name, ask).get("RetainUntilDate")
+        return None if until is None else self._bucket.time(name, until)
+
+    def retain(self, name: str, version: str, mode: LockMode, until: dt.datetime) -> None:
+        named = self._bucket.at(base.check_name(name), version)
+        retention = {"Mode": mode.upper(), "RetainUntilDate": until}
+        self._bucket.call(
+            name, lambda: self._client.put_object_retention(**named, Retention=retention)
+        )
+
+    # -- inside -------------------------------------------------------------------------------
+    def _page(self, prefix: str, after: dict[str, str]) -> Any:
+        page = self._client.list_object_versions(
+            Bucket=self._bucket.address.bucket, Prefix=self._bucket.key(prefix), **after
+        )
+        if not isinstance(page.get("IsTruncated"), bool):
+            raise in_doubt(self._bucket.request(prefix), "not a listing")
+        return page
+
+    def _entries(self, prefix: str, page: Any) -> Iterator[Version]:
+        for kind in ("Versions", "DeleteMarkers"):
+            for entry in page.get(kind, ()):
+                name = self._bucket.own_name(prefix, str(entry.get("Key", "")))
+                if not base.is_name(name):
+                    continue
+                marker = kind == "DeleteMarkers"
+                size = 0 if marker else entry.get("Size")
+                info = self._bucket.info(name, size, entry.get("LastModified"))
+                etag = "" if marker else str(entry.get("ETag", ""))
+                identity = str(entry.get("VersionId", "null"))
+                yield Version(name, identity, info.size_bytes, info.modified, etag, marker)
+
+    @staticmethod
+    def _ordered(
+        found: dict[str, dict[str, tuple[dt.datetime, int, Version]]],
+    ) -> Iterator[Version]:
+        """By name; of one name by time, and where that is the same second by the listing."""
+        for name in sorted(found):
+            for _, _, version in sorted(found[name].values(), key=lambda kept: kept[:2]):
+                yield version
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
