@@ -1,7 +1,8 @@
-"""One frozen disk on its way into the repository: read ahead, given in order."""
+"""One frozen disk on its way into the repository: whoever reads a part of it also stores it."""
 
 from __future__ import annotations
 
+import os
 import threading
 from array import array
 from collections import deque
@@ -10,46 +11,43 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES, Ids
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
 from drvm.core.extents import Extent, ExtentKind, align
 from drvm.core.progress import Progress
 from drvm.core.units import MIB
 from drvm.host.model import BlockReader
-from drvm.repository.disk_writer import DiskWriter
+from drvm.repository.disk_writer import DiskWriter, Place
 from drvm.snapshot.capture import FrozenDisk
 
 LOAD_BYTES = 2 * MIB
-"""What one thread reads and names at a time; as much as is looked up at a time."""
+"""What one thread reads at a time, and names, looks up, compresses and seals while it has it."""
 _LOAD_EXTENTS = 256
-_READERS = 2
-_LOADS_AHEAD = 3
+_WORKERS = min(8, max(2, os.cpu_count() or 2))
+_LOADS_AHEAD = 64
+"""Loads that wait behind one that is read, and hold nothing to read."""
 
 
 def transfer(source: FrozenDisk, target: DiskWriter, progress: Progress) -> int:
     """Give the whole disk to ``target``; returns how many bytes were read from the source.
 
-    At most 8 MiB are read ahead, so a slow store slows the reading, not the guest: that writes
-    to its overlay. Errors of the source or of the store end it.
+    So many loads as there are processors are under way, so a slow store slows the reading, not
+    the guest: that writes to its overlay. Errors of the source or of the store end it.
     """
     extents = _Extents(align(source.extents(), source.size_bytes, BLOCK_BYTES))
     to_read = sum(extent.length for extent in extents if extent.kind is not ExtentKind.ZERO)
     progress.stage(f"reading {source.target}", to_read)
     read_bytes = 0
-    with closing(_Readers(source, target)) as readers:
-        for load in readers.ahead(_loads(_pieces(extents))):
-            data, ids = load.result()
-            at = 0
+    with closing(_Workers(source, target)) as workers:
+        for load in workers.stored(_loads(_pieces(extents))):
+            read_bytes += load.data_bytes
             for extent in load.extents:
                 if extent.kind is ExtentKind.ZERO:
                     target.zero(extent.length)
                     continue
                 if extent.kind is ExtentKind.DATA:
-                    first, end = at // BLOCK_BYTES, at + extent.length
-                    target.data(data[at:end], ids[first : -(-end // BLOCK_BYTES)])
-                    read_bytes += extent.length
-                    at = end
+                    target.placed(extent.length)
                 elif not target.unchanged(extent.length):
-                    read_bytes += _read_after_all(readers, extent, target)
+                    read_bytes += _read_after_all(workers, extent, target)
                 progress.advance(extent.length)
     return read_bytes
 
@@ -74,41 +72,41 @@ class _Extents:
 
 
 def _pieces(extents: Iterable[Extent]) -> Iterator[Extent]:
-    """DATA in pieces of one load, UNCHANGED in pieces of one leaf, ZERO as it is."""
+    """All inside one leaf; DATA in pieces of one load."""
     for extent in extents:
-        if extent.kind is ExtentKind.ZERO:
-            yield extent
-            continue
-        step = LOAD_BYTES if extent.kind is ExtentKind.DATA else LEAF_BYTES
-        at = extent.offset
-        while at < extent.end:
-            end = min(extent.end, (at // step + 1) * step)
-            yield Extent(at, end - at, extent.kind)
-            at = end
+        for piece in extent.cut(LEAF_BYTES):
+            if piece.kind is ExtentKind.DATA:
+                yield from piece.cut(LOAD_BYTES)
+            else:
+                yield piece
 
 
 @dataclass(slots=True)
 class _Load:
-    """Extents that follow one another. The DATA among them, at most ``LOAD_BYTES`` together,
-    are read side by side into ``memory``."""
+    """Extents of one leaf that follow one another. The DATA among them, at most ``LOAD_BYTES``
+    together, are read side by side."""
 
     extents: list[Extent] = field(default_factory=list)
     data_bytes: int = 0
-    memory: bytearray = field(default_factory=bytearray)
-    ids: Future[Ids] | None = None
+    done: Future[None] | None = None
 
     def takes(self, extent: Extent) -> bool:
+        if not self.extents:
+            return True
+        leaf = self.extents[0].offset // LEAF_BYTES
         data_bytes = extent.length if extent.kind is ExtentKind.DATA else 0
-        return self.data_bytes + data_bytes <= LOAD_BYTES and len(self.extents) < _LOAD_EXTENTS
+        return (
+            self.data_bytes + data_bytes <= LOAD_BYTES
+            and len(self.extents) < _LOAD_EXTENTS
+            and extent.offset // LEAF_BYTES == leaf
+        )
 
     def add(self, extent: Extent) -> None:
         self.extents.append(extent)
         self.data_bytes += extent.length if extent.kind is ExtentKind.DATA else 0
 
-    def result(self) -> tuple[memoryview, Ids]:
-        """The data and its blocks' ids, when they were read."""
-        assert self.ids is not None
-        return memoryview(self.memory)[: self.data_bytes], self.ids.result()
+    def data(self) -> list[Extent]:
+        return [extent for extent in self.extents if extent.kind is ExtentKind.DATA]
 
 
 def _loads(pieces: Iterable[Extent]) -> Iterator[_Load]:
@@ -121,56 +119,67 @@ def _loads(pieces: Iterable[Extent]) -> Iterator[_Load]:
     yield load
 
 
-def _read_after_all(readers: _Readers, extent: Extent, target: DiskWriter) -> int:
+def _read_after_all(workers: _Workers, extent: Extent, target: DiskWriter) -> int:
     """The parent's blocks can't be relied on: the range is read, whatever the hint said."""
     whole = Extent(extent.offset, extent.length, ExtentKind.DATA)
-    for load in readers.ahead(_loads(_pieces([whole]))):
-        target.data(*load.result())
+    for load in workers.stored(_loads(_pieces([whole]))):
+        target.placed(load.data_bytes)
     return extent.length
 
 
-class _Readers:
-    """A few threads, each with a reader of its own. What one has read it also names, while it
-    is in that processor's cache."""
+class _Workers:
+    """A few threads, each with a reader and memory of its own."""
 
     def __init__(self, source: FrozenDisk, target: DiskWriter) -> None:
         self._source = source
         self._target = target
-        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="store")
         self._own = threading.local()
         self._opened: list[BlockReader] = []
         self._lock = threading.Lock()
-        self._spare: list[bytearray] = []
 
-    def ahead(self, loads: Iterable[_Load]) -> Iterator[_Load]:
-        """The same loads, read. The memory of each is used again when the next is asked for."""
+    def stored(self, loads: Iterable[_Load]) -> Iterator[_Load]:
+        """The same loads in their order, when their data is stored."""
         waiting: deque[_Load] = deque()
+        busy = 0
         for load in loads:
-            self._begin(load)
+            if load.data_bytes:
+                place = self._target.place(load.data())
+                load.done = self._pool.submit(self._store, load, place)
+                busy += 1
             waiting.append(load)
-            if len(waiting) > _LOADS_AHEAD:
-                yield waiting[0]
-                self._spare.append(waiting.popleft().memory)
-        while waiting:
-            yield waiting[0]
-            self._spare.append(waiting.popleft().memory)
+            while waiting and (
+                waiting[0].done is None or busy > _WORKERS or len(waiting) > _LOADS_AHEAD
+            ):
+                first = waiting.popleft()
+                if first.done is not None:
+                    first.done.result()
+                    busy -= 1
+                yield first
+        for load in waiting:
+            if load.done is not None:
+                load.done.result()
+            yield load
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         for reader in self._opened:
             reader.close()
 
-    def _begin(self, load: _Load) -> None:
-        load.memory = self._spare.pop() if self._spare else bytearray(LOAD_BYTES)
-        load.ids = self._pool.submit(self._read, load)
+    def _store(self, load: _Load, place: Place) -> None:
+        at, memory = 0, self._memory()
+        for extent in load.data():
+            self._reader().read_into(extent.offset, memory[at : at + extent.length])
+            at += extent.length
+        end = -(-at // BLOCK_BYTES) * BLOCK_BYTES  # only a disk's end is no whole block
+        memory[at:end] = bytes(end - at)
+        place.fill(memory[:end])
 
-    def _read(self, load: _Load) -> Ids:
-        at, whole = 0, memoryview(load.memory)
-        for extent in load.extents:
-            if extent.kind is ExtentKind.DATA:
-                self._reader().read_into(extent.offset, whole[at : at + extent.length])
-                at += extent.length
-        return self._target.ids(whole[:at])
+    def _memory(self) -> memoryview:
+        memory: memoryview | None = getattr(self._own, "memory", None)
+        if memory is None:
+            memory = self._own.memory = memoryview(bytearray(LOAD_BYTES))
+        return memory
 
     def _reader(self) -> BlockReader:
         reader: BlockReader | None = getattr(self._own, "reader", None)

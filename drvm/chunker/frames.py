@@ -65,6 +65,12 @@ def decode(codec: int, payload: bytes, plain_bytes: int) -> bytes:
     return plain
 
 
+def holds(codec: int, payload: bytes, plain: Buffer) -> bool:
+    """Whether these bytes come out again. Raises ``ValueError`` where none do."""
+    # startswith compares whole buffers in C; == between bytes and views goes byte by byte
+    return decode(codec, payload, len(plain)).startswith(plain)
+
+
 def decompress(payload: bytes, max_bytes: int) -> bytes:
     """One zstd frame and nothing else. Raises ``ValueError`` for more than ``max_bytes``.
 
@@ -88,7 +94,7 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
         cache = _contexts.compressors = {}
     if level not in cache:
         cache[level] = zstandard.ZstdCompressor(
-            level=level, write_content_size=False, write_checksum=False
+            level=level, write_content_size=True, write_checksum=False
         )
     return cache[level]
 

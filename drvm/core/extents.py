@@ -30,6 +30,14 @@ class Extent:
     def end(self) -> int:
         return self.offset + self.length
 
+    def cut(self, step_bytes: int) -> Iterator[Extent]:
+        """Pieces that end at multiples of ``step_bytes``."""
+        at = self.offset
+        while at < self.end:
+            end = min(self.end, (at // step_bytes + 1) * step_bytes)
+            yield Extent(at, end - at, self.kind)
+            at = end
+
 
 def cover(extents: Iterable[Extent], size_bytes: int) -> Iterator[Extent]:
     """Yield ``extents`` joined where kinds agree, having proven that they cover the disk.

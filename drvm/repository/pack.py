@@ -133,6 +133,11 @@ class PackBuilder:
         self._blocks += len(ids) // ID_BYTES
         return number
 
+    def blocks(self) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """(ids, ordinals) of all blocks so far, ascending."""
+        counts = np.array([len(ids) // ID_BYTES for ids in self._ids], dtype=np.int64)
+        return ids_from_bytes(b"".join(self._ids)), ordinals_of(counts)
+
     def finish(self) -> SealedPack:
         """Once: its tables have one nonce each."""
         if self._finished:

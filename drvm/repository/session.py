@@ -67,12 +67,9 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._blocks.close()
-        finally:
-            self._uploads.close()
-            if error is not None:  # what did arrive is found by the next listing
-                self._index.forget(self._blocks.data_packs())
+        self._uploads.close()
+        if error is not None:  # what did arrive is found by the next listing
+            self._index.forget(self._blocks.data_packs())
 
     def disk(
         self, size_bytes: int, parent: DiskMap | None, fingerprints: Fingerprints | None = None

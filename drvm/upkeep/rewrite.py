@@ -155,7 +155,7 @@ class _RewrittenDisk:
                 continue
             left = self.parent.size_bytes - writer.position_bytes
             length = (stop - start) * BLOCK_BYTES
-            writer.data(rows[at : at + min(length, left)].data, ids[start:stop])
+            writer.data(rows[at : at + min(length, left)].data)
             at += length
 
 

@@ -18,7 +18,7 @@ from drvm.chunker.blocks import BlockHasher
 from drvm.core.errors import DamageFound, HostError, StoreRefused
 from drvm.core.extents import Extent, ExtentKind
 from drvm.core.progress import NoProgress
-from drvm.repository import pack, writer
+from drvm.repository import pack
 from drvm.repository.crypto import ObjectCipher
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.layout import PACKS
@@ -33,11 +33,10 @@ ONE = 4096
 SIZE = 600 * ONE
 
 
-def small(patch: pytest.MonkeyPatch, load: int, batch: int, in_flight: int, room: int) -> None:
-    """A disk of some blocks then takes many loads, batches and packs."""
+def small(patch: pytest.MonkeyPatch, load: int, workers: int, room: int) -> None:
+    """A disk of some blocks then takes many loads and packs."""
     patch.setattr(transfer_module, "LOAD_BYTES", load * ONE)
-    patch.setattr(writer, "_BATCH_FRAMES", batch)
-    patch.setattr(writer, "_BATCHES_IN_FLIGHT", in_flight)
+    patch.setattr(transfer_module, "_WORKERS", workers)
     patch.setattr(pack, "PACK_MAX_BYTES", pack._TABLES_RESERVE_BYTES + room)
 
 
@@ -102,13 +101,12 @@ def versions(draw: st.DrawFn) -> list[tuple[bytes, list[Extent]]]:
 @given(
     versions(),
     st.integers(1, 70),
-    st.integers(1, 3),
-    st.integers(1, 3),
+    st.integers(1, 5),
     st.integers(5_000, 400_000),
 )
-def test_however_it_is_cut_the_point_is_the_disk(history, load, batch, in_flight, room):
+def test_however_it_is_cut_the_point_is_the_disk(history, load, workers, room):
     with pytest.MonkeyPatch.context() as patch:
-        small(patch, load, batch, in_flight, room)
+        small(patch, load, workers, room)
         vault, parent = new_vault(), None
         for content, extents in history:
             parent = back_up(vault, Source(content, extents), parent)
@@ -116,7 +114,7 @@ def test_however_it_is_cut_the_point_is_the_disk(history, load, batch, in_flight
 
 
 def test_a_block_is_stored_once_however_often_and_wherever_it_comes(monkeypatch):
-    small(monkeypatch, 16, 1, 2, 200_000)
+    small(monkeypatch, 16, 4, 200_000)
     kinds = [1, 3, 1, 5] * 20 + list(range(1, 200, 2)) * 2 + [3] * 50
     content = b"".join(block(kind) for kind in kinds)
     vault = new_vault()
@@ -154,13 +152,13 @@ def nth_call(number: int, error: BaseException, real: Callable) -> Callable:
 
 
 def threads() -> list[str]:
-    names = ("upload", "compress", "read")
+    names = ("upload", "store")
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
 @pytest.fixture
 def vault(monkeypatch) -> Iterator[Vault]:
-    small(monkeypatch, 16, 1, 4, 400_000)
+    small(monkeypatch, 16, 4, 400_000)
     vault = new_vault(FaultyStore())
     yield vault
     assert threads() == []

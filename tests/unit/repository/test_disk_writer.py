@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES
 from drvm.core.errors import DamageFound
 from drvm.core.progress import NoProgress
-from drvm.repository import disk_writer, pack, writer
+from drvm.repository import disk_writer, pack
 from drvm.repository.disk_writer import DiskWriter
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.layout import pack_object
@@ -116,8 +116,6 @@ def small_packs(monkeypatch):
     """Packs of a few frames, so that a small disk needs many."""
     monkeypatch.setattr(pack, "PACK_MAX_BYTES", pack._TABLES_RESERVE_BYTES + 30_000)
     monkeypatch.setattr(pack, "PACK_MAX_BLOCKS", 70)
-    monkeypatch.setattr(writer, "_BATCHES_IN_FLIGHT", 2)
-    monkeypatch.setattr(writer, "_BATCH_FRAMES", 1)
     return monkeypatch
 
 

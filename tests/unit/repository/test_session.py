@@ -28,7 +28,7 @@ def vault(monkeypatch) -> Vault:
 
 
 def threads() -> list[str]:
-    names = ("upload", "compress", "tables", "fetch")
+    names = ("upload", "tables", "fetch")
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
