@@ -92,6 +92,16 @@ def open_slots(
     )
 
 
+def is_slot(name: str, data: bytes) -> bool:
+    """Whether some passphrase may open it. Damage inside of what is wrapped shows only to whoever
+    has its passphrase."""
+    try:
+        _parse(name, data)
+    except (DamageFound, ValueError):
+        return False
+    return True
+
+
 def _cost(parsed: tuple[str, KeySlot, bytes, bytes]) -> int:
     return parsed[1].memory_kib * parsed[1].passes
 

@@ -24,6 +24,7 @@ CONDEMNED = "condemned/"
 DRILLS = "drills/"
 INDEX = "index/"
 PINS = "pins/"
+CHECKS = "checks/"
 LOOSE = ("probe/", "leases/")
 """Objects that may come and go; every other is created once under its name."""
 LOCKED = (CONFIG, KEYS, PACKS, POINTS, FINALS)
@@ -39,6 +40,7 @@ _PACK = re.compile(r"packs/([0-9a-f]{64})", re.ASCII)
 _INDEX = re.compile(r"index/([0-9a-f]{64})", re.ASCII)
 _POINT = re.compile(r"points/([0-9a-f-]{36})/([0-9a-f]{16})\.([0-9a-f]{16})", re.ASCII)
 _PIN = re.compile(r"pins/([0-9a-f]{16})\.[0-9a-f]{16}", re.ASCII)
+_CHECK = re.compile(r"checks/[0-9a-f]{16}", re.ASCII)
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +135,18 @@ def parse_pin(object_name: str) -> str | None:
     """The id of the point that is pinned; ``None`` for what is not the name of a pin."""
     match = _PIN.fullmatch(object_name)
     return match[1] if match else None
+
+
+def check_object(nonce: str) -> str:
+    return CHECKS + nonce
+
+
+def is_check(object_name: str) -> bool:
+    return _CHECK.fullmatch(object_name) is not None
+
+
+def condemned_object(pack: bytes) -> str:
+    return CONDEMNED + pack.hex()
 
 
 def drill_object(vm_uuid: str, drill_id: str) -> str:

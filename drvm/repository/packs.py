@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
 
 from drvm.chunker.blocks import Ids
 from drvm.core.errors import DamageFound, ObjectMissing, ObjectTruncated
@@ -26,6 +25,7 @@ from drvm.repository.pack import (
     OpenPack,
     parse_footer,
 )
+from drvm.repository.packcheck import check_sums
 from drvm.store.base import Store
 
 _TABLES_BYTES = 24 * MIB
@@ -114,18 +114,23 @@ class PackReader:
         table = tables[footer.ids_bytes : -FOOTER_BYTES]
         return OpenPack(self._sealer, name, footer, table).ids(sealed_ids)
 
+    def whole(self, name: bytes) -> bytes:
+        """The object as it is. Raises ``DamageFound`` where it is missing."""
+        with _named(name):
+            return self._store.get(pack_object(name))
+
     def verify(self, name: bytes) -> None:
         """Read the whole pack and compare it with its name; needs no key. ``DamageFound``."""
-        data = self._whole(name)
-        footer = parse_footer(name, data)
-        body = data[: footer.body_bytes]
-        tables = data[footer.body_bytes : -FOOTER_BYTES]
-        if (
-            len(data) != footer.pack_bytes
-            or blake3(body).digest() != footer.body_blake3
-            or hashlib.sha256(tables).digest() != footer.tables_sha256
-        ):
-            raise DamageFound(f"pack {name.hex()} is damaged")
+        check_sums(name, self.whole(name))
+
+    def forget(self, name: bytes) -> None:
+        """What is read of this pack next comes from the store."""
+        with self._lock:
+            pack = self._open.pop(name, None)
+            if pack is not None:
+                self._tables_bytes -= pack.frames.size_bytes
+            for key in [key for key in self._windows if key[0] == name]:
+                del self._windows[key]
 
     # -- reading ------------------------------------------------------------------------------
     def _remember(self, name: bytes, pack: OpenPack) -> OpenPack:
@@ -168,10 +173,6 @@ class PackReader:
         if wanted > len(tail):
             raise DamageFound(f"pack {name.hex()} is truncated")
         return footer, tail[-wanted:]
-
-    def _whole(self, name: bytes) -> bytes:
-        with _named(name):
-            return self._store.get(pack_object(name))
 
 
 @contextlib.contextmanager

@@ -64,10 +64,12 @@ class Point:
 @dataclass(frozen=True, slots=True)
 class Listing:
     """``points``: the good ones, oldest first. ``problems``: what should be readable and is
-    not, a line each; points that were never finished are no problem."""
+    not, a line each; points that were never finished are no problem. ``damaged``: (VM's UUID, id,
+    generation) of what has a final and can't be read."""
 
     points: tuple[Point, ...]
     problems: tuple[str, ...]
+    damaged: tuple[tuple[str, str, str], ...] = ()
 
 
 class Final(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,6 +133,7 @@ def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Lis
     prefix = f"{POINTS}{vm_uuid}/" if vm_uuid is not None else POINTS
     good: dict[str, Point] = {}
     problems: list[str] = []
+    damaged: list[tuple[str, str, str]] = []
     for info in store.list(prefix):
         parsed = parse_point(info.name)
         final = finals.get(f"{parsed[1]}.{parsed[2]}") if parsed is not None else None
@@ -138,6 +141,7 @@ def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Lis
             continue
         if max(info.size_bytes, final.size_bytes) > MAX_OBJECT_BYTES:
             problems.append(f"{info.name} or its final is larger than any object of drvm")
+            damaged.append(parsed)
             continue
         try:
             point = read_point(store, sealer, *parsed)
@@ -145,11 +149,12 @@ def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Lis
             continue  # deleted since the listing
         except RepositoryError as error:
             problems.append(str(error))
+            damaged.append(parsed)
             continue
         if point is not None:
             good.setdefault(point.id, point)
     ordered = sorted(good.values(), key=lambda point: (point.manifest.created, point.id))
-    return Listing(tuple(ordered), tuple(problems))
+    return Listing(tuple(ordered), tuple(problems), tuple(damaged))
 
 
 def read_point(
@@ -170,6 +175,20 @@ def read_point(
     if (manifest.vm_uuid, manifest.id) != (vm_uuid, point_id):
         raise DamageFound(f"{name} is the manifest of another point")
     return Point(manifest, generation)
+
+
+def current_point(store: Store, sealer: Sealer, point: Point) -> Point | None:
+    """The same point as it is now: in its generation, or in another good one where that is gone;
+    ``None`` where it was removed."""
+    uuid = point.manifest.vm_uuid
+    found: Point | None = None
+    for name in manifests(store, uuid, point.id):
+        generation = name.rpartition(".")[2]
+        if generation == point.generation:
+            return point
+        with contextlib.suppress(ObjectMissing, RepositoryError):
+            found = read_point(store, sealer, uuid, point.id, generation) or found
+    return found
 
 
 def final_times(store: Store) -> dict[str, tuple[dt.datetime, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 from drvm.chunker.blocks import BlockHasher
@@ -18,9 +19,10 @@ from drvm.core.errors import (
     UsageError,
 )
 from drvm.core.progress import Progress, Trace, no_trace
-from drvm.repository import pins
+from drvm.repository import checks, packcheck, pins
 from drvm.repository import points as protocol
 from drvm.repository.catalog import Catalog, RebuildPlan, Rebuilt
+from drvm.repository.checks import CheckRecord, History
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.fingerprints import Fingerprints
@@ -28,7 +30,7 @@ from drvm.repository.index.levels import Levels
 from drvm.repository.index.runs import RunFiles
 from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize, SparseIndex
 from drvm.repository.index.tables import IdTables
-from drvm.repository.keys import MAX_SLOT_BYTES, make_slot, open_slots
+from drvm.repository.keys import MAX_SLOT_BYTES, is_slot, make_slot, open_slots
 from drvm.repository.layout import (
     CONFIG,
     DRILLS,
@@ -46,6 +48,7 @@ from drvm.repository.layout import (
 )
 from drvm.repository.leaf_reader import LeafReader
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
+from drvm.repository.packcheck import Fault
 from drvm.repository.packs import PackReader
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
@@ -70,14 +73,14 @@ class Repository:
         problems: tuple[str, ...] = (),
     ) -> None:
         self.store = store
-        self._problems = problems
+        self.problems = problems
         self.id = config.repository_id
         self._sealer = Sealer(keys, config.repository_id)
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
         self.packs = PackReader(store, self._sealer)
         cache = cache_dir / config.repository_id if cache_dir is not None else None
-        self._tables = _make_tables(cache, self._sealer, self.packs, limits)
-        self._index = _make_index(cache, config, self._tables, limits)
+        self.tables = _make_tables(cache, self._sealer, self.packs, limits)
+        self._index = _make_index(cache, config, self.tables, limits)
         self._fingerprints = cache / "fingerprints" if cache is not None else None
         self._catalog = Catalog(store, self._sealer, self.packs, self._index)
 
@@ -150,12 +153,17 @@ class Repository:
     def points(self, vm_uuid: str | None = None) -> Listing:
         """``problems`` also tell what somebody overwrote or deleted, as far as it was looked at."""
         listing = protocol.list_points(self.store, self._sealer, vm_uuid)
-        return Listing(listing.points, self._problems + listing.problems + alarms_of(self.store))
+        problems = self.problems + listing.problems + alarms_of(self.store)
+        return replace(listing, problems=problems)
 
     def check_untouched(self) -> None:
         """Raises ``TamperingFound`` where the store keeps versions and somebody overwrote or
         deleted any object that is still there. Lists everything that is needed."""
         check_untouched(self.store, (*LOCKED, PINS))
+
+    def current(self, point: Point) -> Point | None:
+        """The point as it is now, perhaps in another generation; ``None`` where it was removed."""
+        return protocol.current_point(self.store, self._sealer, point)
 
     def refresh(self, banned: frozenset[bytes] = frozenset()) -> None:
         """Bring the index up to date with the store.
@@ -210,7 +218,7 @@ class Repository:
         return DiskMap(self.packs.blob, root, disk.size_bytes)
 
     def leaf_reader(self, disk: Disk) -> LeafReader:
-        return LeafReader(self.disk_map(disk), self.packs, self.hasher, self._tables)
+        return LeafReader(self.disk_map(disk), self.packs, self.hasher, self.tables)
 
     def blob(self, blob: StoredBlob) -> bytes:
         return self.packs.blob(blob.ref())
@@ -283,6 +291,25 @@ class Repository:
                 sealed = self.store.get(info.name)
                 records.append(self._sealer.open_object(b"drill", info.name, sealed))
         return records
+
+    # -- checks -------------------------------------------------------------------------------
+    def examine(self, name: bytes, data: bytes) -> Fault | None:
+        """What is wrong with the pack of this name, whose whole object is ``data``."""
+        return packcheck.examine(name, data, self._sealer, self.hasher)
+
+    def check_history(self) -> History:
+        return checks.read_history(self.store, self._sealer)
+
+    def record_check(self, record: CheckRecord, trace: Trace = no_trace) -> None:
+        checks.create_record(self.store, self._sealer, record, trace)
+
+    def open_object(self, purpose: bytes, name: str) -> bytes:
+        """The content of a sealed object. Raises ``ObjectMissing`` and ``DamageFound``."""
+        return self._sealer.open_object(purpose, name, self.store.get(name))
+
+    def unreadable_slots(self) -> tuple[str, ...]:
+        """Key slots that no passphrase opens."""
+        return tuple(name for name, data in _slots(self.store) if not is_slot(name, data))
 
     # -- index --------------------------------------------------------------------------------
     def plan_index_rebuild(self) -> RebuildPlan:

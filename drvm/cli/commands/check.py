@@ -1,0 +1,241 @@
+"""``drvm check``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
+from drvm.cli.opening import opened, warn
+from drvm.cli.output import Output
+from drvm.cli.views import short_time
+from drvm.core.clock import rfc3339
+from drvm.core.errors import DamageFound
+from drvm.core.text import printable
+from drvm.core.units import format_bytes
+from drvm.repository.checks import Share, parse_share
+from drvm.upkeep.check import (
+    CheckResult,
+    plan_check,
+    plan_check_without_key,
+    run_check,
+    run_check_without_key,
+)
+from drvm.upkeep.check_points import DiskHit, PointHit
+from drvm.wiring.assembly import Wiring
+
+_ALL = "1/1"
+_RANGES_SHOWN = 8
+_LINES_SHOWN = 20
+
+
+@click.command("check")
+@click.option(
+    "--read-data",
+    is_flag=False,
+    flag_value=_ALL,
+    metavar="[SHARE]",
+    help="Read the data too: all of it, a share such as 10%, or 3/7, the third of seven parts.",
+)
+@click.option(
+    "--without-key",
+    is_flag=True,
+    help="Compare packs with their own checksums, without a passphrase. Reads all, or the SHARE.",
+)
+@click.option("--dry-run", is_flag=True, help="Look only: set nothing aside, keep no record.")
+@click.pass_obj
+def command(invocation: Invocation, read_data: str | None, without_key: bool, dry_run: bool) -> int:
+    """Is everything there that the points need, and is it what was written?
+
+    Without options all manifests and disk maps are read, and every pack that a point needs must be
+    there. With --read-data packs are read, decrypted and named anew, and disk maps are compared
+    with what they stand for. A share such as 10% goes on where the last one ended, on whatever host
+    that was: ten runs read every byte.
+
+    Damage is told as what it costs: points, disks, and ranges of bytes of the disk (not yet files
+    of the guest). A bad pack is read once more, and then set aside: no backup relies on it again,
+    and the next one of each machine stores anew what it needs of it. Nothing is deleted.
+
+    Exit code 4 where points or packs are damaged, 3 where only lesser objects are.
+
+    \b
+    Examples:
+      drvm check
+      drvm check --read-data 10%
+      drvm check --read-data --json | jq -r '.points_hit[].id'
+    """
+    share = parse_share(read_data) if read_data is not None else None
+    with opened(invocation) as wiring:
+        result = _run(invocation, wiring, share, without_key=without_key, dry_run=dry_run)
+    if invocation.output.json:
+        invocation.output.document(_fields(result, dry_run=dry_run))
+    else:
+        _show(invocation.output, result, dry_run=dry_run)
+    _warn(invocation, result)
+    if result.damaged:
+        raise DamageFound(_verdict(result), hint=_hint(result, dry_run=dry_run))
+    return DONE_WITH_WARNINGS if result.warned else DONE
+
+
+def _run(
+    invocation: Invocation,
+    wiring: Wiring,
+    share: Share | None,
+    *,
+    without_key: bool,
+    dry_run: bool,
+) -> CheckResult:
+    with invocation.progress() as progress:
+        if without_key:
+            store = wiring.store()
+            progress.stage("listing the repository")
+            plan = plan_check_without_key(store, share)
+            return run_check_without_key(
+                store, plan, progress, set_aside=not dry_run, trace=invocation.trace
+            )
+        repository = wiring.repository()
+        progress.stage("reading the manifests of all points")
+        return run_check(
+            repository,
+            plan_check(repository, share),
+            progress,
+            wiring.clock,
+            wiring.writer,
+            write=not dry_run,
+            trace=invocation.trace,
+        )
+
+
+def _show(output: Output, result: CheckResult, *, dry_run: bool) -> None:
+    output.line(
+        f"{result.points} points, {result.packs} packs ({format_bytes(result.packs_bytes)});"
+        f" {result.read_packs} packs read ({format_bytes(result.read_bytes)}),"
+        f" {result.leaves} leaves of disk maps compared"
+    )
+    if result.never_read is not None:
+        never = f"{result.never_read} packs were never read back since they were written"
+        if result.oldest_read is not None:
+            since = short_time(rfc3339(result.oldest_read))
+            never += f"; all others since {since} UTC"
+        output.line(never)
+    for pack in result.bad_packs:
+        fate = "set aside" if pack.set_aside else "not set aside" if not pack.absent else "absent"
+        output.line(f"pack {pack.name.hex()}: {pack.reason} ({fate})")
+    for line in _bounded(result.finds.damage):
+        output.line(line)
+    for hit in result.hits:
+        _show_hit(output, hit)
+
+
+def _show_hit(output: Output, hit: PointHit) -> None:
+    made = f", {short_time(hit.created)}" if hit.created else ""
+    output.line(f"point {hit.id} of {hit.vm or hit.vm_uuid}{made}:")
+    for part in hit.parts:
+        output.line(f"  {part}: lost")
+    for disk in hit.disks:
+        named = [f"{start} to {start + length}" for start, length in disk.ranges[:_RANGES_SHOWN]]
+        more = len(disk.ranges) - len(named) + disk.more_ranges
+        rest = f" and {more} more ranges" if more else ""
+        size = format_bytes(disk.lost_bytes)
+        output.line(f"  {disk.target}: {size} lost, bytes {', '.join(named)}{rest}")
+
+
+def _warn(invocation: Invocation, result: CheckResult) -> None:
+    for line in _bounded((*result.finds.harmless, *result.finds.unfinished)):
+        warn(invocation, line)
+    if result.passing:
+        warn(
+            invocation,
+            f"{result.passing} packs were bad when they were read first, and good the second time:"
+            " look at the network, the memory and the disks",
+        )
+    if result.not_set_aside:
+        warn(invocation, f"bad packs could not be set aside: {result.not_set_aside}")
+    if result.not_recorded:
+        warn(invocation, f"it is not on record what was read: {result.not_recorded}")
+
+
+def _bounded(lines: Sequence[str]) -> list[str]:
+    shown = [printable(line, 300) for line in lines[:_LINES_SHOWN]]
+    left = len(lines) - len(shown)
+    return [*shown, f"and {left} more: --json lists all"] if left else shown
+
+
+def _verdict(result: CheckResult) -> str:
+    parts = []
+    if result.hits:
+        parts.append(f"{len(result.hits)} of {_known(result)} points are damaged")
+    if result.bad_packs:
+        parts.append(f"{len(result.bad_packs)} packs are bad")
+    if result.finds.damage:
+        parts.append(f"{len(result.finds.damage)} other objects are damaged or lost")
+    return "; ".join(parts)
+
+
+def _known(result: CheckResult) -> int:
+    lost = sum(1 for hit in result.hits if "manifest" in hit.parts)
+    return result.points + lost
+
+
+def _hint(result: CheckResult, *, dry_run: bool) -> str:
+    if any(pack.set_aside for pack in result.bad_packs):
+        return "back up each machine again: drvm backup stores anew what it needs of bad packs"
+    if result.bad_packs and dry_run:
+        return "drvm check without --dry-run sets bad packs aside, and the next backups heal"
+    return "the other points can still be restored; back up these machines again"
+
+
+def _fields(result: CheckResult, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "damaged": result.damaged,
+        "points": result.points,
+        "packs": result.packs,
+        "packs_bytes": result.packs_bytes,
+        "read_packs": result.read_packs,
+        "read_bytes": result.read_bytes,
+        "compared_leaves": result.leaves,
+        "oldest_read": None if result.oldest_read is None else rfc3339(result.oldest_read),
+        "never_read_packs": result.never_read,
+        "passing_faults": result.passing,
+        "points_hit": [_hit_fields(hit) for hit in result.hits],
+        "bad_packs": [
+            {
+                "pack": pack.name.hex(),
+                "reason": pack.reason,
+                "absent": pack.absent,
+                "set_aside": pack.set_aside,
+            }
+            for pack in result.bad_packs
+        ],
+        "other_damage": result.finds.damage,
+        "harmless": result.finds.harmless,
+        "unfinished": result.finds.unfinished,
+        "not_set_aside": result.not_set_aside or None,
+        "not_recorded": result.not_recorded or None,
+    }
+
+
+def _hit_fields(hit: PointHit) -> dict[str, Any]:
+    return {
+        "id": hit.id,
+        "vm": hit.vm or None,
+        "vm_uuid": hit.vm_uuid,
+        "created": hit.created or None,
+        "lost_parts": hit.parts,
+        "disks": [_disk_fields(disk) for disk in hit.disks],
+    }
+
+
+def _disk_fields(disk: DiskHit) -> dict[str, Any]:
+    return {
+        "target": disk.target,
+        "size_bytes": disk.size_bytes,
+        "lost_bytes": disk.lost_bytes,
+        "ranges": [
+            {"offset_bytes": offset, "length_bytes": length} for offset, length in disk.ranges
+        ],
+        "ranges_left_out": disk.more_ranges,
+    }

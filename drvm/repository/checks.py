@@ -1,0 +1,206 @@
+"""What was read back, and when: a small record of each run of a check, for all hosts.
+
+The names of packs and other objects are hashes or random, so they lie evenly on a circle. A run
+reads an arc of it, whole; runs that follow one another take arcs that do, and so read every byte
+within as many runs as shares make the whole, whatever came and went in between. From the arcs it
+follows when each pack was read last. docs/adr/029-check.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+from drvm.core.errors import ObjectMissing, RepositoryError, UsageError
+from drvm.core.progress import Trace, no_trace
+from drvm.repository.crypto import Sealer
+from drvm.repository.layout import CHECKS, check_object, decode_json, is_check
+from drvm.repository.points import create_once
+from drvm.store.base import Store
+
+CIRCLE = 1 << 64
+RECORDS_READ = 1000
+"""The newest; older ones say nothing that matters."""
+MAX_SHARES = 10_000
+
+_PART = re.compile(r"(\d{1,5})/(\d{1,5})", re.ASCII)
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,2})?) ?%", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Arc:
+    """``length`` positions of the circle, from ``start`` on and round."""
+
+    start: int
+    length: int
+
+    def distance(self, name: bytes) -> int:
+        """How far the object lies behind the start."""
+        return (int.from_bytes(name[:8], "big") - self.start) % CIRCLE
+
+    def __contains__(self, name: bytes) -> bool:
+        return self.distance(name) < self.length
+
+    @property
+    def end(self) -> int:
+        return (self.start + self.length) % CIRCLE
+
+
+NOTHING = Arc(0, 0)
+WHOLE = Arc(0, CIRCLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much is to be read: ``part`` of ``parts``, or, where it is 0, ``percent`` of all from
+    where the last such run ended."""
+
+    part: int = 0
+    parts: int = 0
+    percent: float = 0.0
+
+    @property
+    def rotates(self) -> bool:
+        return not self.parts
+
+    def arc(self, last_end: int) -> Arc:
+        if self.parts:
+            start, end = (CIRCLE * n // self.parts for n in (self.part - 1, self.part))
+            return Arc(start, end - start)
+        length = -(-CIRCLE * round(self.percent * 100) // 10_000)
+        return Arc(last_end, min(length, CIRCLE))
+
+
+def parse_share(text: str) -> Share:
+    """``3/7`` or ``10%``. Raises ``UsageError``."""
+    if match := _PART.fullmatch(text):
+        part, parts = int(match[1]), int(match[2])
+        if 1 <= part <= parts <= MAX_SHARES:
+            return Share(part, parts)
+    if (match := _PERCENT.fullmatch(text)) and 0.01 <= float(match[1]) <= 100:
+        return Share(percent=float(match[1]))
+    raise UsageError(
+        f"{text!r:.40} is not a share of the data",
+        hint="write it as 10%, or as 3/7: the third of seven parts",
+    )
+
+
+class CheckRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``start``: of the arc, 16 hex; ``length``: 17 hex. ``rotates``: the next such run begins at
+    its end. ``seconds``: how long it took; ``packs`` and ``read_bytes``: what was read;
+    ``damaged``: packs. ``created`` and ``host`` are for people: the store says when it was."""
+
+    start: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+    length: Annotated[str, msgspec.Meta(pattern=r"\A[01][0-9a-f]{16}\Z")]
+    rotates: bool
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    packs: Annotated[int, msgspec.Meta(ge=0)]
+    read_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    damaged: Annotated[int, msgspec.Meta(ge=0)]
+    created: str
+    host: str
+
+    @property
+    def arc(self) -> Arc:
+        return Arc(int(self.start, 16), min(int(self.length, 16), CIRCLE))
+
+
+def arc_fields(arc: Arc) -> dict[str, str]:
+    """As a record has them."""
+    return {"start": f"{arc.start:016x}", "length": f"{arc.length:017x}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A run that is on record; ``began`` by the store's time."""
+
+    record: CheckRecord
+    began: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """``runs``: the newest last. ``unreadable``: names of records that don't open."""
+
+    runs: tuple[Past, ...]
+    unreadable: tuple[str, ...]
+
+    @property
+    def last_end(self) -> int:
+        """Where the last run that rotates ended."""
+        ends = (past.record.arc.end for past in reversed(self.runs) if past.record.rotates)
+        return next(ends, 0)
+
+    def last_read(self, name: bytes, stored: dt.datetime) -> dt.datetime | None:
+        """When a pack, ``stored`` then, was read back last; ``None`` if never."""
+        found = (past.began for past in self.runs if name in past.record.arc)
+        return max((began for began in found if began > stored), default=None)
+
+
+def create_record(
+    store: Store, sealer: Sealer, record: CheckRecord, trace: Trace = no_trace
+) -> None:
+    """A crash leaves a record or none."""
+    name = check_object(secrets.token_hex(8))
+    create_once(store, name, sealer.seal_object(b"check", name, msgspec.json.encode(record)))
+    trace("check-recorded")
+
+
+def read_history(store: Store, sealer: Sealer) -> History:
+    listed = [info for info in store.list(CHECKS) if is_check(info.name)]
+    listed.sort(key=lambda info: (info.modified, info.name))
+    runs: list[Past] = []
+    unreadable: list[str] = []
+    for info in listed[-RECORDS_READ:]:
+        with contextlib.suppress(ObjectMissing):
+            try:
+                plain = sealer.open_object(b"check", info.name, store.get(info.name))
+                record = decode_json(plain, CheckRecord, info.name)
+            except RepositoryError:
+                unreadable.append(info.name)
+                continue
+            runs.append(Past(record, _before(info.modified, record.seconds)))
+    return History(tuple(runs), tuple(unreadable))
+
+
+def oldest_read(
+    history: History, packs: Iterable[tuple[bytes, dt.datetime]]
+) -> tuple[dt.datetime | None, int]:
+    """(the longest ago that one of the packs, given with their times, was read back; how many
+    never were)."""
+    oldest: dt.datetime | None = None
+    never = 0
+    recent = _recent(history.runs)
+    for name, stored in packs:
+        last = recent.last_read(name, stored)
+        if last is None:
+            never += 1
+        elif oldest is None or last < oldest:
+            oldest = last
+    return oldest, never
+
+
+def _recent(runs: Sequence[Past]) -> History:
+    """Without runs that newer ones cover, where that is plain to see: a hundred thousand packs
+    are compared with each."""
+    kept: list[Past] = []
+    for past in reversed(runs):
+        if all(past.record.arc != newer.record.arc for newer in kept):
+            kept.append(past)
+        if past.record.arc.length == CIRCLE:
+            break
+    return History(tuple(reversed(kept)), ())
+
+
+def _before(moment: dt.datetime, seconds: float) -> dt.datetime:
+    try:
+        return moment - dt.timedelta(seconds=seconds)
+    except OverflowError:
+        return dt.datetime.min.replace(tzinfo=dt.UTC)

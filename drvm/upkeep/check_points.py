@@ -1,0 +1,152 @@
+"""The points of a repository during a check: what of which point can't be had back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from drvm.chunker.blocks import BLOCK_BYTES
+from drvm.core.errors import DamageFound
+from drvm.core.progress import Progress
+from drvm.repository.checks import Arc
+from drvm.repository.manifest import Disk, StoredBlob
+from drvm.repository.points import Listing, Point
+from drvm.repository.repository import Repository
+from drvm.upkeep.check_maps import MapCheck
+from drvm.upkeep.check_packs import CheckedPacks
+
+RANGES_KEPT = 1_000_000
+"""Of all disks together. Beyond, only how many bytes are lost is told."""
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DiskHit:
+    """``ranges``: (offset, length) in bytes of the disk, in order; ``more_ranges`` were left out.
+    ``lost_bytes`` counts all of them."""
+
+    target: str
+    size_bytes: int
+    lost_bytes: int
+    ranges: tuple[tuple[int, int], ...]
+    more_ranges: int
+
+
+@dataclass(frozen=True, slots=True)
+class PointHit:
+    """A point that can't be restored as a whole. ``parts``: what is lost beside bytes of disks:
+    ``manifest`` (then nothing can be restored and nothing else is known), ``definition``,
+    ``nvram``, or a file of the TPM."""
+
+    id: str
+    vm_uuid: str
+    vm: str = ""
+    created: str = ""
+    parts: tuple[str, ...] = ()
+    disks: tuple[DiskHit, ...] = ()
+
+
+@dataclass(slots=True)
+class PointCheck:
+    """Looks at one point after the other. One thread."""
+
+    repository: Repository
+    packs: CheckedPacks
+    arc: Arc
+    progress: Progress
+    maps: MapCheck = field(init=False)
+    ranges_left: int = RANGES_KEPT
+
+    def __post_init__(self) -> None:
+        repository = self.repository
+        self.maps = MapCheck(
+            self.packs, repository.packs, repository.tables, repository.hasher, self.arc
+        )
+
+    def all(self, points: Iterable[Point]) -> tuple[PointHit, ...]:
+        """Again from the start as long as packs turn out to be bad that were taken for good: what
+        relies on them may have been passed by."""
+        self.progress.stage("looking at the disk maps of all points")
+        points = tuple(points)
+        for _ in range(_ROUNDS):
+            known = len(self.packs.faults)
+            self.ranges_left = RANGES_KEPT
+            self.maps.begin_again()
+            hits = tuple(hit for point in points if (hit := self.point(point)) is not None)
+            if len(self.packs.faults) == known:
+                break
+        return hits
+
+    def point(self, point: Point) -> PointHit | None:
+        """A point that was removed meanwhile is not hit; one that was written anew is looked at
+        as it is now."""
+        hit = self._look(point)
+        if hit is None:
+            return None
+        now = self.repository.current(point)
+        if now is None or now.generation == point.generation:
+            return hit if now is not None else None
+        return self._look(now)
+
+    def _look(self, point: Point) -> PointHit | None:
+        manifest = point.manifest
+        named = {"definition": manifest.definition, "nvram": manifest.nvram, **manifest.tpm}
+        parts = tuple(name for name, blob in named.items() if not self._readable(blob))
+        disks = tuple(hit for disk in manifest.disks if (hit := self._disk(disk)) is not None)
+        if not parts and not disks:
+            return None
+        return PointHit(manifest.id, manifest.vm_uuid, manifest.vm, manifest.created, parts, disks)
+
+    def _readable(self, blob: StoredBlob | None) -> bool:
+        if blob is None:
+            return True
+        pack = blob.ref().pack
+        for _ in range(2):
+            try:
+                self.repository.blob(blob)
+                return True
+            except DamageFound as error:
+                self.repository.packs.forget(pack)
+                reason = error.message
+        self.packs.blame(pack, reason)
+        return False
+
+    def _disk(self, disk: Disk) -> DiskHit | None:
+        ranges: list[tuple[int, int]] = []
+        lost_bytes = more = 0
+        for offset, length in _joined(self.maps.disk(self.repository.disk_map(disk))):
+            start = offset * BLOCK_BYTES
+            size = min(length * BLOCK_BYTES, disk.size_bytes - start)
+            lost_bytes += size
+            if self.ranges_left:
+                self.ranges_left -= 1
+                ranges.append((start, size))
+            else:
+                more += 1
+        if not lost_bytes:
+            return None
+        return DiskHit(disk.target, disk.size_bytes, lost_bytes, tuple(ranges), more)
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    held: tuple[int, int] | None = None
+    for start, count in spans:
+        if held is not None and held[0] + held[1] == start:
+            held = (held[0], held[1] + count)
+            continue
+        if held is not None:
+            yield held
+        held = (start, count)
+    if held is not None:
+        yield held
+
+
+def without_manifest(listing: Listing) -> tuple[PointHit, ...]:
+    """Points of which no generation can be read."""
+    good = {point.id for point in listing.points}
+    lost = sorted({(uuid, point_id) for uuid, point_id, _ in listing.damaged})
+    return tuple(
+        PointHit(point_id, uuid, parts=("manifest",))
+        for uuid, point_id in lost
+        if point_id not in good
+    )

@@ -1,0 +1,421 @@
+"""A check finds what a restore would find, says what it costs, and lets the next backup heal."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
+from drvm.chunker.runs import Leaf
+from drvm.core.clock import SystemClock
+from drvm.core.errors import (
+    DamageFound,
+    PacksCondemned,
+    RepositoryError,
+    StoreRefused,
+    UsageError,
+)
+from drvm.core.progress import NoProgress
+from drvm.repository.checks import (
+    CheckRecord,
+    Share,
+    arc_fields,
+    create_record,
+    parse_share,
+    read_history,
+)
+from drvm.repository.crypto import MasterKeys, Sealer
+from drvm.repository.diskmap import DiskMapWriter
+from drvm.repository.layout import CHECKS, CONDEMNED, PACKS, pack_object, point_object
+from drvm.repository.pack import PackBuilder
+from drvm.repository.pins import Pin
+from drvm.repository.points import Point
+from drvm.repository.repository import Repository
+from drvm.store.memory import MemoryStore
+from drvm.upkeep.check import (
+    plan_check,
+    plan_check_without_key,
+    run_check,
+    run_check_without_key,
+)
+from drvm.upkeep.check_maps import Seen
+from tests.checking import Kinds, brute_force, check, told
+from tests.unit.repository.conftest import PASSPHRASE, VM, Vault, new_vault
+from tests.unit.repository.test_damage import without_index_objects
+from tests.unit.repository.test_round_trip import SMALL, noise
+
+KINDS = [
+    "drvm.json",
+    "keys",
+    "data",
+    "meta",
+    "points",
+    "final",
+    "index",
+    "pins",
+    "drills",
+    "checks",
+]
+DAMAGES = [
+    "missing",
+    "emptied",
+    "truncated",
+    "tail only",
+    "flipped",
+    "overwritten",
+    "swapped",
+    "grown",
+    "grown in front",
+]
+PIN = Pin("keep it", "2026-11-23T04:00:00.000000Z", "kvm1")
+
+
+def changed(content: bytes, block: int, seed: int) -> bytes:
+    at = block * BLOCK_BYTES
+    return content[:at] + noise(BLOCK_BYTES, seed) + content[at + BLOCK_BYTES :]
+
+
+@functools.cache
+def filled() -> tuple[Vault, dict[str, tuple[Point, list[bytes]]]]:
+    """Three points: a second generation of a machine, and a disk that shares some blocks."""
+    vault = new_vault()
+    saved = {}
+    far = noise(SMALL, 1) + bytes(LEAF_BYTES) + noise(SMALL, 2)
+    first = [far, b"text" * 5000]
+    second = [changed(far, 3, 7), b"text" * 5000]
+    third = [noise(3 * BLOCK_BYTES, 9) + noise(SMALL, 1)]
+    parent = None
+    for disks in (first, second, third):
+        parent = vault.save(disks, parent if disks is second else None)
+        saved[parent.id] = (parent, disks)
+    vault.repository.pin(parent, PIN)
+    vault.store.put(f"{CONDEMNED}{'0' * 64}", b"")
+    vault.repository.put_drill(VM, "0123456789abcdef", b"{}")
+    check(vault.repository)
+    return vault, saved
+
+
+def copied(vault: Vault) -> MemoryStore:
+    store = MemoryStore()
+    store.objects = dict(vault.store.objects)
+    return store
+
+
+def damaged(vault: Vault, name: str, damage: str, at: int) -> MemoryStore:
+    store = copied(vault)
+    whole = store.get(name)
+    at %= len(whole)
+    kinds = Kinds(vault.repository)
+    others = [other for other in kinds.names(kinds.of(name)) if other != name]
+    other = store.get(others[0]) if others else b"{}"
+    flipped = whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]
+    store.delete(name)
+    content = {
+        "emptied": b"",
+        "truncated": whole[:at],
+        "tail only": whole[at + 1 :],
+        "flipped": flipped,
+        "overwritten": whole[:at] + noise(len(whole) - at),
+        "swapped": other,
+        "grown": whole + noise(1 + at % 5000),
+        "grown in front": noise(1 + at % 5000) + whole,
+    }
+    if damage != "missing":
+        store.put(name, content[damage])
+    return store
+
+
+def test_a_repository_without_damage_is_without_damage():
+    vault, _ = filled()
+    result = check(Vault(copied(vault), vault.repository).reopen().repository)
+    assert (result.damaged, result.warned) == (False, False)
+    assert result.read_packs == result.packs and result.leaves > 3
+    assert result.never_read == 0
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.sampled_from(KINDS), st.sampled_from(DAMAGES), st.integers(0, 50), st.integers(0, 1 << 30)
+)
+def test_what_is_told_is_what_a_restore_of_everything_lacks(kind, damage, which, at):
+    vault, saved = filled()
+    names = Kinds(vault.repository).names(kind)
+    name = names[which % len(names)]
+    store = damaged(vault, name, damage, at)
+    try:
+        repository = Repository.open(store, PASSPHRASE)
+    except RepositoryError:
+        assert kind in ("drvm.json", "keys")
+        return
+    result = check(repository)
+    lost = told(result)
+    fresh = Repository.open(store, PASSPHRASE)
+    expected = brute_force(fresh, saved)
+    if damage == "missing" and kind in ("points", "final"):
+        assert set(expected) - set(lost) == {name.split("/")[-1].split(".")[0]}
+        assert kind == "points" or result.finds.unfinished
+        return
+    assert lost == expected
+    if kind in ("data", "meta"):
+        (bad,) = result.bad_packs
+        assert name.endswith(bad.name.hex())
+        assert bad.set_aside != bad.absent
+    elif kind not in ("drvm.json", "keys", "points", "final"):
+        assert not lost and not result.bad_packs
+        quiet = damage in ("missing", "swapped") or kind == "condemned"
+        assert quiet or result.finds.harmless
+
+
+def flipped(store: MemoryStore, name: str, at: int = 20) -> None:
+    whole = store.get(name)
+    store.put(name, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+
+
+def tombstones(vault: Vault) -> set[str]:
+    return {name.removeprefix(CONDEMNED) for name in vault.store.objects if CONDEMNED in name}
+
+
+@pytest.mark.parametrize("kind", ["data", "meta"])
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_the_next_backup_heals_and_a_check_says_what_is_still_hit(vault, kind, damage):
+    disk = noise(2 * SMALL, 1)
+    old = vault.save([disk])
+    (name,) = Kinds(vault.repository).names(kind)
+    flipped(vault.store, name) if damage == "flipped" else vault.store.delete(name)
+    again = vault.reopen()
+    result = check(again.repository)
+    assert set(told(result)) == {old.id}
+    assert tombstones(vault) == ({name[6:]} if damage == "flipped" else set())
+    try:
+        new = again.save([changed(disk, 1, 5)], old)
+    except PacksCondemned as error:  # as Backup does
+        new = again.save([changed(disk, 1, 5)], old, banned=error.packs)
+    assert again.reopen().load(new) == [changed(disk, 1, 5)]
+    for share in (None, "1/1"):
+        assert set(told(check(again.reopen().repository, share))) == {old.id}
+
+
+def test_a_dry_run_writes_nothing(vault):
+    vault.save([noise(SMALL, 1)])
+    (name,) = Kinds(vault.repository).names("data")
+    flipped(vault.store, name)
+    before = dict(vault.store.objects)
+    result = check(vault.reopen().repository, write=False)
+    assert result.hits and not result.bad_packs[0].set_aside
+    assert vault.store.objects == before
+
+
+def with_wrong_addresses(vault: Vault, monkeypatch: pytest.MonkeyPatch, disk: bytes) -> Point:
+    """A point whose leaf has two blocks changed over, as a bit flipped in memory may do it."""
+    put = DiskMapWriter.put
+
+    def swapped(self: DiskMapWriter, index: int, leaf: Leaf, digest: bytes) -> None:
+        ordinal = leaf.ordinal.copy()
+        ordinal[:2] = ordinal[1], ordinal[0]
+        put(self, index, Leaf(leaf.packs, leaf.pack, ordinal), digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskMapWriter, "put", swapped)
+        return vault.save([disk])
+
+
+def test_wrong_addresses_of_a_parent_are_found_in_all_points_that_share_them(vault, monkeypatch):
+    disk = noise(SMALL, 1)
+    wrong = with_wrong_addresses(vault, monkeypatch, disk)
+    child = vault.save([disk], wrong)
+    with pytest.raises(DamageFound):
+        vault.load(child)
+    fresh = vault.reopen()
+    assert not check(fresh.repository, None).hits  # addresses are compared with the data only
+    result = check(fresh.repository)
+    expected = brute_force(fresh.repository, {p.id: (p, [disk]) for p in (wrong, child)})
+    assert told(result) == expected and len(expected) == 2
+    assert ["wrong addresses" in pack.reason for pack in result.bad_packs] == [True]
+    healed = vault.reopen().save([disk], child)
+    assert vault.reopen().load(healed) == [disk]
+    assert set(told(check(vault.reopen().repository))) == {wrong.id, child.id}
+
+
+def test_a_table_of_ids_that_lies_hits_whoever_believed_it(vault, monkeypatch):
+    """A host uploads a pack whose table claims another block; the next one relies on it."""
+    good, claimed = noise(SMALL, 1), changed(noise(SMALL, 1), 2, 5)
+    liar = vault.reopen()
+    wanted = liar.repository.hasher.ids(claimed).tobytes()
+    add = PackBuilder.add
+
+    def lies(
+        self: PackBuilder,
+        codec: int,
+        payload: bytes,
+        plain_bytes: int,
+        ids: bytes = b"",
+        **more: Any,
+    ) -> int:
+        told = wanted[: len(ids)] if self.kind == "data" and not len(self) else ids
+        return add(self, codec, payload, plain_bytes, told, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackBuilder, "add", lies)
+        first = liar.save([good])
+    without_index_objects(vault.store)
+    victim = vault.reopen().save([claimed])
+    fresh = vault.reopen()
+    result = check(fresh.repository)
+    contents = {first.id: (first, [good]), victim.id: (victim, [claimed])}
+    assert told(result) == brute_force(fresh.repository, contents)
+    assert set(told(result)) == {victim.id}
+    assert "table of ids" in result.bad_packs[0].reason
+    assert vault.reopen().load(vault.reopen().save([claimed], victim)) == [claimed]
+
+
+class Flickering(MemoryStore):
+    """The first read of each pack comes back wrong."""
+
+    def __init__(self, inner: MemoryStore) -> None:
+        super().__init__()
+        self.objects = inner.objects
+        self.seen: set[str] = set()
+
+    def get(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        data = super().get(name, offset=offset, length=length)
+        if not name.startswith(PACKS) or name in self.seen:
+            return data
+        self.seen.add(name)
+        return bytes([data[0] ^ 1]) + data[1:]
+
+
+@pytest.mark.parametrize("share", [None, "1/1"])
+def test_what_reads_well_the_second_time_is_no_damage(vault, share):
+    vault.save([noise(SMALL, 1)])
+    store = Flickering(vault.store)
+    result = check(Repository.open(store, PASSPHRASE), share)
+    assert not result.damaged and not tombstones(vault)
+    assert result.passing == (2 if share else 0)
+
+
+def test_a_point_that_is_removed_meanwhile_is_not_hit(vault, monkeypatch):
+    kept, gone = vault.save([noise(SMALL, 1)]), vault.save([noise(SMALL, 2)])
+    repository = vault.reopen().repository
+    plan = plan_check(repository, None)
+    only = repository.need(gone.manifest) - repository.need(kept.manifest)
+    repository.end_point(gone)
+    for name in only:
+        vault.store.delete(pack_object(name))
+    repository = vault.reopen().repository
+    result = run_check(repository, plan, NoProgress(), SystemClock(), "here", write=True)
+    assert not result.damaged
+
+
+def test_a_point_that_was_written_anew_meanwhile_is_looked_at_as_it_is(vault):
+    """As a collector does it: into other packs, in another generation of the same id."""
+    old = vault.save([noise(SMALL, 1)])
+    plan = plan_check(vault.reopen().repository, None)
+    need = vault.repository.need(old.manifest)
+    twin = vault.save([noise(SMALL, 1)], banned=need)
+    rewritten = vault.repository.commit(replace(twin.manifest, id=old.id))
+    vault.store.delete(point_object(VM, old.id, old.generation))
+    for name in need:
+        vault.store.delete(pack_object(name))
+    assert vault.repository.current(old) == rewritten
+    repository = vault.reopen().repository
+    result = run_check(repository, plan, NoProgress(), SystemClock(), "here", write=True)
+    assert not result.damaged
+
+
+def test_without_a_key_packs_are_compared_with_their_own_checksums(vault):
+    vault.save([noise(SMALL, 1)])
+    names = Kinds(vault.repository).names("data")
+    plan = plan_check_without_key(vault.store, None)
+    result = run_check_without_key(vault.store, plan, NoProgress(), set_aside=True)
+    assert not result.damaged and result.read_packs == 2
+    flipped(vault.store, names[0])
+    for set_aside in (False, True):
+        plan = plan_check_without_key(vault.store, None)
+        result = run_check_without_key(vault.store, plan, NoProgress(), set_aside=set_aside)
+        assert [pack.name.hex() for pack in result.bad_packs] == [names[0][6:]]
+        assert bool(tombstones(vault)) == set_aside
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 7), st.lists(st.integers(0, 3), min_size=7, max_size=7))
+def test_every_byte_is_read_within_as_many_runs_as_there_are_shares(parts, arrivals):
+    """Whatever comes in between, in runs of many hosts."""
+    share = Share(percent=float(-(-10_000 // parts) / 100))
+    store, sealer = MemoryStore(), Sealer(MasterKeys.generate(), "00" * 16)
+    there = {noise(32, seed) for seed in range(50)}
+    read: dict[bytes, int] = {}
+    for run in range(3 * parts):
+        arc = share.arc(read_history(store, sealer).last_end)
+        for name in there:
+            if name in arc:
+                read[name] = run
+        record = CheckRecord(
+            **arc_fields(arc),
+            rotates=True,
+            seconds=0,
+            packs=0,
+            read_bytes=0,
+            damaged=0,
+            created="",
+            host="",
+        )
+        create_record(store, sealer, record)
+        there |= {noise(32, 1000 * run + n) for n in range(arrivals[run % 7])}
+        if run >= parts:
+            old = {name for name in there if name in read}
+            assert all(read[name] > run - parts - 1 for name in old)
+    assert {noise(32, seed) for seed in range(50)} <= read.keys()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_the_parts_of_a_whole_overlap_nowhere_and_leave_nothing_out(parts):
+    names = [noise(32, seed) for seed in range(200)] + [bytes(32), b"\xff" * 32]
+    arcs = [parse_share(f"{part}/{parts}").arc(123) for part in range(1, parts + 1)]
+    assert all(sum(name in arc for arc in arcs) == 1 for name in names)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "0%", "101%", "x", "1/99999", "", "-1%"])
+def test_what_is_no_share_is_a_mistake(text):
+    with pytest.raises(UsageError):
+        parse_share(text)
+
+
+def test_runs_go_on_where_the_last_one_ended_and_say_when_all_was_read(vault):
+    for seed in range(6):
+        vault.save([noise(SMALL, seed)])
+    read, never = [], []
+    for _ in range(4):
+        result = check(vault.reopen().repository, "25%")
+        read.append(result.read_packs)
+        never.append(result.never_read)
+    assert sum(read) == result.packs and never[-1] == 0 and never[0] == result.packs - read[0]
+    assert result.oldest_read is not None
+    assert len([name for name in vault.store.objects if name.startswith(CHECKS)]) == 4
+
+
+def test_a_store_that_takes_nothing_is_told_and_checked_all_the_same(vault, monkeypatch):
+    point = vault.save([noise(SMALL, 1)])
+    (name,) = Kinds(vault.repository).names("data")
+    flipped(vault.store, name)
+    repository = vault.reopen().repository
+
+    def refuses(name: str, data: bytes) -> None:
+        raise StoreRefused("no writes here")
+
+    monkeypatch.setattr(vault.store, "put_if_absent", refuses)
+    result = check(repository)
+    assert set(told(result)) == {point.id} and not result.bad_packs[0].set_aside
+    assert result.not_set_aside == result.not_recorded == "no writes here"
+
+
+def test_numbers_that_were_seen_are_known_however_many_there_are():
+    seen = Seen()
+    numbers = np.random.default_rng(1).integers(0, 1 << 63, 200_000).tolist()
+    for number in numbers:
+        seen.add(number)
+    assert all(number in seen for number in numbers[::97])
+    assert not any(number + 1 in seen for number in numbers[::97])
