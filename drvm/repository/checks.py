@@ -3,7 +3,7 @@
 The names of packs and other objects are hashes or random, so they lie evenly on a circle. A run
 reads an arc of it, whole; runs that follow one another take arcs that do, and so read every byte
 within as many runs as shares make the whole, whatever came and went in between. From the arcs it
-follows when each pack was read last. docs/adr/029-check.md.
+follows when each pack was read last. docs/adr/028-check.md.
 """
 
 from __future__ import annotations

@@ -67,14 +67,14 @@ def examine(
     try:
         check_sums(name, data)
         reason = ""
-    except RepositoryError as error:
-        reason = error.message
+    except RepositoryError:
+        reason = "its bytes are not those that its name stands for"
     if sealer is None or hasher is None:
         return Fault(reason) if reason else None
     try:
         footer, pack = _open(name, data, sealer)
     except RepositoryError as error:
-        return Fault(error.message)
+        return Fault(reason or error.message)
     bad, ids, ordinals = _frames(pack, data, hasher)
     if len(bad):
         reason = f"{len(bad)} of its {len(pack.frames.offset)} frames don't open"

@@ -6,7 +6,7 @@ maps in them are compared with their digests. Without a key: packs by their own 
 
 What is found is said as what it costs: which points, which of their disks, which bytes. Bad packs
 are set aside, so that the next backups heal what they still have. Nothing is deleted.
-docs/adr/029-check.md.
+docs/adr/028-check.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 To set aside is to put a tombstone. That is only a notice: no pack that a point needs is ever
 collected for it, but no host deduplicates against it or shares what relies on it, so the next
-backup of each machine stores anew what it still has (docs/adr/029-check.md).
+backup of each machine stores anew what it still has (docs/adr/028-check.md).
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class CheckedPacks:
 
     def read(self, names: Sequence[bytes], progress: Progress) -> None:
         """Read these packs, some at a time, and set the bad ones aside."""
+        if not names:
+            return
         progress.stage(f"reading {len(names)} packs", sum(map(self._size, names)))
         waiting: deque[tuple[bytes, Future[tuple[Fault | None, bool]]]] = deque()
         with ThreadPoolExecutor(_READERS, thread_name_prefix="check") as pool:

@@ -223,7 +223,7 @@ A, B, C = b"\xaa" * 32, b"\xbb" * 32, b"\xcc" * 32
 
 
 @pytest.mark.parametrize(
-    "purpose", ["pack-data", "pack-meta", "point", "final", "drill", "index", "pin"]
+    "purpose", ["pack-data", "pack-meta", "point", "final", "drill", "index", "pin", "check"]
 )
 def test_the_example_keys_are_derived_so(purpose: str) -> None:
     info = b"drvm " + purpose.encode() + b" " + bytes.fromhex(RID)

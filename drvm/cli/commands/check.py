@@ -109,17 +109,17 @@ def _run(
 
 
 def _show(output: Output, result: CheckResult, *, dry_run: bool) -> None:
+    points = "" if result.never_read is None else f"{result.points} points, "
     output.line(
-        f"{result.points} points, {result.packs} packs ({format_bytes(result.packs_bytes)});"
-        f" {result.read_packs} packs read ({format_bytes(result.read_bytes)}),"
-        f" {result.leaves} leaves of disk maps compared"
+        f"{points}{result.packs} packs ({format_bytes(result.packs_bytes)});"
+        f" {result.read_packs} packs read ({format_bytes(result.read_bytes)})"
     )
-    if result.never_read is not None:
-        never = f"{result.never_read} packs were never read back since they were written"
-        if result.oldest_read is not None:
-            since = short_time(rfc3339(result.oldest_read))
-            never += f"; all others since {since} UTC"
-        output.line(never)
+    if result.oldest_read is not None:
+        rest = "all other" if result.never_read else "all"
+        since = short_time(rfc3339(result.oldest_read))
+        output.line(f"{rest} packs were read back since {since} UTC")
+    if result.never_read:
+        output.line(f"{result.never_read} packs were never read back since they were written")
     for pack in result.bad_packs:
         fate = "set aside" if pack.set_aside else "not set aside" if not pack.absent else "absent"
         output.line(f"pack {pack.name.hex()}: {pack.reason} ({fate})")

@@ -299,13 +299,13 @@ def test_an_address_that_names_another_block_is_damage_not_a_new_truth(vault, mo
     """A leaf whose digest is right, but which names a wrong block outside of the banned packs."""
     old = points(vault)[1]
     data, _ = kinds(vault, old)
-    ids = vault.repository._tables.at
+    ids = vault.repository.tables.at
 
     def lies(name: bytes, ordinals: I64) -> object:
         found = ids(name, ordinals)
         return found if name != data[1] or found is None else found[::-1]
 
-    monkeypatch.setattr(vault.repository._tables, "at", lies)
+    monkeypatch.setattr(vault.repository.tables, "at", lies)
     with pytest.raises(DamageFound):
         again(vault, old, frozenset(data[:1]))
     assert generations(vault, old) == {old.generation}
