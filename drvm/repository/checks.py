@@ -18,10 +18,13 @@ from typing import Annotated
 
 import msgspec
 
+from drvm.chunker.blocks import BlockHasher
 from drvm.core.errors import ObjectMissing, RepositoryError, UsageError
 from drvm.core.progress import Trace, no_trace
 from drvm.repository.crypto import Sealer
-from drvm.repository.layout import CHECKS, check_object, decode_json, is_check
+from drvm.repository.keys import MAX_SLOT_BYTES, is_slot
+from drvm.repository.layout import CHECKS, KEYS, check_object, decode_json, is_check
+from drvm.repository.packcheck import Fault, examine
 from drvm.repository.points import create_once
 from drvm.store.base import Store
 
@@ -144,10 +147,44 @@ class History:
         return max((began for began in found if began > stored), default=None)
 
 
+class Checks:
+    """What a check asks of a repository beside its points."""
+
+    def __init__(self, store: Store, sealer: Sealer, hasher: BlockHasher) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._hasher = hasher
+
+    def examine(self, name: bytes, data: bytes) -> Fault | None:
+        """What is wrong with the pack of this name, whose whole object is ``data``."""
+        return examine(name, data, self._sealer, self._hasher)
+
+    def open(self, purpose: bytes, name: str) -> bytes:
+        """The content of a sealed object. Raises ``ObjectMissing`` and ``DamageFound``."""
+        return self._sealer.open_object(purpose, name, self._store.get(name))
+
+    def unreadable_slots(self) -> list[str]:
+        """Key slots that no passphrase opens."""
+        listed = self._store.list(KEYS)
+        return [i.name for i in listed if i.size_bytes > MAX_SLOT_BYTES or not self._slot(i.name)]
+
+    def history(self) -> History:
+        return read_history(self._store, self._sealer)
+
+    def record(self, record: CheckRecord, trace: Trace = no_trace) -> None:
+        """A crash leaves a record or none."""
+        create_record(self._store, self._sealer, record, trace)
+
+    def _slot(self, name: str) -> bool:
+        try:
+            return is_slot(name, self._store.get(name))
+        except ObjectMissing:  # removed since the listing
+            return True
+
+
 def create_record(
     store: Store, sealer: Sealer, record: CheckRecord, trace: Trace = no_trace
 ) -> None:
-    """A crash leaves a record or none."""
     name = check_object(secrets.token_hex(8))
     create_once(store, name, sealer.seal_object(b"check", name, msgspec.json.encode(record)))
     trace("check-recorded")

@@ -19,10 +19,10 @@ from drvm.core.errors import (
     UsageError,
 )
 from drvm.core.progress import Progress, Trace, no_trace
-from drvm.repository import checks, packcheck, pins
+from drvm.repository import pins
 from drvm.repository import points as protocol
 from drvm.repository.catalog import Catalog, RebuildPlan, Rebuilt
-from drvm.repository.checks import CheckRecord, History
+from drvm.repository.checks import Checks
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.fingerprints import Fingerprints
@@ -30,7 +30,7 @@ from drvm.repository.index.levels import Levels
 from drvm.repository.index.runs import RunFiles
 from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize, SparseIndex
 from drvm.repository.index.tables import IdTables
-from drvm.repository.keys import MAX_SLOT_BYTES, is_slot, make_slot, open_slots
+from drvm.repository.keys import MAX_SLOT_BYTES, make_slot, open_slots
 from drvm.repository.layout import (
     CONFIG,
     DRILLS,
@@ -48,7 +48,6 @@ from drvm.repository.layout import (
 )
 from drvm.repository.leaf_reader import LeafReader
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
-from drvm.repository.packcheck import Fault
 from drvm.repository.packs import PackReader
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
@@ -78,6 +77,7 @@ class Repository:
         self._sealer = Sealer(keys, config.repository_id)
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
         self.packs = PackReader(store, self._sealer)
+        self.checks = Checks(store, self._sealer, self.hasher)
         cache = cache_dir / config.repository_id if cache_dir is not None else None
         self.tables = _make_tables(cache, self._sealer, self.packs, limits)
         self._index = _make_index(cache, config, self.tables, limits)
@@ -291,25 +291,6 @@ class Repository:
                 sealed = self.store.get(info.name)
                 records.append(self._sealer.open_object(b"drill", info.name, sealed))
         return records
-
-    # -- checks -------------------------------------------------------------------------------
-    def examine(self, name: bytes, data: bytes) -> Fault | None:
-        """What is wrong with the pack of this name, whose whole object is ``data``."""
-        return packcheck.examine(name, data, self._sealer, self.hasher)
-
-    def check_history(self) -> History:
-        return checks.read_history(self.store, self._sealer)
-
-    def record_check(self, record: CheckRecord, trace: Trace = no_trace) -> None:
-        checks.create_record(self.store, self._sealer, record, trace)
-
-    def open_object(self, purpose: bytes, name: str) -> bytes:
-        """The content of a sealed object. Raises ``ObjectMissing`` and ``DamageFound``."""
-        return self._sealer.open_object(purpose, name, self.store.get(name))
-
-    def unreadable_slots(self) -> tuple[str, ...]:
-        """Key slots that no passphrase opens."""
-        return tuple(name for name, data in _slots(self.store) if not is_slot(name, data))
 
     # -- index --------------------------------------------------------------------------------
     def plan_index_rebuild(self) -> RebuildPlan:

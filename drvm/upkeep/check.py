@@ -104,7 +104,7 @@ class CheckResult:
 def plan_check(repository: Repository, share: Share | None) -> CheckPlan:
     """Lists, and reads what is small: manifests, finals, the records of earlier checks. With a
     ``share`` of the data."""
-    history = repository.check_history()
+    history = repository.checks.history()
     arc = share.arc(history.last_end) if share is not None else NOTHING
     finds = look_at_names(repository.store)
     listing = repository.points()
@@ -149,7 +149,7 @@ def run_check(
         repository.store,
         plan.listed,
         plan.condemned,
-        repository.examine,
+        repository.checks.examine,
         trace,
         set_aside=write,
     )
@@ -175,7 +175,7 @@ def run_check(
     )
     if write:
         try:
-            repository.record_check(record, trace)
+            repository.checks.record(record, trace)
         except StoreRefused as error:
             result = replace(result, not_recorded=error.message)
     return _with_times(result, plan, clock.now())

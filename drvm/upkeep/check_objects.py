@@ -60,9 +60,9 @@ def look_at_objects(repository: Repository, arc: Arc, finds: Finds) -> Finds:
     """The same with what opening objects of ``arc`` shows: by the hashes of their names."""
     damage = [*finds.damage, *repository.problems]
     harmless = list(finds.harmless)
-    harmless += [f"{name} can't be read" for name in repository.unreadable_slots()]
+    harmless += [f"{name} can't be read" for name in repository.checks.unreadable_slots()]
     if arc.length:
-        harmless += [f"{name} can't be read" for name in repository.check_history().unreadable]
+        harmless += [f"{name} can't be read" for name in repository.checks.history().unreadable]
         for purpose, prefix in ((b"index", INDEX), (b"drill", DRILLS), (b"pin", PINS)):
             harmless += _unreadable(repository, purpose, prefix, arc)
     return replace(finds, damage=tuple(damage), harmless=tuple(harmless))
@@ -76,7 +76,7 @@ def _unreadable(repository: Repository, purpose: bytes, prefix: str, arc: Arc) -
             yield f"{info.name} is larger than any object of drvm"
             continue
         try:
-            repository.open_object(purpose, info.name)
+            repository.checks.open(purpose, info.name)
         except ObjectMissing:
             continue  # removed since the listing
         except RepositoryError as error:
