@@ -30,6 +30,7 @@ VERBS = (
     Verb("prune", "prune", "Remove the points that the rules of the policies don't keep."),
     Verb("forget", "forget", "Remove points by hand."),
     Verb("check", "check", "Is everything there, and is it what was written?"),
+    Verb("gc", "gc", "Free the space of what no point needs any more."),
     Verb("index", "index", "Make the local index of stored blocks anew."),
     Verb("daemon", "daemon", "Run the policies of the config by their schedules."),
     Verb("demo", "demo", "See all of it on a real small VM and a real S3 server."),

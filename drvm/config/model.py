@@ -170,6 +170,11 @@ class PolicyConfig(Section):
         )
 
 
+class GcConfig(Section):
+    grace_s: DurationText = Field(default=86400.0, alias="grace")
+    give_up_after_s: DurationText = Field(default=604800.0, alias="give_up_after", ge=3600)
+
+
 class DaemonConfig(Section):
     max_parallel: Annotated[int, Field(ge=1, le=64)] = 2
 
@@ -191,6 +196,7 @@ class Config(Section):
     id_cache_bytes: SizeBytes = Field(default="8 GiB", alias="id_cache", validate_default=True)
     compression: Compression = "default"
     policies: tuple[PolicyConfig, ...] = ()
+    gc: GcConfig = GcConfig()
     daemon: DaemonConfig = DaemonConfig()
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from drvm.config.model import (
     Compression,
     Config,
     DaemonConfig,
+    GcConfig,
     ObjectLockConfig,
     PolicyConfig,
 )
@@ -80,6 +81,7 @@ class Settings:
     id_cache_bytes: int
     compression: Compression
     policies: tuple[PolicyConfig, ...]
+    gc: GcConfig
     daemon: DaemonConfig
     as_of: dt.datetime | None = None
 
@@ -130,6 +132,7 @@ def resolve(
         id_cache_bytes=config.id_cache_bytes,
         compression=config.compression,
         policies=config.policies,
+        gc=config.gc,
         daemon=config.daemon,
         as_of=overrides.as_of,
     )

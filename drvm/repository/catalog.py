@@ -102,6 +102,19 @@ class Catalog:
         self._index.told()
         return bool(untold)
 
+    def forget(self, names: frozenset[bytes]) -> None:
+        """Packs that are about to be deleted: no block is found in them any more."""
+        self._index.forget(names)
+        self._index.drop_tables(names)
+
+    def index_objects(self) -> list[bytes]:
+        return sorted(self._objects())
+
+    def told_by(self, name: bytes) -> frozenset[bytes] | None:
+        """The packs that an index object tells of; ``None`` where nobody can tell."""
+        told = frozenset(pack.name for pack in self._object(name))
+        return told or None
+
     def plan_rebuild(self) -> RebuildPlan:
         names = [name for name in map(pack_name, self._listed(PACKS)) if name is not None]
         return RebuildPlan(len(names), sum(map(self._index.has_table, names)))

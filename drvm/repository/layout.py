@@ -29,6 +29,7 @@ LOOSE = ("probe/", "leases/")
 """Objects that may come and go; every other is created once under its name."""
 LOCKED = (CONFIG, KEYS, PACKS, POINTS, FINALS)
 """What Object Lock keeps: all that a restore needs."""
+PROBES = "probe/"
 
 PACK_MAX_BYTES = 32 * 1024 * 1024
 PACK_MAX_BLOCKS = 65536
@@ -101,6 +102,11 @@ def pack_name(object_name: str) -> bytes | None:
     """The 32 bytes of a pack's name; ``None`` for what is not the name of a pack."""
     match = _PACK.fullmatch(object_name)
     return bytes.fromhex(match[1]) if match else None
+
+
+def tombstone(name: bytes) -> str:
+    """The object that condemns a pack."""
+    return CONDEMNED + name.hex()
 
 
 def index_object(name: bytes) -> str:

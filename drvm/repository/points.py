@@ -165,7 +165,7 @@ def read_point(
     Raises ``ObjectMissing`` and ``DamageFound``.
     """
     name = point_object(vm_uuid, point_id, generation)
-    final = _read_final(store, sealer, point_id, generation)
+    final = read_final(store, sealer, point_id, generation)
     if final.status != "ok":
         return None
     sealed = store.get(name)
@@ -214,7 +214,7 @@ def was_ended(store: Store, sealer: Sealer, vm_uuid: str, point_id: str) -> bool
     for info in store.list(prefix):
         with contextlib.suppress(ObjectMissing, RepositoryError):
             generation = info.name.removeprefix(prefix)
-            if _read_final(store, sealer, point_id, generation).status == "ok":
+            if read_final(store, sealer, point_id, generation).status == "ok":
                 return True
     return False
 
@@ -267,7 +267,8 @@ def _decide(
         ) from None
 
 
-def _read_final(store: Store, sealer: Sealer, point_id: str, generation: str) -> Final:
+def read_final(store: Store, sealer: Sealer, point_id: str, generation: str) -> Final:
+    """Raises ``ObjectMissing`` where nobody decided yet, and ``DamageFound``."""
     name = final_object(point_id, generation)
     plain = sealer.open_object(b"final", name, store.get(name))
     return decode_json(plain, Final, name)

@@ -26,6 +26,7 @@ from drvm.repository.checks import Checks
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.fingerprints import Fingerprints
+from drvm.repository.generations import Generations
 from drvm.repository.index.levels import Levels
 from drvm.repository.index.runs import RunFiles
 from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize, SparseIndex
@@ -43,7 +44,6 @@ from drvm.repository.layout import (
     RepositoryConfig,
     decode_config,
     drill_object,
-    pack_object,
     point_object,
 )
 from drvm.repository.leaf_reader import LeafReader
@@ -82,7 +82,7 @@ class Repository:
         self.tables = _make_tables(cache, self._sealer, self.packs, limits)
         self._index = _make_index(cache, config, self.tables, limits)
         self._fingerprints = cache / "fingerprints" if cache is not None else None
-        self._catalog = Catalog(store, self._sealer, self.packs, self._index)
+        self.catalog = Catalog(store, self._sealer, self.packs, self._index)
 
     @staticmethod
     def create(
@@ -171,12 +171,12 @@ class Repository:
         Packs that are condemned, banned or whose tables are damaged serve no deduplication, and
         nothing that a parent point has in them is kept. What the cache directory lacks is learnt
         from index objects, or from the packs."""
-        self._catalog.refresh(banned)
+        self.catalog.refresh(banned)
 
     @property
     def shunned(self) -> frozenset[bytes]:
         """The packs that nothing new may rely on, by the last ``refresh``."""
-        return self._catalog.shunned
+        return self.catalog.shunned
 
     def session(
         self, *, level: int, verify: bool = True, banned: frozenset[bytes] = frozenset()
@@ -189,7 +189,7 @@ class Repository:
             self._index,
             level=level,
             verify=verify,
-            banned=banned | self._catalog.shunned,
+            banned=banned | self.catalog.shunned,
         )
 
     def fingerprints(self, vm_uuid: str, target: str) -> Fingerprints:
@@ -200,7 +200,7 @@ class Repository:
         """Make the point. What it needs is read back from its own disk maps. Other hosts are told
         of the session's packs first; the local index is written last."""
         need = self.need(manifest)
-        if self._catalog.share():
+        if self.catalog.share():
             trace("index-shared")
         point = protocol.commit(self.store, self._sealer, manifest, need, trace)
         self._index.flush()
@@ -212,6 +212,10 @@ class Repository:
         for disk in manifest.disks:
             need |= self.disk_map(disk).packs()
         return frozenset(need)
+
+    @property
+    def generations(self) -> Generations:
+        return Generations(self.store, self._sealer, self.packs)
 
     def disk_map(self, disk: Disk) -> DiskMap:
         root = disk.root.ref() if disk.root is not None else None
@@ -255,10 +259,6 @@ class Repository:
         locks = filter(None, (retained_until(self.store, name) for name in names))
         return max(locks, default=None)
 
-    def pack_locked_until(self, pack: bytes) -> dt.datetime | None:
-        """By Object Lock, if it is; ``None`` also for one that is not there."""
-        return retained_until(self.store, pack_object(pack))
-
     # -- pins ---------------------------------------------------------------------------------
     def pins(self) -> dict[str, tuple[Pin, ...]]:
         """Point id -> its pins."""
@@ -294,11 +294,11 @@ class Repository:
 
     # -- index --------------------------------------------------------------------------------
     def plan_index_rebuild(self) -> RebuildPlan:
-        return self._catalog.plan_rebuild()
+        return self.catalog.plan_rebuild()
 
     def rebuild_index(self, progress: Progress) -> Rebuilt:
         """Make the local index anew, from the packs alone."""
-        return self._catalog.rebuild(progress)
+        return self.catalog.rebuild(progress)
 
     def index_size(self) -> IndexSize:
         """As of the last ``refresh``; of files, as they are."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+from dataclasses import replace
 
 from drvm.config.model import PolicyConfig
 from drvm.core.clock import rfc3339
 from drvm.core.errors import UnknownVm
-from drvm.core.progress import Trace, no_trace
+from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.text import printable
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.probe import store_time
+from drvm.upkeep.gc import GcPlan, GcRules, plan_gc
 from drvm.upkeep.prune import PrunePlan, plan_prune
 from drvm.upkeep.retention import NO_RULES, SETTLED, Now, Rules
+from drvm.upkeep.survey import survey
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import machines
 
@@ -90,3 +93,28 @@ def pin_point(wiring: Wiring, point: Point, note: str, trace: Trace = no_trace) 
     pin = Pin(note, rfc3339(wiring.clock.now()), wiring.writer)
     wiring.repository().pin(point, pin, trace)
     return pin
+
+
+def gc_rules_of(wiring: Wiring) -> GcRules:
+    gc = wiring.settings.gc
+    return GcRules(dt.timedelta(seconds=gc.grace_s), dt.timedelta(seconds=gc.give_up_after_s))
+
+
+def plan_gc_of(
+    wiring: Wiring,
+    rules: GcRules,
+    *,
+    write: bool = True,
+    trace: Trace = no_trace,
+    progress: Progress | None = None,
+) -> GcPlan:
+    """Looks through the whole repository. The store's time is asked for as in ``plan_prune_of``;
+    without ``write`` it is guessed."""
+    repository = wiring.repository()
+    host_now = wiring.clock.now()
+    store_now = store_time(repository.store) if write else host_now
+    found = survey(repository, store_now, trace, progress)
+    if not write:
+        stored = (generation.stored for generation, _ in found.attempts)
+        found = replace(found, now=max((host_now, *stored)))
+    return plan_gc(found, Now(host_now, found.now), rules)

@@ -276,6 +276,8 @@ def outside_steps(config: Config, world: World, faults: Faults) -> Iterator[Step
     for slot in bits(world.manifests & ~world.aborted):
         if not world.ok & slot:
             yield "generation-given-up", world._replace(aborted=world.aborted | slot)
+    for slot in bits(world.manifests & world.aborted if config.clears else 0):
+        yield "aborted-manifest-removed", world._replace(manifests=world.manifests & ~slot)
     if "aborted-final-removed" in faults:
         for slot in bits(world.aborted):
             yield "final-removed", world._replace(aborted=world.aborted & ~slot)

@@ -52,7 +52,8 @@ class Writer:
 @dataclass(frozen=True)
 class Config:
     """Which processes there are. ``echoes``: late duplicates are part of it. ``paged``: what
-    changes while a listing runs may or may not be in it."""
+    changes while a listing runs may or may not be in it. ``clears``: manifests that were given up
+    may go at any time."""
 
     name: str
     writers: tuple[Writer, ...]
@@ -61,6 +62,7 @@ class Config:
     retention: bool = False
     echoes: bool = False
     paged: bool = False
+    clears: bool = False
     long: bool = False
 
     @property
@@ -146,6 +148,7 @@ def make_config(
     retention: bool = False,
     echoes: bool = False,
     paged: bool = False,
+    clears: bool = False,
     long: bool = False,
 ) -> Config:
     """``writers`` write children of the old point; the first of the ``rewriters`` writes the old
@@ -167,7 +170,7 @@ def make_config(
             )
         )
         slot, bit = slot + attempts, bit + attempts
-    return Config(name, tuple(made), packs, collectors, retention, echoes, paged, long)
+    return Config(name, tuple(made), packs, collectors, retention, echoes, paged, clears, long)
 
 
 @functools.cache

@@ -172,6 +172,9 @@ class SparseIndex:
     def has_table(self, name: bytes) -> bool:
         return self._tables.has(name)
 
+    def drop_tables(self, names: Iterable[bytes]) -> None:
+        self._tables.drop(names)
+
     def size(self) -> IndexSize:
         with self._lock:
             return IndexSize(*self._levels.size(), self._tables.size())

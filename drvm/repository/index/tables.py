@@ -134,6 +134,15 @@ class IdTables:
                 return True
             return self._directory is not None and Path(_path(self._directory, name)).is_file()
 
+    def drop(self, names: Iterable[bytes]) -> None:
+        """Of packs that are about to be deleted."""
+        with self._lock:
+            for name in names:
+                self._open.pop(name, None)
+                if self._directory is not None:
+                    with contextlib.suppress(OSError):
+                        Path(_path(self._directory, name)).unlink()
+
     def size(self) -> CacheSize:
         sizes = [size for _, size, _ in self._files()]
         return CacheSize(len(sizes), sum(sizes))

@@ -1,0 +1,205 @@
+"""What a collector must know before it condemns or deletes anything, in the order of the protocol.
+
+docs/FORMAT.md, "Rules for a collector", and docs/adr/027-collection.md: the order of the listings
+is what data is safe by. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from drvm.core.errors import DamageFound, ObjectMissing, TamperingFound
+from drvm.core.progress import NoProgress, Progress, Trace, no_trace
+from drvm.repository.generations import Decided, Generation, Status
+from drvm.repository.layout import PACKS, PROBES, pack_name, pack_object
+from drvm.repository.need import Need
+from drvm.repository.points import condemned_packs
+from drvm.repository.repository import Repository
+from drvm.store.base import ObjectInfo
+
+_THREADS = 8
+_AT_ONCE = 256
+_MAX_REASONS = 3
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+Attempts = Sequence[tuple[Generation, Decided]]
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A generation whose packs are not all known, or not all there. ``good``: its final says so;
+    a pending one will be given up one day."""
+
+    generation: Generation
+    good: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """``now``: the store's time, from before anything was listed. ``condemned``: tombstones.
+    ``needed``: by all generations that are not given up; it is only complete where nothing is
+    ``damaged``. ``index_objects`` were listed before ``packs``: what they tell of was there.
+    ``tampering``: somebody overwrote or deleted objects of a store that keeps versions."""
+
+    now: dt.datetime
+    index_objects: tuple[bytes, ...]
+    condemned: frozenset[bytes]
+    packs: Mapping[bytes, ObjectInfo]
+    attempts: Attempts
+    needed: frozenset[bytes]
+    damaged: tuple[Damaged, ...]
+    probes: tuple[ObjectInfo, ...] = ()
+    tampering: TamperingFound | None = None
+
+    def whole_elsewhere(self, found: Damaged) -> bool:
+        """Whether the point is whole by another generation."""
+        bad = {damaged.generation for damaged in self.damaged}
+        mine = found.generation
+        return any(
+            (other.vm_uuid, other.point_id) == (mine.vm_uuid, mine.point_id)
+            for other, decided in self.attempts
+            if decided.status is Status.OK and other not in bad
+        )
+
+
+def _tampering(repository: Repository) -> TamperingFound | None:
+    try:
+        repository.check_untouched()
+    except TamperingFound as error:
+        return error
+    return None
+
+
+class _Found(NamedTuple):
+    attempts: Attempts
+    needed: frozenset[bytes]
+    damaged: tuple[Damaged, ...]
+
+
+def survey(
+    repository: Repository,
+    now: dt.datetime,
+    trace: Trace = no_trace,
+    progress: Progress | None = None,
+) -> Survey:
+    """Raises the store's errors, of any listing above all: then nothing is known."""
+    progress = progress or NoProgress()
+    store = repository.store
+    progress.stage("listing the repository")
+    probes = tuple(store.list(PROBES))
+    index_objects = tuple(repository.catalog.index_objects())
+    condemned = condemned_packs(store)
+    trace("tombstones-listed")
+    named = ((pack_name(info.name), info) for info in store.list(PACKS))
+    packs = {name: info for name, info in named if name is not None}
+    trace("packs-listed")
+    generations = repository.generations
+    listed = generations.listed()
+    trace("points-listed")
+    progress.stage(f"reading the finals of {len(listed)} points")
+    attempts = [*zip(listed, mapped(generations.decided, listed), strict=True)]
+    trace("finals-read")
+    progress.stage("reading what the points need")
+    found = _Needs(repository, packs).of(attempts)
+    return Survey(now, index_objects, condemned, packs, *found, probes, _tampering(repository))
+
+
+class _Needs:
+    """``listed``: the packs that are there. A pack that is not listed may have come since."""
+
+    def __init__(self, repository: Repository, listed: Iterable[bytes]) -> None:
+        self._repository = repository
+        self._listed = frozenset(listed)
+        self._unread: set[Generation] = set()
+        self._ended: set[Generation] = set()
+        self._missing: dict[bytes, bool] = {}
+
+    def of(self, attempts: Attempts) -> _Found:
+        """The good ones come first: what only the others lack is no damage."""
+        good = [attempt for attempt in attempts if attempt[1].status is Status.OK]
+        others = [a for a in attempts if a[1].status in (Status.PENDING, Status.UNREADABLE)]
+        need = self._repository.generations.need()
+        self._add(need, good)
+        new = sorted(need.needed - self._listed)
+        lost = {name for name, gone in zip(new, mapped(self._is_missing, new), strict=True) if gone}
+        self._add(need, others)
+        lost |= need.unread.keys()
+        damaged = []
+        for attempt in (*good, *others) if lost else [a for a in good + others if self._bad(a)]:
+            needed, reasons = self._judge(*attempt, lost)
+            need.needed |= needed  # read now, though it could not be before
+            if reasons:
+                damaged.append(Damaged(attempt[0], attempt[1].status is Status.OK, reasons))
+        there = [attempt for attempt in attempts if attempt[0] not in self._ended]
+        return _Found(there, frozenset(need.needed), tuple(damaged))
+
+    def _bad(self, attempt: tuple[Generation, Decided]) -> bool:
+        return attempt[0] in self._unread
+
+    def _add(self, need: Need, attempts: Attempts) -> None:
+        for (generation, _), problem in zip(
+            attempts, mapped(lambda attempt: self._read(need, *attempt), attempts), strict=True
+        ):
+            if problem:
+                self._unread.add(generation)
+
+    def _read(self, need: Need, generation: Generation, decided: Decided) -> str:
+        """Why it can't be read. One that was ended since it was listed needs nothing."""
+        try:
+            manifest = self._repository.generations.manifest(generation, decided.manifest_sha256)
+        except ObjectMissing:
+            self._ended.add(generation)
+            return ""
+        except DamageFound as error:
+            return str(error)
+        need.add(manifest)
+        return ""
+
+    def _judge(
+        self, generation: Generation, decided: Decided, lost: set[bytes]
+    ) -> tuple[set[bytes], tuple[str, ...]]:
+        """What it needs, and what is wrong with it. It is looked at by itself, for nodes that
+        points share were looked at once. A pending one may lack packs: its writer will find that
+        out. At last it must still be there: the packs of a point that was ended may be gone."""
+        good = decided.status is Status.OK
+        need = self._repository.generations.need()
+        problem = self._read(need, generation, decided)
+        reasons = [problem] if problem else []
+        reasons += [why for name, why in need.unread.items() if good or not self._is_missing(name)]
+        if good:
+            gone = sorted(name for name in need.needed & lost if self._is_missing(name))
+            reasons += [f"pack {name.hex()} is missing" for name in gone]
+        if reasons:
+            try:
+                self._repository.store.head(generation.name)
+            except ObjectMissing:
+                self._ended.add(generation)
+                reasons = []
+        more = len(reasons) - _MAX_REASONS
+        if more > 0:
+            reasons[_MAX_REASONS:] = [f"and {more} more"]
+        return need.needed, tuple(reasons)
+
+    def _is_missing(self, name: bytes) -> bool:
+        """Asked once more, each once: listings are older than points that were made meanwhile."""
+        if name not in self._missing:
+            try:
+                self._repository.store.head(pack_object(name))
+            except ObjectMissing:
+                self._missing[name] = True
+            else:
+                self._missing[name] = False
+        return self._missing[name]
+
+
+def mapped(work: Callable[[_In], _Out], items: Sequence[_In]) -> Iterator[_Out]:
+    """What ``work`` makes of the items, in their order; a few threads at a time."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="survey") as pool:
+        for start in range(0, len(items), _AT_ONCE):
+            yield from pool.map(work, items[start : start + _AT_ONCE])
