@@ -72,7 +72,7 @@ class Repository:
         problems: tuple[str, ...] = (),
     ) -> None:
         self.store = store
-        self.problems = problems
+        self._problems = problems
         self.id = config.repository_id
         self._sealer = Sealer(keys, config.repository_id)
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
@@ -153,7 +153,7 @@ class Repository:
     def points(self, vm_uuid: str | None = None) -> Listing:
         """``problems`` also tell what somebody overwrote or deleted, as far as it was looked at."""
         listing = protocol.list_points(self.store, self._sealer, vm_uuid)
-        problems = self.problems + listing.problems + alarms_of(self.store)
+        problems = self._problems + listing.problems + alarms_of(self.store)
         return replace(listing, problems=problems)
 
     def check_untouched(self) -> None:

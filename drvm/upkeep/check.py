@@ -108,6 +108,7 @@ def plan_check(repository: Repository, share: Share | None) -> CheckPlan:
     arc = share.arc(history.last_end) if share is not None else NOTHING
     finds = look_at_names(repository.store)
     listing = repository.points()
+    finds = replace(finds, damage=finds.damage + listing.problems)
     plan = _plan(repository.store, listing, arc, finds)
     return replace(plan, rotates=share is not None and share.rotates, history=history)
 

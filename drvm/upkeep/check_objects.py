@@ -58,14 +58,13 @@ def look_at_names(store: Store) -> Finds:
 
 def look_at_objects(repository: Repository, arc: Arc, finds: Finds) -> Finds:
     """The same with what opening objects of ``arc`` shows: by the hashes of their names."""
-    damage = [*finds.damage, *repository.problems]
     harmless = list(finds.harmless)
     harmless += [f"{name} can't be read" for name in repository.checks.unreadable_slots()]
     if arc.length:
         harmless += [f"{name} can't be read" for name in repository.checks.history().unreadable]
         for purpose, prefix in ((b"index", INDEX), (b"drill", DRILLS), (b"pin", PINS)):
             harmless += _unreadable(repository, purpose, prefix, arc)
-    return replace(finds, damage=tuple(damage), harmless=tuple(harmless))
+    return replace(finds, harmless=tuple(harmless))
 
 
 def _unreadable(repository: Repository, purpose: bytes, prefix: str, arc: Arc) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drvm.core.process import Processes
-from drvm.core.units import MIB
+from drvm.core.units import KIB, MIB
 from drvm.lab.services import S3Server
 from tests.appliance import Appliance, make_appliance
 from tests.refusals import assert_clear, read_only, refused, small_disk, unchanged
@@ -194,3 +194,55 @@ def test_an_index_is_made_anew_by_hand_and_says_which_packs_are_damaged(applianc
     findings = appliance.json("doctor", expect=None)["findings"]
     (index,) = (finding for finding in findings if finding["name"] == "index")
     assert "512 hooks" in index["detail"]
+
+
+def flip(path: Path, *places: int) -> None:
+    data = bytearray(path.read_bytes())
+    for place in places:
+        data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_check_says_what_damage_costs_and_the_next_backup_heals(appliance: Appliance) -> None:
+    store = appliance.directory / "store"
+    assert appliance.json("check", "--read-data")["damaged"] is False
+    flip(packs_of(appliance, "one")[0], 100, 1 << 20)
+    with unchanged(store):
+        found = appliance.json("check", "--read-data", "--dry-run", expect=4)
+    (hit,) = found["points_hit"]
+    (disk,) = hit["disks"]
+    assert (hit["vm"], hit["lost_parts"]) == ("one", [])
+    frame = 128 * KIB
+    assert disk["ranges"] == [
+        {"offset_bytes": 0, "length_bytes": frame},
+        {"offset_bytes": 7 * frame, "length_bytes": frame},
+    ]
+    result = appliance.drvm("check", "--read-data", expect=4)
+    assert "set aside" in result.out and f"{hit['id']} of one" in result.out
+    assert_clear(result.err, "1 of 2 points are damaged", "drvm backup")
+    image = random_image(appliance.directory / "again.raw", 0)
+    appliance.drvm("-q", "backup", "--image", "--name", "one", image)
+    still = appliance.json("check", expect=4)["points_hit"]
+    assert [point["id"] for point in still] == [hit["id"]]
+    out = appliance.directory / "out"
+    appliance.drvm("-q", "restore", "one", "--output", str(out))
+    assert next(out.iterdir()).read_bytes() == Path(image).read_bytes()
+
+
+def test_packs_are_checked_without_the_passphrase(appliance: Appliance) -> None:
+    (appliance.directory / "passphrase").unlink()
+    assert appliance.json("check", "--without-key")["read_packs"] == 4
+    pack = next((appliance.directory / "store" / "packs").iterdir())
+    flip(pack, 100)
+    result = appliance.drvm("check", "--without-key", "--dry-run", expect=4)
+    assert pack.name in result.out
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.s3
+def test_a_check_of_a_bucket(seaweedfs: S3Server, tmp_path: Path) -> None:
+    made = make_appliance(tmp_path / "a", f"s3://{seaweedfs.bucket}/check", seaweedfs)
+    made.drvm("init")
+    made.drvm("-q", "backup", "--image", "--name", "one", random_image(tmp_path / "x.raw", 1))
+    found = made.json("check", "--read-data", "100%")
+    assert (found["damaged"], found["read_packs"], found["never_read_packs"]) == (False, 2, 0)
