@@ -17,24 +17,27 @@ from typing import Any, cast
 
 import numpy as np
 
-from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS
+from drvm.chunker.blocks import BLOCK_BYTES, ID_BYTES, LEAF_BLOCKS
 from drvm.chunker.frames import FRAME_BLOCKS, FRAME_BYTES
 from drvm.chunker.runs import Leaf
 from drvm.core.units import GIB
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.layout import PACK_MAX_BLOCKS
-from drvm.repository.pack import FrameTable, OpenPack
+from drvm.repository.pack import FOOTER_BYTES, FrameTable, OpenPack
 from drvm.repository.packs import PackReader
 from drvm.repository.window import WINDOW_LEAVES, load_window
 
 DAYS, PERCENT = 90, 1
 PACK_BYTES = 30 * 1024 * 1024
+FRAME_TABLE_BYTES = 4
+"""Of each frame, compressed."""
 DISKS_GIB = (4, 64)
 STORED = {"incompressible": 1.0, "compressible": 0.4}
 
 
 class AgedDisk:
-    """Stands for a disk map: ``pack`` and ``ordinal`` of each block, ``packs`` by number."""
+    """Stands for a disk map: ``pack`` and ``ordinal`` of each block, ``packs`` by number, each
+    with so many ``frames``."""
 
     def __init__(self, size_bytes: int, stored: float) -> None:
         self.size_bytes = size_bytes
@@ -44,6 +47,7 @@ class AgedDisk:
         self.pack = np.zeros(self.blocks, dtype=np.int64)
         self.ordinal = np.zeros(self.blocks, dtype=np.int64)
         self.packs = 0
+        self.frames: list[int] = []
         everything = np.arange(self.blocks)
         self.write(everything)
         random = np.random.default_rng(0)
@@ -72,26 +76,46 @@ class AgedDisk:
         self.pack[blocks] = self.packs + pack
         self.ordinal[blocks] = ordinal
         self.packs += int(pack[-1]) + 1
+        frames = -(-len(blocks) // FRAME_BLOCKS)
+        for start in range(0, frames, self.frames_of_pack):
+            self.frames.append(min(self.frames_of_pack, frames - start))
 
 
 class Counter(PackReader):
-    """Plans as the real one does. ``tails``: packs whose tables were asked for."""
+    """Plans as the real one does. What would be asked of the store is only counted."""
 
     def __init__(self, disk: AgedDisk) -> None:
-        self.tails: set[bytes] = set()
-        length = np.full(disk.frames_of_pack, disk.frame_bytes, dtype=np.int64)
-        plain = np.full(len(length), FRAME_BYTES, dtype=np.int64)
-        table = FrameTable(np.cumsum(length) - length, length, plain, length * 0)
-        self._pack = SimpleNamespace(footer=SimpleNamespace(kind="data"), frames=table)
+        self._disk = disk
+        self._packs: dict[bytes, OpenPack] = {}
+        self.requests = self.fetched_bytes = 0
 
-    def open(self, name: bytes) -> OpenPack:
-        self.tails.add(name)
-        return cast(OpenPack, self._pack)
+    def _known(self, name: bytes) -> OpenPack | None:
+        return self._packs.get(name)
+
+    def _opened(self, name: bytes, tail_bytes: int) -> tuple[OpenPack, bytes]:
+        frames = self._disk.frames[int.from_bytes(name, "big")]
+        length = np.full(frames, self._disk.frame_bytes, dtype=np.int64)
+        plain = np.full(frames, FRAME_BYTES, dtype=np.int64)
+        table = FrameTable(np.cumsum(length) - length, length, plain, length * 0)
+        tables_bytes = frames * (FRAME_BLOCKS * ID_BYTES + FRAME_TABLE_BYTES)
+        pack_bytes = int(length.sum()) + tables_bytes + FOOTER_BYTES
+        footer = SimpleNamespace(kind="data", pack_bytes=pack_bytes)
+        self._packs[name] = cast(OpenPack, SimpleNamespace(name=name, footer=footer, frames=table))
+        return self._packs[name], self._count(min(tail_bytes, pack_bytes))
+
+    def _read(self, name: bytes, offset: int, length: int) -> bytes:
+        return self._count(length)
+
+    def _count(self, length: int) -> bytes:
+        self.requests += 1
+        self.fetched_bytes += length
+        return bytes(length)
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """``times_its_bytes``: what is fetched, over what the disk's own frames would take."""
+    """``times_its_bytes``: what is fetched, tables included, over what the disk's own frames would
+    take."""
 
     requests_per_gib: float
     times_its_bytes: float
@@ -100,15 +124,12 @@ class Fetched:
 def fetched(size_bytes: int, stored: float) -> Fetched:
     disk = AgedDisk(size_bytes, stored)
     reader = Counter(disk)
-    requests = total = 0
     for first in range(0, disk.leaves, WINDOW_LEAVES):
         for blocks in load_window(cast(DiskMap, disk), first, WINDOW_LEAVES).by_pack():
-            for numbers in reader.ranges(blocks.name, blocks.frame):
-                requests += 1
-                total += (int(numbers[-1]) - int(numbers[0]) + 1) * disk.frame_bytes
-    requests += len(reader.tails)
+            for _ in reader.sweep(blocks.name, blocks.frame):
+                pass
     own = size_bytes // FRAME_BYTES * disk.frame_bytes
-    return Fetched(requests / (size_bytes / GIB), total / own)
+    return Fetched(reader.requests / (size_bytes / GIB), reader.fetched_bytes / own)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,16 +28,18 @@ from drvm.repository.pack import (
 from drvm.repository.packcheck import check_sums
 from drvm.store.base import Store
 
+I64 = npt.NDArray[np.int64]
+
 _TABLES_BYTES = 24 * MIB
 """Of frame tables in memory: those of a thousand full packs."""
 _BLOB_WINDOWS = 8
 _BLOB_WINDOW_BYTES = MIB
 MAX_RANGE_BYTES = 8 * MIB
-MAX_RANGE_PLAIN_BYTES = 32 * MIB
-"""What a request may unpack to: pages that hold little shrink to a thousandth, and one thread
-has all the work of a request."""
-MAX_GAP_BYTES = 64 * KIB
+MAX_SWEEP_BYTES = 16 * MIB
+"""Half a pack."""
+MAX_GAP_BYTES = 256 * KIB
 """Frames closer than this are fetched in one request: a request costs more than the bytes."""
+_MANY_FRAMES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,7 @@ class PackReader:
 
     def open(self, name: bytes) -> OpenPack:
         """Raises ``DamageFound`` where the pack is missing or not itself."""
-        with self._lock:
-            if name in self._open:
-                self._open.move_to_end(name)
-                return self._open[name]
-        footer, tail = self._end(name, lambda footer: footer.table_bytes)
-        return self._remember(name, OpenPack(self._sealer, name, footer, tail[:-FOOTER_BYTES]))
+        return self._known(name) or self._opened(name, TAIL_GUESS_BYTES)[0]
 
     def blob(self, ref: BlobRef) -> bytes:
         """A blob of a metadata pack. Neighbours are read along with it and kept for a while."""
@@ -80,33 +77,49 @@ class PackReader:
         start, length = int(table.offset[ref.number]), int(table.stored_bytes[ref.number])
         return pack.open_frame(ref.number, self._window(pack, start, length))
 
-    def ranges(self, name: bytes, wanted: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    def ranges(self, name: bytes, wanted: I64) -> list[I64]:
         """The frames asked for, each once, in pack order, grouped into ranges that one request
         fetches. Raises ``DamageFound`` where the pack has no such frame."""
-        pack = self.open(name)
-        numbers = np.unique(wanted)
-        if pack.footer.kind != "data" or (len(numbers) and numbers[-1] >= len(pack.frames.offset)):
-            raise DamageFound(f"pack {name.hex()} lacks frames that a disk map names")
-        return list(_coalesce(pack.frames, numbers))
+        return list(_coalesce(*_checked(self.open(name), wanted), MAX_RANGE_BYTES))
 
-    def frames(self, name: bytes, numbers: npt.NDArray[np.int64]) -> Iterator[bytes]:
+    def frames(self, name: bytes, numbers: I64) -> Iterator[bytes]:
         """The plain bytes of the frames of one range, fetched by one request and opened as they
         are taken: only one of them is in memory at a time."""
         pack = self.open(name)
-        offset = pack.frames.offset[numbers]
-        length = pack.frames.stored_bytes[numbers]
-        start, end = int(offset[0]), int(offset[-1] + length[-1])
-        data = memoryview(self._read(name, start, end - start))
-        places = (offset - start).tolist()
-        for number, at, size in zip(numbers.tolist(), places, length.tolist(), strict=True):
-            yield pack.open_frame(number, data[at : at + size])
+        yield from _plain(pack, numbers, *self._fetched(pack, numbers))
 
-    def ids(self, name: bytes) -> tuple[Ids, npt.NDArray[np.int64]] | None:
+    def sweep(self, name: bytes, wanted: I64) -> Iterator[tuple[I64, Iterator[bytes]]]:
+        """The frames asked for, each once, by as few requests as can be: in groups that one
+        request brings, (their numbers, ascending; their plain bytes, opened as they are taken).
+
+        A group is gone when the next one is asked for: only one is in memory, with at most
+        ``MAX_SWEEP_BYTES``. Where many frames are wanted of a pack that is not known yet, the
+        request for its tables brings the last of them too, so that a pack costs two. Raises
+        ``DamageFound`` where the pack, or one of the frames, is not there.
+        """
+        pack, tail = self._known(name), b""
+        if pack is None:
+            pack, tail = self._opened(name, _first_bytes(wanted))
+        table, numbers = _checked(pack, wanted)
+        start = pack.footer.pack_bytes - len(tail)
+        absent = int(np.searchsorted(table.offset[numbers], start))
+        if absent < len(numbers):
+            yield numbers[absent:], (plain := _plain(pack, numbers[absent:], tail, start))
+            plain.close()
+        del tail
+        for group in _coalesce(table, numbers[:absent], MAX_SWEEP_BYTES):
+            yield group, (plain := _plain(pack, group, *self._fetched(pack, group)))
+            plain.close()
+
+    def ids(self, name: bytes) -> tuple[Ids, I64] | None:
         """(ids, ordinals) of a data pack, ``None`` for a metadata pack.
 
         Raises ``DamageFound`` unless the tables are what the footer names.
         """
-        footer, tables = self._end(name, lambda footer: footer.ids_bytes + footer.table_bytes)
+        footer, tail = self._end(
+            name, TAIL_GUESS_BYTES, lambda footer: footer.ids_bytes + footer.table_bytes
+        )
+        tables = tail[-(footer.ids_bytes + footer.table_bytes + FOOTER_BYTES) :]
         _check_tables(name, footer, tables)
         if footer.kind != "data":
             return None
@@ -133,6 +146,18 @@ class PackReader:
                 del self._windows[key]
 
     # -- reading ------------------------------------------------------------------------------
+    def _known(self, name: bytes) -> OpenPack | None:
+        with self._lock:
+            if name in self._open:
+                self._open.move_to_end(name)
+            return self._open.get(name)
+
+    def _opened(self, name: bytes, tail_bytes: int) -> tuple[OpenPack, bytes]:
+        """The pack, and so much of its end, or more, or all of it."""
+        footer, tail = self._end(name, tail_bytes, lambda footer: footer.table_bytes)
+        table = tail[-(footer.table_bytes + FOOTER_BYTES) : -FOOTER_BYTES]
+        return self._remember(name, OpenPack(self._sealer, name, footer, table)), tail
+
     def _remember(self, name: bytes, pack: OpenPack) -> OpenPack:
         with self._lock:
             if name not in self._open:  # else another thread was faster
@@ -141,6 +166,14 @@ class PackReader:
             while self._tables_bytes > _TABLES_BYTES and len(self._open) > 1:
                 self._tables_bytes -= self._open.popitem(last=False)[1].frames.size_bytes
         return pack
+
+    def _fetched(self, pack: OpenPack, numbers: I64) -> tuple[bytes, int]:
+        """The range of these frames, and where it begins."""
+        table, last = pack.frames, numbers[-1]
+        start = int(table.offset[numbers[0]])
+        return self._read(
+            pack.name, start, int(table.offset[last] + table.stored_bytes[last]) - start
+        ), start
 
     def _window(self, pack: OpenPack, start: int, length: int) -> bytes:
         slot = start // _BLOB_WINDOW_BYTES
@@ -162,17 +195,19 @@ class PackReader:
         with _named(name):
             return self._store.get(pack_object(name), offset=offset, length=length)
 
-    def _end(self, name: bytes, tables_bytes: Callable[[Footer], int]) -> tuple[Footer, bytes]:
-        """The footer, and the pack's end: so many bytes of tables, then the footer."""
+    def _end(
+        self, name: bytes, tail_bytes: int, tables_bytes: Callable[[Footer], int]
+    ) -> tuple[Footer, bytes]:
+        """The footer, and the pack's end: ``tail_bytes``, or at least the tables asked for."""
         with _named(name):
-            tail = self._store.get_tail(pack_object(name), TAIL_GUESS_BYTES)
+            tail = self._store.get_tail(pack_object(name), tail_bytes)
             footer = parse_footer(name, tail)
             wanted = tables_bytes(footer) + FOOTER_BYTES
             if wanted > len(tail):
                 tail = self._store.get_tail(pack_object(name), wanted)
         if wanted > len(tail):
             raise DamageFound(f"pack {name.hex()} is truncated")
-        return footer, tail[-wanted:]
+        return footer, tail
 
 
 @contextlib.contextmanager
@@ -195,22 +230,46 @@ def _check_tables(name: bytes, footer: Footer, tables: bytes) -> None:
         raise DamageFound(f"pack {name.hex()} has damaged tables")
 
 
-def _coalesce(table: FrameTable, numbers: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Groups of neighbouring frames, each one range that is bounded both packed and unpacked."""
+def _plain(pack: OpenPack, numbers: I64, data: bytes, start: int) -> Generator[bytes]:
+    """Of frames that lie in ``data``, which begins at ``start`` of the pack."""
+    offset = pack.frames.offset[numbers] - start
+    view = memoryview(data)
+    ends = offset + pack.frames.stored_bytes[numbers]
+    for number, at, end in zip(numbers.tolist(), offset.tolist(), ends.tolist(), strict=True):
+        yield pack.open_frame(number, view[at:end])
+
+
+def _first_bytes(wanted: I64) -> int:
+    """How much of a pack's end to ask for, of which these frames are wanted: where they are many,
+    and most of those up to the last one, most of what comes with the tables is wanted too."""
+    numbers = np.unique(wanted)
+    many = len(numbers) >= _MANY_FRAMES and 2 * len(numbers) > int(numbers[-1])
+    return MAX_SWEEP_BYTES if many else TAIL_GUESS_BYTES
+
+
+def _checked(pack: OpenPack, wanted: I64) -> tuple[FrameTable, I64]:
+    """The frames asked for, each once, ascending, if the pack has them."""
+    numbers = np.unique(wanted)
+    table = pack.frames
+    if pack.footer.kind != "data" or (len(numbers) and numbers[-1] >= len(table.offset)):
+        raise DamageFound(f"pack {pack.name.hex()} lacks frames that a disk map names")
+    return table, numbers
+
+
+def _coalesce(table: FrameTable, numbers: I64, max_bytes: int) -> Iterator[I64]:
+    """Groups of neighbouring frames, each one range."""
     offset = table.offset[numbers]
     end = offset + table.stored_bytes[numbers]
-    unpacked = np.cumsum(table.plain_bytes[numbers])
     far = np.append(np.flatnonzero(offset[1:] - end[:-1] > MAX_GAP_BYTES) + 1, len(numbers))
-    start = before = 0
+    start = 0
     while start < len(numbers):
         stop = min(
-            int(np.searchsorted(end, offset[start] + MAX_RANGE_BYTES, side="right")),
-            int(np.searchsorted(unpacked, before + MAX_RANGE_PLAIN_BYTES, side="right")),
+            int(np.searchsorted(end, offset[start] + max_bytes, side="right")),
             int(far[np.searchsorted(far, start, side="right")]),
         )
         stop = max(stop, start + 1)
         yield numbers[start:stop]
-        start, before = stop, int(unpacked[stop - 1])
+        start = stop
 
 
 Fetch = Callable[[BlobRef], bytes]

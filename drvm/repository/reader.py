@@ -1,10 +1,10 @@
 """Reading a disk back: in pack order, every frame of a window once, every block verified.
 
-The frames of a window are put in the order of the packs and fetched in large ranges. A few
-threads each take a range: they fetch it, and then open one frame after the other, name its blocks
-and give them away, wherever they belong, while the frame is still in the processor's cache. The
-ids are collected in their places, and when a window is done each of its leaves is compared with
-its digest. docs/adr/025-restore-order.md.
+The blocks of a window are put in the order of the packs. A few threads each take a pack: they
+fetch what is wanted of it in large ranges, open some frames side by side into memory of their
+own, name the blocks there, and give them away, wherever they belong. The ids are collected in
+their places, and when a window is done each of its leaves is compared with its digest.
+docs/adr/025-restore-order.md.
 """
 
 from __future__ import annotations
@@ -12,33 +12,35 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, pairwise
-from operator import itemgetter
+from typing import TypeVar
 
 import numpy as np
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES, BlockHasher, Ids, zero_ids
-from drvm.chunker.frames import FRAME_BLOCKS
+from drvm.chunker.frames import FRAME_BYTES
 from drvm.core.errors import DamageFound
 from drvm.core.units import MIB
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.frame_cache import FrameCache
 from drvm.repository.nodes import DIGEST_BYTES
+from drvm.repository.pack import Room, make_room
 from drvm.repository.packs import PackReader
-from drvm.repository.window import WINDOW_LEAVES, PackBlocks, Window, load_window
+from drvm.repository.window import I64, WINDOW_LEAVES, PackBlocks, Window, load_window, runs
 
 _WORKERS = 4
-_RANGES_AHEAD = 8
+_PACKS_AHEAD = 4
 """Beyond those that are worked on; only those have bytes in memory."""
-_PACKS_AHEAD = 16
+
+_FRAMES_TOGETHER = 32
+"""4 MiB: what is written in one piece where it lies so on the disk."""
 _RANGES_NAMED = 3
 _CACHE_BYTES = 32 * MIB
 """For frames that several leaves want, where a disk is read in its order."""
 
+_T = TypeVar("_T")
 Write = Callable[[int, memoryview], None]
 """Takes (offset in bytes, bytes of the disk), from several threads. The bytes are there only
 during the call."""
@@ -100,15 +102,6 @@ def read_disk(
                     yield base + at, buffer[at : min(at + blocks * BLOCK_BYTES, end)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Blocks that are taken together: of frames that were ``kept``, in their order, or of those
-    that one request brings."""
-
-    blocks: PackBlocks
-    kept: tuple[bytes, ...] | None
-
-
 class _Workers:
     """A few threads that read windows of one disk; closing ends them."""
 
@@ -125,7 +118,10 @@ class _Workers:
         self._hasher = hasher
         self._size_bytes = size_bytes
         self._progress = progress
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="restore")
+        self._own = threading.local()
+        self._pool = ThreadPoolExecutor(
+            _WORKERS, thread_name_prefix="restore", initializer=self._make_room
+        )
         self._under_way: deque[Callable[[], None]] = deque()
         self._stop = threading.Event()
 
@@ -134,9 +130,9 @@ class _Workers:
         that is still under way. Raises what went wrong in whatever was begun before."""
         ids = zero_ids(window.blocks)
         self._progress((window.mapped_blocks - window.stored_blocks) * BLOCK_BYTES)
-        for wanted in self._ranges(window):
-            self._await(_WORKERS + _RANGES_AHEAD)
-            copied = self._pool.submit(self._copy, window, wanted, ids, write)
+        for blocks in window.by_pack():
+            self._await(_WORKERS + _PACKS_AHEAD)
+            copied = self._pool.submit(self._copy, window, blocks, ids, write)
             self._under_way.append(copied.result)
         self._under_way.append(partial(self._compare, window, ids))
 
@@ -148,79 +144,83 @@ class _Workers:
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _make_room(self) -> None:
+        self._own.room = make_room(_FRAMES_TOGETHER * FRAME_BYTES)
+
     def _await(self, most: int) -> None:
         while len(self._under_way) > most:
             self._under_way.popleft()()
 
-    def _ranges(self, window: Window) -> Iterator[_Range]:
-        """What is fetched by one request each. The packs' tables are fetched some packs ahead."""
-        opening: deque[tuple[PackBlocks, Future[list[_Range]]]] = deque()
-        for blocks in window.by_pack():
-            opening.append((blocks, self._pool.submit(self._divided, blocks)))
-            if len(opening) > _PACKS_AHEAD:
-                yield from self._opened(window, *opening.popleft())
-        while opening:
-            yield from self._opened(window, *opening.popleft())
+    def _copy(self, window: Window, blocks: PackBlocks, ids: Ids, write: Write) -> None:
+        """Fetch what is wanted of one pack, and give its blocks away."""
+        for numbers, plain in _located_in(window, blocks, self._groups(blocks)):
+            for start in range(0, len(numbers), _FRAMES_TOGETHER):
+                if self._stop.is_set():
+                    return
+                some = numbers[start : start + _FRAMES_TOGETHER]
+                mine = blocks.of_frames(some)
+                starts = self._unpack(window, mine, some, plain)
+                self._give_away(window, mine, some, starts, ids, write)
 
-    def _divided(self, blocks: PackBlocks) -> list[_Range]:
-        """Frames that were kept need no request."""
-        plain_bytes = self._packs.open(blocks.name).frames.plain_bytes
-        groups = self._packs.ranges(blocks.name, blocks.frame)
-        if (blocks.slot * BLOCK_BYTES >= plain_bytes[blocks.frame]).any():
+    def _groups(self, blocks: PackBlocks) -> Iterator[tuple[I64, Iterator[bytes]]]:
+        """As ``PackReader.sweep``; frames that were kept need no request."""
+        wanted = np.unique(blocks.frame)
+        if self._cache is not None:
+            held = {number: self._cache.get(blocks.name, number) for number in wanted.tolist()}
+            kept = {number: plain for number, plain in held.items() if plain is not None}
+            for number, plain in kept.items():
+                yield np.array([number]), iter([plain])
+            wanted = wanted[~np.isin(wanted, list(kept))]
+        if len(wanted):
+            yield from self._packs.sweep(blocks.name, wanted)
+
+    def _unpack(
+        self, window: Window, blocks: PackBlocks, numbers: I64, plain: Iterator[bytes]
+    ) -> I64:
+        """Put frames side by side into this thread's room; returns where in it each begins, and
+        where the last one ends, in blocks."""
+        room: Room = self._own.room
+        ends = [0]
+        for number in numbers.tolist():
+            try:
+                content = next(plain)
+            except DamageFound as error:
+                only = blocks.of_frames(np.array([number]))
+                raise _located(error, window, only) from error
+            ends.append(ends[-1] + len(content))
+            room.data[ends[-2] : ends[-1]] = content
+            if self._cache is not None:
+                if blocks.of_frames(np.array([number])).again[0]:
+                    self._cache.put(blocks.name, number, content)
+                else:
+                    self._cache.drop(blocks.name, number)
+        return np.array(ends) // BLOCK_BYTES
+
+    def _give_away(
+        self,
+        window: Window,
+        blocks: PackBlocks,
+        numbers: I64,
+        starts: I64,
+        ids: Ids,
+        write: Write,
+    ) -> None:
+        """Name what lies in the room, and write it."""
+        room: Room = self._own.room
+        frame = np.searchsorted(numbers, blocks.frame)
+        position = starts[frame] + blocks.slot
+        if (position >= starts[frame + 1]).any():
             raise DamageFound(
                 f"a disk map names blocks beyond the end of a frame of pack {blocks.name.hex()}"
             )
-        ranges: list[_Range] = []
-        if self._cache is not None:
-            held = {n: self._cache.get(blocks.name, n) for n in np.unique(blocks.frame).tolist()}
-            kept = {number: plain for number, plain in held.items() if plain is not None}
-            if kept:
-                here = np.isin(blocks.frame, list(kept))
-                ranges.append(_Range(blocks.part(here), tuple(kept.values())))
-                blocks = blocks.part(~here)
-                groups = self._packs.ranges(blocks.name, blocks.frame)
-        ends = np.searchsorted(blocks.frame, [group[-1] for group in groups], side="right")
-        for start, stop in pairwise((0, *ends.tolist())):
-            ranges.append(_Range(blocks.part(slice(start, stop)), None))
-        return ranges
-
-    def _opened(
-        self, window: Window, blocks: PackBlocks, divided: Future[list[_Range]]
-    ) -> list[_Range]:
-        try:
-            return divided.result()
-        except DamageFound as error:
-            raise _located(error, window, blocks) from error
-
-    def _copy(self, window: Window, wanted: _Range, ids: Ids, write: Write) -> None:
-        """Fetch one range and give its blocks away."""
-        blocks = wanted.blocks
-        numbers, first, index = np.unique(blocks.frame, return_index=True, return_inverse=True)
-        again = blocks.again[first]
-        found = zero_ids(len(numbers) * FRAME_BLOCKS)
-        frames = iter(wanted.kept or self._packs.frames(blocks.name, numbers))
+        found = self._hasher.ids(room.data[: int(starts[-1]) * BLOCK_BYTES])
+        ids[blocks.place] = found[position]
         base = window.first_block * BLOCK_BYTES
-        for at, (number, runs) in enumerate(groupby(blocks.runs(), itemgetter(0))):
-            if self._stop.is_set():
-                return
-            try:
-                plain = next(frames)
-            except DamageFound as error:
-                raise _located(error, window, blocks.of_frame(number)) from error
-            frame_ids = self._hasher.ids(plain)
-            found[at * FRAME_BLOCKS : at * FRAME_BLOCKS + len(frame_ids)] = frame_ids
-            view = memoryview(plain)
-            for _, slot, place, count in runs:
-                offset, start = base + place * BLOCK_BYTES, slot * BLOCK_BYTES
-                length = min(count * BLOCK_BYTES, self._size_bytes - offset)
-                write(offset, view[start : start + length])
-            if self._cache is not None:
-                if again[at]:
-                    self._cache.put(blocks.name, number, plain)
-                else:
-                    self._cache.drop(blocks.name, number)
-        ids[blocks.place] = found[index * FRAME_BLOCKS + blocks.slot]
-        self._progress(len(index) * BLOCK_BYTES)
+        for at, place, count in runs(position, blocks.place):
+            offset, start = base + place * BLOCK_BYTES, at * BLOCK_BYTES
+            length = min(count * BLOCK_BYTES, self._size_bytes - offset)
+            write(offset, room.data[start : start + length])
+        self._progress(len(position) * BLOCK_BYTES)
 
     def _compare(self, window: Window, ids: Ids) -> None:
         for leaf, digest in window.digests.items():
@@ -237,6 +237,14 @@ class _Workers:
 
 def _place(buffer: memoryview, base: int, offset: int, data: memoryview) -> None:
     buffer[offset - base : offset - base + len(data)] = data
+
+
+def _located_in(window: Window, blocks: PackBlocks, found: Iterator[_T]) -> Iterator[_T]:
+    """The same; damage is told with what it means for the disk."""
+    try:
+        yield from found
+    except DamageFound as error:
+        raise _located(error, window, blocks) from error
 
 
 def _located(error: DamageFound, window: Window, blocks: PackBlocks) -> DamageFound:

@@ -45,22 +45,13 @@ class PackBlocks:
     slot: I64
     again: Flags
 
-    def part(self, at: slice | Flags) -> PackBlocks:
+    def part(self, at: slice) -> PackBlocks:
         return PackBlocks(self.name, self.frame[at], self.place[at], self.slot[at], self.again[at])
 
-    def of_frame(self, number: int) -> PackBlocks:
-        start, stop = np.searchsorted(self.frame, (number, number + 1)).tolist()
-        return self.part(slice(start, stop))
-
-    def runs(self) -> Iterator[tuple[int, int, int, int]]:
-        """(frame, slot, place, number of blocks) of each run that lies in one piece both in one
-        frame and on the disk."""
-        joined = np.diff(self.frame) == 0
-        joined &= (np.diff(self.place) == 1) & (np.diff(self.slot) == 1)
-        first = np.append(0, np.flatnonzero(~joined) + 1)
-        count = np.diff(np.append(first, len(joined) + 1))
-        columns = (self.frame[first], self.slot[first], self.place[first], count)
-        return zip(*(column.tolist() for column in columns), strict=True)
+    def of_frames(self, numbers: I64) -> PackBlocks:
+        """Of frames that are neighbours here."""
+        start = np.searchsorted(self.frame, numbers[0])
+        return self.part(slice(start, np.searchsorted(self.frame, numbers[-1], side="right")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +181,16 @@ def mapped_bytes(disk_map: DiskMap) -> int:
         for index in range(disk_map.leaves)
         if disk_map.leaf_child(index) is not None
     )
+
+
+def runs(position: I64, place: I64) -> Iterator[tuple[int, int, int]]:
+    """(position, place, number of blocks) of each run that is in one piece both where it lies and
+    on the disk."""
+    joined = (np.diff(position) == 1) & (np.diff(place) == 1)
+    first = np.append(0, np.flatnonzero(~joined) + 1)
+    count = np.diff(np.append(first, len(place)))
+    columns = (position[first], place[first], count)
+    return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def _places(keys: I64) -> I64:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import random
 import tempfile
@@ -141,6 +142,43 @@ def test_a_raw_writer_stays_inside_its_disk(tmp_path: Path) -> None:
         writer.flush()
     assert path.stat().st_size == MIB
     assert path.read_bytes().endswith(b"end")
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_raw_writer_takes_pieces_of_every_size_and_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    if not direct:  # as file systems refuse it
+        monkeypatch.setattr(rawfile, "_DIRECT", os.O_WRONLY | os.O_DIRECTORY)
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(8 * MIB))
+    expected, source = bytearray(8 * MIB), random.Random(7)
+    memory = memoryview(mmap.mmap(-1, 4 * MIB))  # begins with a page
+    memory[:] = source.randbytes(4 * MIB)
+    pieces = [(0, 0, 4 * MIB), (4 * MIB, 4096, MIB), (5 * MIB + 512, 0, MIB), (MIB, 3, 300_001)]
+    pieces += [(source.randrange(4 * MIB), source.randrange(MIB), 70_000) for _ in range(20)]
+    with contextlib.closing(RawFileWriter(path, 8 * MIB)) as writer:
+        for offset, start, length in pieces:
+            writer.write(offset, memory[start : start + length])
+            expected[offset : offset + length] = memory[start : start + length]
+        writer.flush()
+    assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("length", [1, MIB])
+def test_what_a_raw_writer_cannot_write_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(4 * MIB))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with contextlib.closing(RawFileWriter(path, 4 * MIB)) as writer:
+        monkeypatch.setattr(rawfile.os, "pwrite", full)
+        with pytest.raises(HostError, match="at 2097152: no room"):
+            writer.write(2 * MIB, memoryview(mmap.mmap(-1, length)))
 
 
 def _zeroed(path: Path, content: bytes, ranges: list[tuple[int, int]]) -> None:

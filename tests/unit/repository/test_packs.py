@@ -65,18 +65,53 @@ def test_one_range_is_one_request():
     assert store.calls == [f"get {pack_object(NOISE.name)}"]
 
 
-def test_a_range_that_unpacks_to_much_is_divided():
-    """Blocks that shrink to nothing: 256 MiB would come out of a single range of a pack."""
-    pack = data_pack(*[32] * 300)
-    reader = PackReader(stored(pack), SEALER)
-    for group in reader.ranges(pack.name, np.arange(300)):
-        assert len(group) * FRAME_BYTES <= packs_module.MAX_RANGE_PLAIN_BYTES
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 59), min_size=1), st.integers(1, 12), st.booleans())
+def test_a_sweep_gives_every_frame_asked_for_once_in_groups_within_the_limit(wanted, most, known):
+    store = stored(NOISE)
+    reader = PackReader(store, SEALER)
+    if known:
+        reader.open(NOISE.name)
+    lengths, get = [], store.get
+    store.get = lambda name, **range: lengths.append(range["length"]) or get(name, **range)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packs_module, "MAX_SWEEP_BYTES", most * (BLOCK_BYTES + 16))
+        patch.setattr(packs_module, "TAIL_GUESS_BYTES", 5000)
+        patch.setattr(packs_module, "_MANY_FRAMES", 5)
+        groups = [
+            (group.tolist(), list(plain)) for group, plain in reader.sweep(NOISE.name, wanted)
+        ]
+    found = sorted(pair for group, plain in groups for pair in zip(group, plain, strict=True))
+    assert found == [(number, NOISE_PLAINS[number]) for number in sorted(set(wanted))]
+    assert all(length <= most * (BLOCK_BYTES + 16) for length in lengths)
+
+
+def test_a_sweep_of_a_whole_pack_costs_a_request_for_each_half():
+    store = stored(NOISE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packs_module, "MAX_SWEEP_BYTES", len(NOISE.data) // 2 + 5000)
+        groups = list(PackReader(store, SEALER).sweep(NOISE.name, np.arange(60)))
+    assert [call.split()[0] for call in store.calls] == ["tail", "get"]
+    assert sum(len(group) for group, _ in groups) == 60
+
+
+def test_a_sweep_lets_a_group_go_before_it_fetches_the_next():
+    reader = PackReader(stored(NOISE), SEALER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packs_module, "MAX_SWEEP_BYTES", 20_000)
+        sweep = reader.sweep(NOISE.name, np.arange(60))
+        _, plain = next(sweep)
+        next(plain)
+        next(sweep)
+    assert next(plain, None) is None
 
 
 @pytest.mark.parametrize("numbers", [[60], [0, 1 << 40]])
 def test_a_frame_that_the_pack_does_not_have_is_damage(numbers):
     with pytest.raises(DamageFound, match="lacks frames"):
         PackReader(stored(NOISE), SEALER).ranges(NOISE.name, np.array(numbers))
+    with pytest.raises(DamageFound, match="lacks frames"):
+        next(PackReader(stored(NOISE), SEALER).sweep(NOISE.name, np.array(numbers)))
 
 
 @pytest.mark.parametrize("number", [-1, 2, 1 << 40])

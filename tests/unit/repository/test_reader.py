@@ -11,7 +11,7 @@ import pytest
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES
 from drvm.chunker.runs import Leaf
 from drvm.core.errors import DamageFound, HostError, StoreUnreachable
-from drvm.repository import pack, packs, reader
+from drvm.repository import pack, reader
 from drvm.repository.blobs import BlobWriter
 from drvm.repository.diskmap import DiskMap, DiskMapWriter
 from drvm.repository.layout import pack_object
@@ -159,14 +159,14 @@ def test_windows_give_the_whole_disk_and_fetch_each_frame_once(
 ):
     vault, content = spread
     fetched = []
-    frames = packs.PackReader.frames
-    monkeypatch.setattr(
-        packs.PackReader,
-        "frames",
-        lambda self, name, numbers: (
-            fetched.extend((name, n) for n in numbers.tolist()) or frames(self, name, numbers)
-        ),
-    )
+    open_frame = pack.OpenPack.open_frame
+
+    def counting(self: pack.OpenPack, number: int, sealed: bytes) -> bytes:
+        if self.footer.kind == "data":
+            fetched.append((self.name, number))
+        return open_frame(self, number, sealed)
+
+    monkeypatch.setattr(pack.OpenPack, "open_frame", counting)
     assert written(vault, only_disk(vault), leaves) == content
     assert len({name for name, _ in fetched}) > 5
     assert max(fetched.count(frame) for frame in fetched) == windows  # repeated in every window

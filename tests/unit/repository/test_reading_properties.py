@@ -24,7 +24,7 @@ from drvm.repository.blobs import BlobWriter
 from drvm.repository.diskmap import DiskMap, DiskMapWriter
 from drvm.repository.index.tables import IdTables
 from drvm.repository.layout import pack_object
-from drvm.repository.pack import PackBuilder, SealedPack
+from drvm.repository.pack import OpenPack, PackBuilder, SealedPack
 from drvm.repository.packs import PackReader
 from drvm.repository.random_reader import RandomReader
 from drvm.repository.reader import read_disk, write_disk
@@ -131,15 +131,18 @@ class Taken(dict[int, bytes]):
 @contextmanager
 def counting(limits: dict[str, int]) -> Iterator[tuple[PackReader, Counter[tuple[bytes, int]]]]:
     counter: Counter[tuple[bytes, int]] = Counter()
-    original = PackReader.frames
+    original = OpenPack.open_frame
 
-    def count(self, name, numbers):
-        counter.update((name, number) for number in numbers.tolist())
-        return original(self, name, numbers)
+    def count(self, number, sealed):
+        if self.footer.kind == "data":
+            counter[self.name, number] += 1
+        return original(self, number, sealed)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PackReader, "frames", count)
+        patch.setattr(OpenPack, "open_frame", count)
         patch.setattr(packs_module, "MAX_RANGE_BYTES", limits["range"])
+        patch.setattr(packs_module, "MAX_SWEEP_BYTES", max(limits["range"], 1 << 16))
+        patch.setattr(packs_module, "_MANY_FRAMES", limits["many"])
         patch.setattr(packs_module, "MAX_GAP_BYTES", limits["gap"])
         patch.setattr(reader, "WINDOW_LEAVES", limits["leaves"])
         patch.setattr(reader, "_CACHE_BYTES", limits["cache"])
@@ -149,6 +152,7 @@ def counting(limits: dict[str, int]) -> Iterator[tuple[PackReader, Counter[tuple
 LIMITS = st.fixed_dictionaries(
     {
         "range": st.sampled_from([1, 5000, 200_000, 1 << 24]),
+        "many": st.sampled_from([1, 20, 1 << 30]),
         "gap": st.sampled_from([0, 10_000, 1 << 20]),
         "leaves": st.integers(1, LEAVES),
         "cache": st.sampled_from([0, 200_000, ROOM]),
@@ -191,7 +195,8 @@ def test_a_disk_is_written_whole_and_frames_are_fetched_once_a_window(disk, limi
 
 @often
 @example(
-    made(5, LEAVES * LEAF_BLOCKS, 5, 400), {"range": 1 << 24, "gap": 0, "leaves": 3, "cache": ROOM}
+    made(5, LEAVES * LEAF_BLOCKS, 5, 400),
+    {"range": 1 << 24, "many": 1, "gap": 0, "leaves": 3, "cache": ROOM},
 )
 @given(DISKS, LIMITS)
 def test_a_disk_is_read_in_order_and_frames_are_fetched_once_a_window_with_room(disk, limits):
