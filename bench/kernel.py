@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from drvm.chunker.kernel import BLOCK_BYTES, Probe, Scan, reference_probe, reference_scan
+from drvm.chunker.kernel import BLOCK_BYTES, Buffer, Probe, Scan, reference_probe, reference_scan
 from drvm.core.units import GIB, MIB
 
 KEY = bytes(range(32))
@@ -55,12 +55,19 @@ def kernels() -> dict[str, Scan]:
 
         for lanes in (16, 8, 4):
             if lanes <= _kernel.LANES:
-                found[f"native, {lanes} lanes"] = lambda *buffers, lanes=lanes: _kernel.scan(
-                    *buffers, lanes
-                )
+                found[f"native, {lanes} lanes"] = _with_lanes(_kernel.scan, lanes)
     except ImportError:
         print("the native kernel is not compiled: python setup.py -q build_ext --inplace")
     return found | {"python": reference_scan}
+
+
+def _with_lanes(scan: Callable[..., int], lanes: int) -> Scan:
+    def scan_with_lanes(
+        data: Buffer, key: Buffer, known: Buffer | None, ids: Buffer, state: Buffer, /
+    ) -> int:
+        return scan(data, key, known, ids, state, lanes)
+
+    return scan_with_lanes
 
 
 def scanning(scan: Scan, data: memoryview, call_bytes: int, known: bytes | None = None) -> Work:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drvm.chunker.blocks import Ids, zero_ids
-from drvm.repository.index import UNKNOWN, Addresses, _places
+from drvm.repository.index import UNKNOWN, Addresses
 
 _I64 = npt.NDArray[np.int64]
 
@@ -70,3 +70,12 @@ class ExactIndex:
         order = np.argsort(ids[:, 0], kind="stable")
         self._sorted = (ids[order], packs[order], ordinals[order])
         return self._sorted
+
+
+def _places(table: Ids, ids: Ids) -> tuple[_I64, npt.NDArray[np.bool_]]:
+    """For each id its place in ``table``, which is sorted by the first word of its ids, and
+    whether it is there. Of two ids that share that word only the first is found."""
+    if not len(table):
+        return np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.bool_)
+    at = np.minimum(np.searchsorted(table[:, 0], ids[:, 0]), len(table) - 1)
+    return at, (table[at] == ids).all(axis=1)

@@ -19,10 +19,10 @@ from drvm.host.model import BlockReader
 from drvm.repository.disk_writer import DiskWriter, Place
 from drvm.snapshot.capture import FrozenDisk
 
-LOAD_BYTES = 2 * MIB
+LOAD_BYTES = 4 * MIB
 """What one thread reads at a time, and names, looks up, compresses and seals while it has it."""
 _LOAD_EXTENTS = 256
-_WORKERS = min(8, max(2, os.cpu_count() or 2))
+_WORKERS = min(6, max(2, os.cpu_count() or 2))
 _LOADS_AHEAD = 64
 """Loads that wait behind one that is read, and hold nothing to read."""
 

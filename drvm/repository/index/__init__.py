@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drvm.chunker.blocks import Ids
+from drvm.chunker.kernel import KERNEL
 
 _I64 = npt.NDArray[np.int64]
 
@@ -66,35 +67,46 @@ class SortedIds:
     """
 
     def __init__(self) -> None:
-        self._runs: list[tuple[Ids, _I64]] = []
+        self._runs: list[_SortedRun] = []
 
     def add(self, ids: Ids, numbers: _I64) -> None:
-        while self._runs and len(self._runs[-1][1]) < 2 * len(numbers):
-            longer_ids, longer_numbers = self._runs.pop()
-            ids = np.concatenate((longer_ids, ids))
-            numbers = np.concatenate((longer_numbers, numbers))
-        order = np.argsort(ids[:, 0], kind="stable")
-        self._runs.append((ids[order], numbers[order]))
+        run = _SortedRun(ids[:, 0], ids[:, 1], numbers)
+        while self._runs and len(self._runs[-1].keys) < 2 * len(run.keys):
+            longer = self._runs.pop()
+            run = _SortedRun(
+                np.concatenate((longer.keys, run.keys)),
+                np.concatenate((longer.seconds, run.seconds)),
+                np.concatenate((longer.numbers, run.numbers)),
+            )
+        self._runs.append(run.take(np.argsort(run.keys, kind="stable")))
 
     def drop_below(self, number: int) -> None:
         """Forget those with lower numbers."""
-        kept = [(ids[numbers >= number], numbers[numbers >= number]) for ids, numbers in self._runs]
-        self._runs = [(ids, numbers) for ids, numbers in kept if len(numbers)]
+        kept = (run.take(np.flatnonzero(run.numbers >= number)) for run in self._runs)
+        self._runs = [run for run in kept if len(run.keys)]
 
     def find(self, ids: Ids) -> _I64:
-        """The number of each id, ``UNKNOWN`` for one that was not added."""
+        """The number of each id, ``UNKNOWN`` for one that was not added. Of two ids that share
+        their first word, one pair in 2^64, only the first is found: the other is stored once
+        more."""
         numbers = np.full(len(ids), UNKNOWN, dtype=np.int64)
-        for table, values in self._runs:
-            at, found = _places(table, ids)
-            numbers[found] = values[at[found]]
+        keys, places = np.ascontiguousarray(ids[:, 0]), np.empty(len(ids), dtype=np.int64)
+        for run in self._runs:
+            row = run.keys.data
+            if KERNEL.probe(row, row.nbytes, len(row), None, keys.data, places.data):
+                here = np.flatnonzero(places >= 0)
+                here = here[run.seconds[places[here]] == ids[here, 1]]
+                numbers[here] = run.numbers[places[here]]
         return numbers
 
 
-def _places(table: Ids, ids: Ids) -> tuple[_I64, npt.NDArray[np.bool_]]:
-    """For each id its place in ``table``, which is sorted by the first word of its ids, and
-    whether it is there. Of two ids that share that word, one in 2^64, only the first is found:
-    the other is stored once more."""
-    if not len(table):
-        return np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.bool_)
-    at = np.minimum(np.searchsorted(table[:, 0], ids[:, 0]), len(table) - 1)
-    return at, (table[at] == ids).all(axis=1)
+@dataclass(frozen=True, slots=True)
+class _SortedRun:
+    """Both words of ids, by the first one, and their numbers."""
+
+    keys: npt.NDArray[np.uint64]
+    seconds: npt.NDArray[np.uint64]
+    numbers: _I64
+
+    def take(self, places: _I64) -> _SortedRun:
+        return _SortedRun(self.keys[places], self.seconds[places], self.numbers[places])
