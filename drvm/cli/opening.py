@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
-from drvm.cli.invocation import Invocation
+import click
+
+from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.config.settings import NO_OVERRIDES, Overrides
 from drvm.core.errors import UsageError
 from drvm.core.text import printable
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
-from drvm.repository.select import select
+from drvm.repository.select import moment_of, select
+from drvm.store.first_versions import alarms_of
 from drvm.wiring.assembly import Wiring
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 @contextlib.contextmanager
@@ -30,6 +36,17 @@ def opened(
         passphrase=lambda: invocation.password(settings, confirm=confirm),
     ) as wiring:
         yield wiring
+
+
+def at_time(function: Decorated) -> Decorated:
+    """The option ``--as-of``, for commands that only read: ``as_of`` goes to ``Overrides``."""
+    return click.option(
+        "--as-of",
+        metavar="TIME",
+        callback=lambda _context, _parameter, text: moment_of(text) if text else None,
+        help="Read the repository as it was then (UTC, or with a zone); needs a bucket with "
+        "versions.",
+    )(function)
 
 
 def warn(invocation: Invocation, text: str) -> None:
@@ -58,6 +75,11 @@ def told(invocation: Invocation, listing: Listing) -> tuple[Point, ...]:
     for problem in listing.problems:
         warn(invocation, problem)
     return listing.points
+
+
+def ending(wiring: Wiring) -> int:
+    """The exit code of what was done in spite of what somebody did to the repository."""
+    return DONE_WITH_WARNINGS if alarms_of(wiring.repository().store) else DONE
 
 
 def chosen_point(invocation: Invocation, wiring: Wiring, text: str) -> Point:

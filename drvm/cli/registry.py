@@ -31,6 +31,8 @@ VERBS = (
     Verb("forget", "forget", "Remove points by hand."),
     Verb("check", "check", "Is everything there, and is it what was written?"),
     Verb("gc", "gc", "Free the space of what no point needs any more."),
+    Verb("lock", "lock", "Lengthen the Object Locks of what points need."),
+    Verb("versions", "versions", "List what somebody changed in the bucket, and undo it."),
     Verb("index", "index", "Make the local index of stored blocks anew."),
     Verb("daemon", "daemon", "Run the policies of the config by their schedules."),
     Verb("demo", "demo", "See all of it on a real small VM and a real S3 server."),

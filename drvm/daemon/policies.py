@@ -22,6 +22,7 @@ from drvm.wiring.jobs import (
     take_point,
     watch_standing,
 )
+from drvm.wiring.upkeep import lengthen_locks
 
 log = logging.getLogger("drvm.daemon")
 
@@ -30,7 +31,8 @@ OpenWiring = Callable[[], AbstractContextManager[Wiring]]
 
 
 def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
-    """A job for each schedule; policies without one are only for hand-made points."""
+    """A job for each schedule; policies without one are only for hand-made points. Locks are
+    lengthened once a day, where there are any."""
     found = []
     for policy in settings.policies:
         if policy.schedule is not None:
@@ -43,7 +45,18 @@ def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
         if policy.drill is not None and policy.drill.schedule is not None:
             run = _each_vm(policy, open_wiring, _drill)
             found.append(Job(f"drill {policy.name}", policy.drill.schedule, policy.time_zone, run))
+    if settings.repository is not None and settings.repository.object_lock is not None:
+        found.append(Job("locks", "17 4 * * *", "UTC", _lengthen(open_wiring)))
     return found
+
+
+def _lengthen(open_wiring: OpenWiring) -> Callable[[Progress], None]:
+    def run(progress: Progress) -> None:
+        with open_wiring() as wiring:
+            plan, lengthened = lengthen_locks(wiring, progress)
+            log.info("%d of %d objects locked until %s", lengthened, plan.objects, plan.until)
+
+    return run
 
 
 def room_watch(open_wiring: OpenWiring) -> Job:

@@ -37,7 +37,7 @@ def select(points: Sequence[Point], text: str) -> Point:
         raise _unknown(points, f"there is no point of a VM named {printable(name, 80)!r}")
     if moment == "latest":
         return mine[-1]
-    limit = _moment(moment)
+    limit = moment_of(moment)
     before = [point for point in mine if parse_rfc3339(point.manifest.created) <= limit]
     if not before:
         first = mine[0].manifest.created
@@ -69,7 +69,8 @@ def _by_prefix(points: Sequence[Point], text: str) -> Point:
     raise _unknown(points, f"there is no point or VM {printable(text, 80)!r}")
 
 
-def _moment(text: str) -> dt.datetime:
+def moment_of(text: str) -> dt.datetime:
+    """A time as people write it, UTC where no zone is given. Raises ``UsageError``."""
     try:
         moment = dt.datetime.fromisoformat(text)
         return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)

@@ -13,6 +13,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from drvm.core.errors import ObjectExists, ObjectMissing, StoreRefused, TamperingFound
 from drvm.store import base
@@ -20,6 +21,19 @@ from drvm.store.history import LockMode, Version, VersionedStore
 
 _REMEMBERED = 65536
 _SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What came after the first version of an object, the oldest first; ``last`` is when."""
+
+    name: str
+    what: str
+    versions: tuple[Version, ...]
+
+    @property
+    def last(self) -> dt.datetime:
+        return max(version.modified for version in self.versions)
 
 
 class FirstVersions:
@@ -67,7 +81,7 @@ class FirstVersions:
             mine = list(group)
             shown = ", ".join(f"{name} ({what})" for name, what in mine[:_SHOWN])
             more = f" and {len(mine) - _SHOWN} more" if len(mine) > _SHOWN else ""
-            lines.append(f"{kind}: {len(mine)} overwritten or deleted since: {shown}{more}")
+            lines.append(f"{kind}: somebody changed {len(mine)}, read as they were: {shown}{more}")
         return tuple(lines)
 
     def get(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
@@ -107,7 +121,7 @@ class FirstVersions:
         firsts = []
         alarms = {}
         for name, versions in itertools.groupby(self._versions(prefix), lambda v: v.name):
-            first, alarm = _judge(list(versions))
+            first, alarm = self._judge(name, list(versions))
             if first is not None and not name.startswith(self._loose):
                 firsts.append(first)
                 if alarm:
@@ -134,6 +148,26 @@ class FirstVersions:
         for version in reversed(versions):
             self._store.history.delete(name, version.id)
 
+    def later(self, prefix: str) -> Iterator[Later]:
+        """What somebody did to the objects below ``prefix``."""
+        for name, group in itertools.groupby(self._versions(prefix), lambda v: v.name):
+            versions = list(group)
+            first, what = self._judge(name, versions)
+            if what:
+                others = tuple(version for version in versions if version is not first)
+                yield Later(name, what, others)
+
+    def undo(self, later: Later) -> bool:
+        """Delete those versions; whether the store let it. The first stays, so a crash leaves some
+        of the others, and the object."""
+        self._check_writable()
+        try:
+            for version in reversed(later.versions):
+                self._store.history.delete(later.name, version.id)
+        except StoreRefused:
+            return False
+        return True
+
     def retained_until(self, name: str) -> dt.datetime | None:
         """By Object Lock, the first version. Raises ``ObjectMissing``."""
         return self._store.history.retained_until(name, self._first(name).id)
@@ -152,7 +186,7 @@ class FirstVersions:
             if name in self._known:
                 self._known.move_to_end(name)
                 return self._known[name]
-        first, alarm = _judge(self._versions_of(name))
+        first, alarm = self._judge(name, self._versions_of(name))
         if first is None:
             raise ObjectMissing(f"there is no {name} in {self.location}")
         with self._lock:
@@ -178,6 +212,11 @@ class FirstVersions:
             return found
         as_of, always = self._as_of, self._always
         return (v for v in found if v.modified <= as_of or v.name.startswith(always))
+
+    def _judge(self, name: str, versions: Sequence[Version]) -> tuple[Version | None, str]:
+        first, alarm = _judge(versions)
+        past = self._as_of is not None and name.startswith(self._always)
+        return first, "" if past else alarm  # of the past nothing is told that came later
 
     def _check_writable(self) -> None:
         if self._as_of is not None:

@@ -22,12 +22,14 @@ from drvm.upkeep.retention import SETTLED, Candidate, Decision, Now, Rules, deci
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
     """``decisions`` are shown; ``going`` are the points that they remove. ``problems``: damaged
-    points, which count for nothing. ``refusal``: why nothing may be removed at all."""
+    points, which count for nothing. ``refusal``: why nothing may be removed at all. ``held``: what
+    no rule keeps, but a lock or the refusal."""
 
     decisions: tuple[Decision, ...]
     going: tuple[Point, ...]
     problems: tuple[str, ...] = ()
     refusal: RepositoryError | None = None
+    held: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,21 @@ def plan_prune(
             break
         candidates |= {point.id: replace(point, sound=False) for point in torn}
     refusal = _refusal(repository, now)
+    wanted = [points[decision.point.id] for decision in decisions if not decision.kept]
+    held = {point.id: why for point in wanted if (why := _hold(repository, point, refusal, now))}
     decisions = tuple(
-        _held(repository, points[decision.point.id], decision, refusal, now)
+        replace(decision, kept=True, reasons=(held[decision.point.id],))
+        if decision.point.id in held
+        else decision
         for decision in decisions
     )
-    going = tuple(points[decision.point.id] for decision in decisions if not decision.kept)
-    return PrunePlan(decisions, going, listing.problems, refusal)
+    return PrunePlan(
+        decisions,
+        going=tuple(point for point in wanted if point.id not in held),
+        problems=listing.problems,
+        refusal=refusal,
+        held=tuple(point for point in wanted if point.id in held),
+    )
 
 
 def _refusal(repository: Repository, now: Now) -> RepositoryError | None:
@@ -96,18 +107,16 @@ def _refusal(repository: Repository, now: Now) -> RepositoryError | None:
     return None
 
 
-def _held(
-    repository: Repository, point: Point, decision: Decision, refusal: object, now: Now
-) -> Decision:
-    """No rule keeps it, but it can't or may not go."""
-    if decision.kept:
-        return decision
+def _hold(
+    repository: Repository, point: Point, refusal: RepositoryError | None, now: Now
+) -> str | None:
+    """Why a point stays that no rule keeps."""
     if refusal is not None:
-        return replace(decision, kept=True, reasons=("somebody changed objects: nothing goes",))
+        return "somebody changed objects: nothing goes"
     until = repository.locked_until(point)
     if until is not None and until > now.store:
-        return replace(decision, kept=True, reasons=(f"locked until {rfc3339(until)}",))
-    return decision
+        return f"locked until {rfc3339(until)}"
+    return None
 
 
 def run_prune(repository: Repository, going: Sequence[Point], trace: Trace = no_trace) -> Pruned:

@@ -8,14 +8,17 @@ from dataclasses import replace
 
 from drvm.config.model import PolicyConfig
 from drvm.core.clock import rfc3339
-from drvm.core.errors import UnknownVm
+from drvm.core.errors import TamperingFound, UnknownVm, UsageError
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.text import printable
+from drvm.repository.layout import LOCKED, PINS
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.snapshot.imagefiles import ImageFilesEngine
+from drvm.store.first_versions import FirstVersions, Later
 from drvm.store.probe import store_time
 from drvm.upkeep.gc import GcPlan, GcRules, plan_gc
+from drvm.upkeep.locks import LockPlan, plan_locks, run_locks
 from drvm.upkeep.prune import PrunePlan, plan_prune
 from drvm.upkeep.retention import NO_RULES, SETTLED, Now, Rules
 from drvm.upkeep.survey import survey
@@ -72,6 +75,39 @@ def plan_prune_of(
         Now(host_now, store_now),
         settled,
     )
+
+
+def lengthen_locks(
+    wiring: Wiring, progress: Progress, trace: Trace = no_trace, *, dry_run: bool = False
+) -> tuple[LockPlan, int]:
+    """Lock anew what staying points need; the plan, and how many locks were lengthened.
+
+    Raises ``UsageError`` where nothing is to be locked, and ``TamperingFound`` only afterwards:
+    where somebody changed objects, all points are locked anew, and none is let go.
+    """
+    repository = wiring.repository()
+    rule, store = wiring.lock_rule, repository.store
+    if rule is None or not isinstance(store, FirstVersions):
+        raise UsageError(
+            "no objects are locked here" if rule is None else "this bucket keeps no versions",
+            hint="set repository.object_lock in the config, and see docs/S3.md for the bucket",
+        )
+    pruning = plan_prune_of(wiring, write=False)
+    let_go = () if pruning.refusal is not None else (*pruning.going, *pruning.held)
+    staying = [point for point in repository.points().points if point not in let_go]
+    plan = plan_locks(repository, store, staying, rule, store_time(store), progress)
+    lengthened = 0 if dry_run else run_locks(store, plan, rule, progress, trace)
+    if isinstance(pruning.refusal, TamperingFound):
+        raise pruning.refusal
+    return plan, lengthened
+
+
+def later_versions(wiring: Wiring) -> tuple[FirstVersions, tuple[Later, ...]]:
+    """What somebody did to what is needed; nothing where no versions are kept."""
+    store = wiring.repository().store
+    if not isinstance(store, FirstVersions):
+        raise UsageError("this repository keeps no versions", hint="docs/S3.md says how it would")
+    return store, tuple(later for prefix in (*LOCKED, PINS) for later in store.later(prefix))
 
 
 def _is_of(point: Point, *vms: str) -> bool:

@@ -28,7 +28,7 @@ def command(invocation: Invocation, /, point: str, newname: str, **options: Any)
       drvm clone web1@2026-11-23T04:00 forensics --map-network lan=isolated
     """
     target = collect(options)
-    with opened(invocation, Overrides(host_uri=target.to)) as wiring:
+    with opened(invocation, Overrides(host_uri=target.to, as_of=target.as_of)) as wiring:
         manifest = chosen_point(invocation, wiring, point).manifest
         request = make_request(target, "clone", newname)
         restore_machine(invocation, wiring, manifest, request, target, yes=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import chosen_point, opened, warn
+from drvm.cli.opening import at_time, chosen_point, ending, opened, warn
 from drvm.cli.views import short_time
 from drvm.config.settings import Overrides
 from drvm.core.errors import UsageError
@@ -40,6 +41,7 @@ class TargetOptions:
     virt_type: Literal["kvm", "qemu"] | None
     start: bool
     dry_run: bool
+    as_of: dt.datetime | None
 
 
 _OPTIONS = (
@@ -73,6 +75,7 @@ _OPTIONS = (
     ),
     click.option("--start", is_flag=True, help="Start the machine at the end."),
     click.option("--dry-run", is_flag=True, help="Print the plan; write nothing."),
+    at_time,
 )
 
 
@@ -103,6 +106,7 @@ def collect(options: dict[str, Any]) -> TargetOptions:
         virt_type=options["virt_type"],
         start=options["start"],
         dry_run=options["dry_run"],
+        as_of=options["as_of"],
     )
 
 
@@ -130,7 +134,7 @@ def command(
     output: Path | None,
     yes: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Restore a machine from a recovery point, or its disks to a folder.
 
     POINT is VM (the latest good point), VM@latest, VM@TIME or the beginning of an id. Every block
@@ -140,6 +144,7 @@ def command(
     Examples:
       drvm restore web1 --start
       drvm restore web1@2026-11-23T04:00 --replace --yes
+      drvm restore web1 --as-of 2026-11-22T18:00 --output /srv/rescue
       drvm restore 3f9a --output /srv/rescue --format raw
     """
     if replace and clone:
@@ -147,21 +152,22 @@ def command(
     if output is not None:
         _refuse_with_output({"name": name, "replace": replace, "clone": clone, **options})
     target = collect(options)
-    with opened(invocation, Overrides(host_uri=target.to)) as wiring:
+    with opened(invocation, Overrides(host_uri=target.to, as_of=target.as_of)) as wiring:
         manifest = chosen_point(invocation, wiring, point).manifest
         if output is not None:
             _to_folder(invocation, wiring, manifest, output, target)
-            return
+            return ending(wiring)
         identity: Literal["keep", "replace", "clone"] = (
             "replace" if replace else "clone" if clone else "keep"
         )
         request = make_request(target, identity, name)
         restore_machine(invocation, wiring, manifest, request, target, yes=yes)
+        return ending(wiring)
 
 
 def _refuse_with_output(options: dict[str, Any]) -> None:
     """What is about a machine says nothing about images in a folder: likely a misunderstanding."""
-    about_machine = (set(options) | {"start"}) - {"image_format", "disk", "dry_run"}
+    about_machine = (set(options) | {"start"}) - {"image_format", "disk", "dry_run", "as_of"}
     given = sorted(name for name in about_machine if options[name])
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)

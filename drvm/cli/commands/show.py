@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import chosen_point, opened
+from drvm.cli.opening import at_time, chosen_point, ending, opened
 from drvm.cli.output import Column, Output
 from drvm.cli.views import pin_text, point_fields, short_time
+from drvm.config.settings import Overrides
 from drvm.core.units import format_bytes, format_seconds
 from drvm.repository.manifest import Manifest
 from drvm.repository.pins import Pin
@@ -20,8 +22,9 @@ from drvm.restore.plan import read_definition
 @click.command("show")
 @click.argument("point")
 @click.option("--xml", is_flag=True, help="Print the domain XML too, its secrets hidden.")
+@at_time
 @click.pass_obj
-def command(invocation: Invocation, point: str, xml: bool) -> None:
+def command(invocation: Invocation, point: str, xml: bool, as_of: dt.datetime | None) -> int:
     """Show one recovery point: POINT is VM, VM@latest, VM@TIME or the beginning of an id.
 
     \b
@@ -29,17 +32,19 @@ def command(invocation: Invocation, point: str, xml: bool) -> None:
       drvm show web1
       drvm show web1@2026-11-23T04:00 --xml
     """
-    with opened(invocation) as wiring:
+    with opened(invocation, Overrides(as_of=as_of)) as wiring:
         manifest = chosen_point(invocation, wiring, point).manifest
         pins = wiring.repository().pins().get(manifest.id, ())
         text = redacted(read_definition(wiring.repository(), manifest)) if xml else None
+        code = ending(wiring)
     if invocation.output.json:
         extra = {"definition_xml": text} if text is not None else {}
         invocation.output.document({"points": [{**point_fields(manifest, pins), **extra}]})
-        return
+        return code
     _show(invocation.output, manifest, pins)
     if text is not None:
         invocation.output.block(f"\n{text}")
+    return code
 
 
 def _show(output: Output, manifest: Manifest, pins: Sequence[Pin]) -> None:

@@ -1,0 +1,110 @@
+"""Lengthening Object Locks: what staying points need is locked anew before its lock ends.
+
+Planned first, as a value that can be shown. A lock is only ever lengthened, so a run that ends
+anywhere has done some of the work, and the next goes on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from drvm.core.errors import ObjectMissing
+from drvm.core.progress import Progress, Trace, no_trace
+from drvm.repository.layout import CONFIG, KEYS, final_object, pack_object, point_object
+from drvm.repository.points import Point
+from drvm.repository.repository import Repository
+from drvm.store.first_versions import FirstVersions
+from drvm.store.history import LockRule
+
+_ASKERS = 8
+_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class LockPlan:
+    """``ending``: objects that are locked for less than half of the rule's days, or not at all;
+    they get locked until ``until``. ``absent``: what points need and is not there."""
+
+    points: int
+    objects: int
+    ending: tuple[str, ...]
+    absent: tuple[str, ...]
+    until: dt.datetime
+
+
+def needed_objects(repository: Repository, points: Iterable[Point]) -> set[str]:
+    """The names of all that a restore of the points reads."""
+    names = {CONFIG, *(info.name for info in repository.store.list(KEYS))}
+    packs: set[bytes] = set()
+    for point in points:
+        names.add(point_object(point.manifest.vm_uuid, point.id, point.generation))
+        names.add(final_object(point.id, point.generation))
+        packs |= repository.need(point.manifest)
+    return names | {pack_object(pack) for pack in packs}
+
+
+def plan_locks(
+    repository: Repository,
+    store: FirstVersions,
+    points: Sequence[Point],
+    rule: LockRule,
+    now: dt.datetime,
+    progress: Progress,
+) -> LockPlan:
+    """One request for each object that the points need. ``now`` is the store's time. Raises the
+    store's errors, and ``RepositoryError`` where a disk map can't be read."""
+    progress.stage(f"finding what {len(points)} points need")
+    names = sorted(needed_objects(repository, points))
+    soon = now + dt.timedelta(days=rule.days) / 2
+    progress.stage(f"looking at the locks of {len(names)} objects")
+
+    def ask(name: str) -> str:
+        try:
+            until = store.retained_until(name)
+        except ObjectMissing:
+            return "absent"
+        return "ending" if until is None or until < soon else "locked"
+
+    states = dict(zip(names, _each(ask, names, progress), strict=True))
+    return LockPlan(
+        points=len(points),
+        objects=len(names),
+        ending=tuple(name for name in names if states[name] == "ending"),
+        absent=tuple(name for name in names if states[name] == "absent"),
+        until=rule.until(now),
+    )
+
+
+def run_locks(
+    store: FirstVersions,
+    plan: LockPlan,
+    rule: LockRule,
+    progress: Progress,
+    trace: Trace = no_trace,
+) -> int:
+    """One request for each lock that is lengthened; how many there were. What was collected
+    meanwhile needs none."""
+    progress.stage(f"locking {len(plan.ending)} objects")
+
+    def lengthen(name: str) -> str:
+        try:
+            store.retain(name, rule.mode, plan.until)
+        except ObjectMissing:
+            return ""
+        trace("lock-lengthened")
+        return name
+
+    return sum(bool(name) for name in _each(lengthen, plan.ending, progress))
+
+
+def _each(action: Callable[[str], str], names: Sequence[str], progress: Progress) -> Iterable[str]:
+    """In their order, a few at a time; the first error ends it."""
+    done: list[str] = []
+    with ThreadPoolExecutor(_ASKERS, thread_name_prefix="locks") as pool:
+        for start in range(0, len(names), _CHUNK):
+            done += pool.map(action, names[start : start + _CHUNK])
+            progress.advance(0)  # where a stop arrives
+    return done

@@ -1,0 +1,159 @@
+"""Locks are lengthened for what stays; what somebody changed or what is locked does not go."""
+
+import datetime as dt
+
+import pytest
+
+from drvm.core.errors import TamperingFound
+from drvm.core.progress import NoProgress
+from drvm.repository.layout import CONFIG, FINALS, INDEX, KEYS, LOCKED, LOOSE, PACKS, POINTS
+from drvm.repository.points import Point
+from drvm.store.first_versions import FirstVersions
+from drvm.store.history import LockRule
+from drvm.upkeep.locks import LockPlan, plan_locks, run_locks
+from drvm.upkeep.prune import PrunePlan, plan_prune, run_prune
+from drvm.upkeep.retention import Now, Rules
+from tests.fakes.clock import FakeClock
+from tests.fakes.versioned_store import VersionedMemory
+from tests.unit.repository.conftest import Vault, new_vault
+from tests.unit.repository.test_round_trip import SMALL, noise
+
+RULE = LockRule("governance", 30, LOCKED)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def bucket(clock: FakeClock) -> VersionedMemory:
+    return VersionedMemory(clock, RULE)
+
+
+@pytest.fixture
+def locked(bucket: VersionedMemory) -> Vault:
+    """Three points, each with a disk of its own, in a bucket with locks."""
+    vault = new_vault(FirstVersions(bucket, loose=LOOSE))  # type: ignore[arg-type]
+    for seed in range(3):
+        vault.save([noise(SMALL, seed)])
+    return vault
+
+
+def points(vault: Vault) -> tuple[Point, ...]:
+    return vault.repository.points().points
+
+
+def locks(vault: Vault, chosen: tuple[Point, ...], now: dt.datetime) -> LockPlan:
+    store = vault.store
+    assert isinstance(store, FirstVersions)
+    return plan_locks(vault.repository, store, chosen, RULE, now, NoProgress())
+
+
+def lengthen(vault: Vault, plan: LockPlan) -> int:
+    assert isinstance(vault.store, FirstVersions)
+    return run_locks(vault.store, plan, RULE, NoProgress())
+
+
+def prune(vault: Vault, clock: FakeClock) -> PrunePlan:
+    now = clock.now() + dt.timedelta(hours=1)
+    rules = Rules(last=1)
+    return plan_prune(vault.repository, vault.repository.points(), lambda vm: rules, Now(now, now))
+
+
+def until(bucket: VersionedMemory, prefix: str) -> set[dt.datetime | None]:
+    return {kept[0].until for name, kept in bucket.kept.items() if name.startswith(prefix)}
+
+
+def test_all_that_a_restore_needs_is_locked_when_it_is_written(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    for prefix in (PACKS, POINTS, FINALS, KEYS, CONFIG):
+        assert until(bucket, prefix) == {clock.now() + dt.timedelta(days=30)}
+    assert until(bucket, INDEX) == {None}
+
+
+def test_locks_are_lengthened_where_less_than_half_is_left(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    assert locks(locked, points(locked), clock.now()).ending == ()
+    clock.sleep(16 * 86400)
+    plan = locks(locked, points(locked), clock.now())
+    assert (len(plan.ending), plan.absent) == (plan.objects, ())
+    assert lengthen(locked, plan) == plan.objects
+    assert until(bucket, "") == {clock.now() + dt.timedelta(days=30), None}
+    assert locks(locked, points(locked), clock.now()).ending == ()
+
+
+def test_what_only_points_that_go_need_is_not_lengthened(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    clock.sleep(16 * 86400)
+    lengthen(locked, locks(locked, points(locked)[2:], clock.now()))
+    assert len(until(bucket, PACKS)) == len(until(bucket, POINTS)) == 2
+    clock.sleep(15 * 86400)
+    pruned = prune(locked, clock)
+    assert pruned.going == points(locked)[:2]
+    run_prune(locked.repository, pruned.going)
+    assert len(points(locked)) == 1
+
+
+def test_what_is_not_there_is_told_and_the_rest_is_locked(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    clock.sleep(31 * 86400)
+    repository = locked.repository
+    pack = max(repository.disk_map(points(locked)[0].manifest.disks[0]).packs())
+    locked.store.delete(f"{PACKS}{pack.hex()}")
+    plan = locks(locked, points(locked), clock.now())
+    assert plan.absent == (f"{PACKS}{pack.hex()}",)
+    assert lengthen(locked, plan) == plan.objects - 1
+
+
+def test_a_locked_point_stays_until_its_lock_ends(locked: Vault, clock: FakeClock) -> None:
+    old = points(locked)
+    planned = prune(locked, clock)
+    assert (planned.going, planned.held, planned.refusal) == ((), old[:2], None)
+    reasons = {reason for decision in planned.decisions for reason in decision.reasons}
+    assert "locked until 2026-12-23T04:00:00.000000Z" in reasons
+    clock.sleep(30 * 86400)
+    assert prune(locked, clock).going == old[:2]
+
+
+@pytest.mark.parametrize("prefix", [FINALS, POINTS, PACKS, KEYS, CONFIG])
+@pytest.mark.parametrize("how", ["overwritten", "deleted"])
+def test_nothing_goes_where_somebody_changed_anything(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock, prefix: str, how: str
+) -> None:
+    clock.sleep(31 * 86400)
+    bucket.lock = None
+    name = next(name for name in bucket.kept if name.startswith(prefix))
+    if how == "overwritten":
+        bucket.put(name, b"")
+    else:
+        bucket.delete(name)
+    vault = locked.reopen()
+    planned = prune(vault, clock)
+    assert planned.going == ()
+    assert isinstance(planned.refusal, TamperingFound)
+    assert name in planned.refusal.message
+    assert [vault.load(point) for point in points(vault)] == [[noise(SMALL, n)] for n in range(3)]
+    (later,) = locked.store.later("")  # type: ignore[attr-defined]
+    assert (later.name, later.what) == (name, how)
+    assert locked.store.undo(later)  # type: ignore[attr-defined]
+    assert len(prune(locked, clock).going) == 2
+
+
+def test_a_second_version_of_a_tombstone_or_an_index_object_holds_nothing_up(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    clock.sleep(31 * 86400)
+    bucket.put(next(name for name in bucket.kept if name.startswith(INDEX)), b"")
+    assert len(prune(locked, clock).going) == 2
+
+
+def test_whoever_may_not_delete_can_not_undo(locked: Vault, bucket: VersionedMemory) -> None:
+    bucket.put(CONFIG, b"")
+    bucket.may_delete = False
+    (later,) = locked.store.later(CONFIG)  # type: ignore[attr-defined]
+    assert not locked.store.undo(later)  # type: ignore[attr-defined]
