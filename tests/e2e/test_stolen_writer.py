@@ -95,6 +95,8 @@ def test_the_writers_keys_destroy_nothing(
     pruned = appliance.drvm("prune", expect=4)
     assert_clear(pruned.err, "changed by somebody", "docs/S3.md")
     assert "0 of 2 points removed" in pruned.out
+    collected = appliance.drvm("gc", expect=4)
+    assert_clear(collected.err, "changed by somebody", "docs/S3.md")
     assert appliance.drvm("-q", "--json", "show", "vm@latest", expect=3).document["points"] == [
         before[-1]
     ]
