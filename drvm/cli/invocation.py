@@ -18,6 +18,7 @@ from drvm.core.clock import Clock
 from drvm.core.errors import ConfigError, Interrupted, UsageError
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
+from drvm.core.text import printable
 
 if TYPE_CHECKING:
     from drvm.config.load import Rule
@@ -74,30 +75,65 @@ class Invocation:
         """The steps of a job that have become true: told with ``-v``."""
         log.info("%s", step)
 
+    def warn(self, text: str) -> None:
+        """For people, on stderr, also with ``--json``; nothing with ``-q``."""
+        if not self.flags.quiet:
+            self.stderr.write(f"drvm: warning: {printable(text, 1000)}\n")
+
     def password(self, settings: Settings, *, confirm: bool = False) -> bytes:
-        """From where the settings say, else from the terminal; ``confirm`` asks twice.
+        """From where the settings say, else from the terminal. ``confirm``: it is to be a new one,
+        so the terminal asks twice, and a weak one is warned of.
 
         Raises ``UsageError`` where there is nobody to ask.
         """
-        from drvm.config.password import check_password, read_password
+        from drvm.config.password import read_password
 
-        if settings.password is not None:
-            return read_password(settings.password, self.processes, self.environ)
-        if not (sys.stdin.isatty() and self.stderr.isatty()):
+        if settings.password is None:
+            return self._typed("passphrase of the repository", confirm=confirm)
+        given = read_password(settings.password, self.processes, self.environ, self.warn)
+        return self._judged(given) if confirm else given
+
+    def new_password(self, file: Path | None) -> bytes:
+        """Another one than the settings name: from a file, else from the terminal, asked twice."""
+        from drvm.config.password import read_password
+        from drvm.config.settings import PasswordFile
+
+        if file is None:
+            return self._typed("new passphrase", confirm=True)
+        source = PasswordFile(file)
+        return self._judged(read_password(source, self.processes, self.environ, self.warn))
+
+    def _typed(self, what: str, *, confirm: bool) -> bytes:
+        from drvm.config.password import check_password
+
+        if not self.has_terminal:
             raise UsageError(
                 "no passphrase is given and there is no terminal to ask",
-                hint="set password_file in the config, DRVM_PASSWORD_FILE or DRVM_PASSWORD_COMMAND",
+                hint="--new-password-file FILE names a new one"
+                if what.startswith("new")
+                else "set password_file in the config, DRVM_PASSWORD_FILE or DRVM_PASSWORD_COMMAND",
             )
-        first = self._ask("passphrase of the repository: ")
+        first = check_password(self._ask(f"{what}: "), "the terminal")
         if confirm and self._ask("once more: ") != first:
             raise UsageError("the two passphrases differ")
-        return check_password(first, "the terminal")
+        return self._judged(first) if confirm else first
+
+    def _judged(self, new: bytes) -> bytes:
+        from drvm.config.password import weakness
+
+        if problem := weakness(new):
+            self.warn(f"the new passphrase is weak: {problem}")
+        return new
+
+    @property
+    def has_terminal(self) -> bool:
+        return sys.stdin.isatty() and self.stderr.isatty()
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Go on only with ``--yes`` or a ``y`` typed. Raises ``UsageError`` or ``Interrupted``."""
         if yes:
             return
-        if not (sys.stdin.isatty() and self.stderr.isatty()):
+        if not self.has_terminal:
             raise UsageError("this needs a yes and there is no terminal to ask", hint="add --yes")
         self.stderr.write(f"{question} [y/N] ")
         self.stderr.flush()

@@ -23,7 +23,7 @@ from drvm.cli.output import Flags, Output
 from drvm.cli.registry import VERBS
 from drvm.core.clock import SystemClock
 from drvm.core.errors import Interrupted
-from drvm.core.process import SystemProcesses
+from drvm.core.process import SystemProcesses, hide_memory
 from drvm.core.text import printable
 
 _COMPLETE = "_DRVM_COMPLETE"
@@ -152,6 +152,8 @@ def program() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        hide_memory()
     flags = Flags()
     colour = not os.environ.get("NO_COLOR")
     output = Output(sys.stdout, flags, colour=colour)

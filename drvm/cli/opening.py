@@ -13,7 +13,6 @@ import click
 from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.config.settings import NO_OVERRIDES, Overrides
 from drvm.core.errors import UsageError
-from drvm.core.text import printable
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
 from drvm.repository.select import moment_of, select
@@ -50,9 +49,7 @@ def at_time(function: Decorated) -> Decorated:
 
 
 def warn(invocation: Invocation, text: str) -> None:
-    """For people, on stderr, also with ``--json``; nothing with ``-q``."""
-    if not invocation.flags.quiet:
-        invocation.stderr.write(f"drvm: warning: {printable(text, 1000)}\n")
+    invocation.warn(text)
 
 
 def check_place(report: Path) -> None:

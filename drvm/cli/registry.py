@@ -33,6 +33,7 @@ VERBS = (
     Verb("gc", "gc", "Free the space of what no point needs any more."),
     Verb("lock", "lock", "Lengthen the Object Locks of what points need."),
     Verb("versions", "versions", "List what somebody changed in the bucket, and undo it."),
+    Verb("key", "key", "The passphrases: list, add, change, remove; the paper form."),
     Verb("index", "index", "Make the local index of stored blocks anew."),
     Verb("daemon", "daemon", "Run the policies of the config by their schedules."),
     Verb("demo", "demo", "See all of it on a real small VM and a real S3 server."),

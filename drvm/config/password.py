@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from drvm.config.settings import PasswordCommand, PasswordFile
+from drvm.config.settings import PasswordCommand, PasswordFile, PasswordVariable
 from drvm.core.errors import ProcessFailed, UsageError
 from drvm.core.process import Processes
 
 MAX_PASSWORD_BYTES = 4096
 COMMAND_TIMEOUT_S = 60.0
+_LEAST_BYTES = 12
+_LEAST_DIFFERENT = 6
 
 _PASSED_ON = ("HOME", "USER", "LOGNAME", "GNUPGHOME", "GPG_TTY", "SSH_AUTH_SOCK", "VAULT_ADDR",
               "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS",
@@ -21,11 +23,17 @@ _PASSED_ON = ("HOME", "USER", "LOGNAME", "GNUPGHOME", "GPG_TTY", "SSH_AUTH_SOCK"
 
 
 def read_password(
-    source: PasswordFile | PasswordCommand, processes: Processes, environ: Mapping[str, str]
+    source: PasswordFile | PasswordCommand | PasswordVariable,
+    processes: Processes,
+    environ: Mapping[str, str],
+    warn: Callable[[str], None] = lambda _: None,
 ) -> bytes:
-    """Without its line end, never empty. Raises ``UsageError`` or ``ProcessFailed``."""
+    """Without its line end, never empty. ``warn`` is told who else may read a file. Raises
+    ``UsageError`` or ``ProcessFailed``."""
     if isinstance(source, PasswordFile):
-        return check_password(_read_file(source.path), f"the password file {source.path}")
+        return check_password(_read_file(source.path, warn), f"the password file {source.path}")
+    if isinstance(source, PasswordVariable):
+        return check_password(os.fsencode(environ.get(source.name, "")), source.name)
     try:
         output = processes.run(
             source.argv,
@@ -56,7 +64,19 @@ def check_password(data: bytes, source: str) -> bytes:
     return data
 
 
-def _read_file(path: Path) -> bytes:
+def weakness(password: bytes) -> str:
+    """Why a new passphrase is weak, empty where nothing is seen. Whoever can read the bucket can
+    try passphrases, some ten a second on each processor that they have."""
+    if len(password) < _LEAST_BYTES:
+        return f"it is shorter than {_LEAST_BYTES} characters"
+    if len(set(password)) < _LEAST_DIFFERENT:
+        return f"it has fewer than {_LEAST_DIFFERENT} different characters"
+    if password.isdigit() and len(password) < 2 * _LEAST_BYTES:
+        return "it is made of digits only"
+    return ""
+
+
+def _read_file(path: Path, warn: Callable[[str], None]) -> bytes:
     """A file, or a pipe such as the shell's ``<(...)``. Files must be closed to other users."""
     try:
         with path.open("rb") as stream:
@@ -66,6 +86,10 @@ def _read_file(path: Path) -> bytes:
                     f"every user of this machine can read the password file {path}",
                     hint=f"chmod 600 {path}",
                 )
+            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o070:
+                warn(f"the group {status.st_gid} can read or write the password file {path}")
+            if stat.S_ISREG(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+                warn(f"the password file {path} belongs to another user ({status.st_uid})")
             return stream.read(MAX_PASSWORD_BYTES + 3)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None

@@ -37,7 +37,14 @@ class PasswordCommand:
     argv: tuple[str, ...]
 
 
-PasswordSource = PasswordFile | PasswordCommand | None
+@dataclass(frozen=True, slots=True)
+class PasswordVariable:
+    """An environment variable that holds the passphrase itself."""
+
+    name: str
+
+
+PasswordSource = PasswordFile | PasswordCommand | PasswordVariable | None
 """``None``: ask, where there is somebody to ask."""
 
 
@@ -174,12 +181,13 @@ def _repository(
 def _password(config: Config, environ: Mapping[str, str], overrides: Overrides) -> PasswordSource:
     if overrides.password_file is not None:
         return PasswordFile(overrides.password_file)
+    names = ("DRVM_PASSWORD", "DRVM_PASSWORD_FILE", "DRVM_PASSWORD_COMMAND")
+    given = [name for name in names if environ.get(name)]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", hint="unset one of them")
+    if given == ["DRVM_PASSWORD"]:
+        return PasswordVariable("DRVM_PASSWORD")
     file, command = environ.get("DRVM_PASSWORD_FILE"), environ.get("DRVM_PASSWORD_COMMAND")
-    if file and command:
-        raise UsageError(
-            "DRVM_PASSWORD_FILE and DRVM_PASSWORD_COMMAND exclude each other",
-            hint="unset one of them",
-        )
     if file:
         return PasswordFile(Path(file))
     if command:

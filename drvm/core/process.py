@@ -7,16 +7,18 @@ environment: the PATH and a C locale, never drvm's own variables, which may hold
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import resource
 import select
+import selectors
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import IO, BinaryIO, Protocol, cast
 
 from drvm.core.clock import SystemClock
 from drvm.core.errors import ProcessFailed
@@ -25,6 +27,9 @@ MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 2000
 _MAX_LINE_BYTES = 4096
 _GRACE_S = 20.0
+_LOOK_S = 0.05
+_CHUNK_BYTES = 1 << 16
+_PR_SET_DUMPABLE = 4
 _clock = SystemClock()
 
 
@@ -105,6 +110,14 @@ def small_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {"PATH": path, "LC_ALL": "C", **(extra or {})}
 
 
+def hide_memory() -> None:
+    """No core dump of this process and its children, and no look into its memory, environment
+    or open files for other processes of the same user: secrets are in there. prctl(2)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 class SystemProcesses:
     """The operating system's own."""
 
@@ -117,16 +130,18 @@ class SystemProcesses:
         env: Mapping[str, str] | None = None,
         max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> Output:
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            process = _start(argv, small_environment(env), out, err, pipe_stdin=True)
-            try:
-                process.communicate(stdin, timeout=timeout_s)
-            except subprocess.TimeoutExpired:
-                raise ProcessFailed(f"{argv[0]} did not end within {timeout_s:g} s") from None
-            finally:
-                _end_group(process)
-            stdout = _read(out, max_output_bytes, argv[0])
-            stderr = _read(err, max_output_bytes, argv[0])
+        process = _start(
+            argv, small_environment(env), subprocess.PIPE, subprocess.PIPE, pipe_stdin=True
+        )
+        try:
+            stdout, stderr = _exchange(process, stdin, timeout_s, max_output_bytes)
+        except subprocess.TimeoutExpired:
+            raise ProcessFailed(f"{argv[0]} did not end within {timeout_s:g} s") from None
+        except OverflowError:
+            raise ProcessFailed(f"{argv[0]} wrote more than {max_output_bytes} bytes") from None
+        finally:
+            _end_group(process)
+            _close(process)
         if process.returncode != 0:
             tail = stderr[-_TAIL_BYTES:].decode(errors="replace").strip()
             raise ProcessFailed(f"{argv[0]} failed ({process.returncode}): {tail}")
@@ -250,9 +265,58 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _read(stream: BinaryIO, limit_bytes: int, program: str) -> bytes:
-    stream.seek(0)
-    data = stream.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise ProcessFailed(f"{program} wrote more than {limit_bytes} bytes")
-    return data
+def _exchange(
+    process: subprocess.Popen[bytes], stdin: bytes, timeout_s: float, limit_bytes: int
+) -> tuple[bytes, bytes]:
+    """What it writes until it ends, while it is given ``stdin``: in memory, as output may be a
+    secret, and bounded. What its own children write after its end is left out.
+
+    Raises ``subprocess.TimeoutExpired``, and ``OverflowError`` for more than ``limit_bytes``.
+    """
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    deadline_s = _clock.monotonic_s() + timeout_s
+    unsent = memoryview(stdin)
+    kept = {process.stdout: bytearray(), process.stderr: bytearray()}
+    with selectors.DefaultSelector() as ready:
+        for stream in (process.stdin, *kept):
+            os.set_blocking(stream.fileno(), False)
+            events = selectors.EVENT_WRITE if stream is process.stdin else selectors.EVENT_READ
+            ready.register(stream, events)
+        while ready.get_map():
+            ended = process.poll() is not None
+            left_s = deadline_s - _clock.monotonic_s()
+            if left_s <= 0:
+                raise subprocess.TimeoutExpired(process.args, timeout_s)
+            found = ready.select(0 if ended else min(left_s, _LOOK_S))
+            if ended and not any(key.fileobj in kept for key, _ in found):
+                break
+            for key, _ in found:
+                if key.fileobj is process.stdin:
+                    unsent = unsent[_send(process.stdin, unsent) :]
+                    done = not unsent
+                else:
+                    data = os.read(key.fd, _CHUNK_BYTES)
+                    store = kept[cast(IO[bytes], key.fileobj)]
+                    store += data
+                    done = not data
+                    if len(store) > limit_bytes:
+                        raise OverflowError
+                if done:
+                    ready.unregister(key.fileobj)
+                    cast(IO[bytes], key.fileobj).close()
+    process.wait(max(0.0, deadline_s - _clock.monotonic_s()))
+    return bytes(kept[process.stdout]), bytes(kept[process.stderr])
+
+
+def _send(stream: IO[bytes], data: memoryview) -> int:
+    """How much was taken: all of it by a process that does not listen."""
+    try:
+        return os.write(stream.fileno(), data[: select.PIPE_BUF])
+    except BrokenPipeError:
+        return len(data)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()

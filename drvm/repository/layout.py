@@ -40,6 +40,7 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 _PACK = re.compile(r"packs/([0-9a-f]{64})", re.ASCII)
 _INDEX = re.compile(r"index/([0-9a-f]{64})", re.ASCII)
 _POINT = re.compile(r"points/([0-9a-f-]{36})/([0-9a-f]{16})\.([0-9a-f]{16})", re.ASCII)
+_SLOT = re.compile(r"keys/([0-9a-f]{16})", re.ASCII)
 _PIN = re.compile(r"pins/([0-9a-f]{16})\.[0-9a-f]{16}", re.ASCII)
 _CHECK = re.compile(r"checks/[0-9a-f]{16}", re.ASCII)
 
@@ -92,6 +93,16 @@ def decode_json(data: bytes, kind: type[_Document], what: str) -> _Document:
 
 class _AnyVersion(msgspec.Struct):
     format_version: int
+
+
+def slot_object(slot_id: str) -> str:
+    return KEYS + slot_id
+
+
+def parse_slot(object_name: str) -> str | None:
+    """A key slot's id; ``None`` for what is not the name of one."""
+    match = _SLOT.fullmatch(object_name)
+    return match[1] if match else None
 
 
 def pack_object(name: bytes) -> str:

@@ -31,7 +31,8 @@ from drvm.repository.index.levels import Levels
 from drvm.repository.index.runs import RunFiles
 from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize, SparseIndex
 from drvm.repository.index.tables import IdTables
-from drvm.repository.keys import MAX_SLOT_BYTES, make_slot, open_slots
+from drvm.repository.keyring import Keyring, new_slot, read_slots
+from drvm.repository.keys import UNNAMED, About, Opened, open_slots
 from drvm.repository.layout import (
     CONFIG,
     DRILLS,
@@ -65,13 +66,14 @@ class Repository:
     def __init__(
         self,
         store: Store,
-        config: RepositoryConfig,
-        keys: MasterKeys,
+        opened: Opened,
         cache_dir: Path | None,
         limits: IndexLimits,
         problems: tuple[str, ...] = (),
     ) -> None:
+        keys, config = opened.keys, opened.config
         self.store = store
+        self.keyring = Keyring(store, opened)
         self._problems = problems
         self.id = config.repository_id
         self._sealer = Sealer(keys, config.repository_id)
@@ -90,6 +92,7 @@ class Repository:
         passphrase: bytes,
         cache_dir: Path | None = None,
         limits: IndexLimits = DEFAULT_LIMITS,
+        about: About = UNNAMED,
     ) -> Repository:
         """Make a new repository. Raises ``RepositoryError`` where there is one already.
 
@@ -102,25 +105,24 @@ class Repository:
         with contextlib.suppress(ObjectMissing):
             store.head(CONFIG)
             raise _exists(store)
-        if slots := _slots(store):
-            keys, config = open_slots(passphrase, slots, None)
-            protocol.create_once(store, CONFIG, config.encode())
-            return Repository(store, config, keys, cache_dir, limits)
+        if slots := read_slots(store):
+            opened = open_slots(passphrase, slots, None)
+            protocol.create_once(store, CONFIG, opened.config.encode())
+            return Repository(store, opened, cache_dir, limits)
         if any(True for prefix in (PACKS, POINTS) for _ in store.list(prefix)):
             raise RepositoryError(
                 f"{store.location} holds packs or points, but {CONFIG} and all key slots are lost",
-                hint=f"put back an object of {KEYS} if there is a copy, or choose another place",
+                hint="drvm key import makes both of the paper form; or put back an object of "
+                f"{KEYS} if there is a copy",
             )
         config = RepositoryConfig(FORMAT_VERSION, secrets.token_hex(16), ())
-        keys = MasterKeys.generate()
-        slot = f"{KEYS}{secrets.token_hex(8)}"
-        protocol.create_once(store, slot, make_slot(passphrase, keys, config))
+        made = new_slot(store, MasterKeys.generate(), config, passphrase, about)
         try:
             protocol.create_once(store, CONFIG, config.encode())
         except ObjectExists:
-            store.delete(slot)
+            store.delete(made.slot)
             raise _exists(store) from None
-        return Repository(store, config, keys, cache_dir, limits)
+        return Repository(store, made, cache_dir, limits)
 
     @staticmethod
     def open(
@@ -134,7 +136,7 @@ class Repository:
         Where ``drvm.json`` is lost or unreadable, the authenticated copy in the key slot serves;
         ``points`` then lists that as a problem.
         """
-        slots = _slots(store)
+        slots = read_slots(store)
         config = None
         problems: tuple[str, ...] = ()
         try:
@@ -146,8 +148,8 @@ class Repository:
                     hint="drvm init creates one; check repository.url in the config",
                 ) from None
             problems = (f"{error}; its copy in the key slot was used",)
-        keys, config = open_slots(passphrase, slots, config)
-        return Repository(store, config, keys, cache_dir, limits, problems)
+        opened = open_slots(passphrase, slots, config)
+        return Repository(store, opened, cache_dir, limits, problems)
 
     # -- points -------------------------------------------------------------------------------
     def points(self, vm_uuid: str | None = None) -> Listing:
@@ -321,16 +323,6 @@ def _make_index(
     if cache is not None:
         files = RunFiles(cache / "index", bytes.fromhex(config.repository_id))
     return SparseIndex(Levels(files, limits.memory_bytes), tables)
-
-
-def _slots(store: Store) -> list[tuple[str, bytes]]:
-    """(name, bytes) of the key slots. One that is larger than any can be counts as empty."""
-    slots = []
-    for info in store.list(KEYS):
-        with contextlib.suppress(ObjectMissing):
-            small = info.size_bytes <= MAX_SLOT_BYTES
-            slots.append((info.name, store.get(info.name) if small else b""))
-    return slots
 
 
 def _exists(store: Store) -> RepositoryError:

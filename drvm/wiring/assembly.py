@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from drvm.chunker.frames import LEVELS
 from drvm.config.model import PolicyConfig
 from drvm.config.settings import Settings
-from drvm.core.clock import Clock
+from drvm.core.clock import Clock, rfc3339
 from drvm.core.errors import UnknownVm, UsageError
 from drvm.core.pace import Bandwidth
 from drvm.core.process import Processes
@@ -22,6 +22,7 @@ from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import Domain, Host
 from drvm.repository.index.sparse import IndexLimits
+from drvm.repository.keys import About
 from drvm.repository.layout import CONFIG, KEYS, LOCKED, LOOSE
 from drvm.repository.repository import Repository
 from drvm.restore.images import ImageRestorer
@@ -106,7 +107,13 @@ class Wiring:
 
     def create_repository(self) -> Repository:
         store = self.store(create=True)
-        return Repository.create(store, self._passphrase(), self.cache_dir, self.index_limits)
+        return Repository.create(
+            store, self._passphrase(), self.cache_dir, self.index_limits, self.about_slot("")
+        )
+
+    def about_slot(self, label: str) -> About:
+        """What a key slot that is made now and here says of itself."""
+        return About(label, rfc3339(self.clock.now()), self.writer)
 
     @property
     def index_limits(self) -> IndexLimits:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from drvm.chunker import blocks, frames, runs
 from drvm.chunker.blocks import BlockHasher
 from drvm.chunker.runs import ZERO, Leaf, encode_leaf
-from drvm.repository import crypto, keys, layout, manifest, nodes, pack
+from drvm.repository import crypto, keyring, keys, layout, manifest, nodes, pack, paper
 from drvm.repository.blobs import NewBlob
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import levels
@@ -223,11 +224,31 @@ A, B, C = b"\xaa" * 32, b"\xbb" * 32, b"\xcc" * 32
 
 
 @pytest.mark.parametrize(
-    "purpose", ["pack-data", "pack-meta", "point", "final", "drill", "index", "pin", "check"]
+    "purpose",
+    ["pack-data", "pack-meta", "point", "final", "drill", "index", "pin", "check", "slot"],
 )
 def test_the_example_keys_are_derived_so(purpose: str) -> None:
     info = b"drvm " + purpose.encode() + b" " + bytes.fromhex(RID)
     assert VECTORS[f"key {purpose}"] == crypto.derive(MASTER.seal, SALT, info)
+
+
+def test_the_example_of_a_key_slot() -> None:
+    config = layout.RepositoryConfig(0, RID, ())
+    kek = keys._stretch(b"correct horse battery staple", SALT, 65536, 3, 4)
+    assert VECTORS["slot kek"] == kek
+    aead, aad = AESGCM(kek), b"drvm key slot\0" + config.encode()
+    wrapped = VECTORS["slot wrapped"]
+    assert aead.decrypt(bytes(12), wrapped, aad) == MASTER.seal + MASTER.block_id
+    text = config.encode().decode()
+    slot = keys.KeySlot("argon2id", 65536, 3, 4, SALT.hex(), wrapped.hex(), text, "")
+    assert slot.digest() == VECTORS["slot digest"].hex()
+    assert f"no more than {keyring.MAX_SLOTS} of them" in FORMAT
+
+
+def test_the_example_of_the_paper_form_is_the_example_keys() -> None:
+    held = paper.Paper(RID, MASTER)
+    assert "\n".join(paper.lines(held)) in FORMAT
+    assert paper.read(section("Paper form").splitlines()) == held
 
 
 def test_the_example_of_the_leaf_digest_key() -> None:

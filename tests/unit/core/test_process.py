@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -128,3 +130,39 @@ def test_a_child_that_is_left_sees_the_end_and_is_reaped() -> None:
     while Path(f"/proc/{child.pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not Path(f"/proc/{child.pid}").exists()
+
+
+def test_hidden_memory_is_neither_dumped_nor_looked_into() -> None:
+    script = (
+        "import ctypes, resource; from drvm.core.process import hide_memory; hide_memory();"
+        "print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"(0, 0) 0\n"
+
+
+def test_output_is_bounded_while_it_is_written() -> None:
+    with pytest.raises(ProcessFailed, match="wrote more than 1000 bytes"):
+        SystemProcesses().run(["/bin/sh", "-c", "yes"], timeout_s=60, max_output_bytes=1000)
+
+
+def test_much_input_and_output_cross_each_other() -> None:
+    data = bytes(range(256)) * 8000
+    assert SystemProcesses().run(["cat"], timeout_s=60, stdin=data).stdout == data
+
+
+def test_a_process_that_does_not_listen_is_no_error() -> None:
+    assert SystemProcesses().run(["true"], timeout_s=60, stdin=bytes(1 << 20)).stdout == b""
+
+
+def test_what_a_process_leaves_behind_is_not_waited_for() -> None:
+    output = SystemProcesses().run(["/bin/sh", "-c", "sleep 30 & echo done"], timeout_s=20)
+    assert output.stdout == b"done\n"
+
+
+def test_a_process_that_closes_its_output_is_waited_for() -> None:
+    script = "exec >&- 2>&-; sleep 0.3; exit 3"
+    with pytest.raises(ProcessFailed, match=r"failed \(3\)"):
+        SystemProcesses().run(["/bin/sh", "-c", script], timeout_s=20)
+    with pytest.raises(ProcessFailed, match="did not end"):
+        SystemProcesses().run(["/bin/sh", "-c", "exec >&- 2>&-; sleep 9"], timeout_s=0.3)
