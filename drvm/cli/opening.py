@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
+from drvm.config.elsewhere import elsewhere
 from drvm.config.settings import NO_OVERRIDES, Overrides
 from drvm.core.errors import UsageError
 from drvm.repository.points import Listing, Point
@@ -46,6 +47,21 @@ def at_time(function: Decorated) -> Decorated:
         help="Read the repository as it was then (UTC, or with a zone); needs a bucket with "
         "versions.",
     )(function)
+
+
+@contextlib.contextmanager
+def opened_elsewhere(
+    invocation: Invocation, text: str, password_file: Path | None
+) -> Iterator[Wiring]:
+    """The wiring with a second repository: one of the config's copies, or any by its URL."""
+    settings = elsewhere(invocation.settings(), text, invocation.environ, password_file)
+    with Wiring(
+        settings,
+        clock=invocation.clock,
+        processes=invocation.processes,
+        passphrase=lambda: invocation.password(settings),
+    ) as wiring:
+        yield wiring
 
 
 def warn(invocation: Invocation, text: str) -> None:

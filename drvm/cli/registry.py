@@ -34,6 +34,7 @@ VERBS = (
     Verb("lock", "lock", "Lengthen the Object Locks of what points need."),
     Verb("versions", "versions", "List what somebody changed in the bucket, and undo it."),
     Verb("key", "key", "The passphrases: list, add, change, remove; the paper form."),
+    Verb("copy", "copy", "Copy points to a second repository, under its own keys."),
     Verb("index", "index", "Make the local index of stored blocks anew."),
     Verb("daemon", "daemon", "Run the policies of the config by their schedules."),
     Verb("demo", "demo", "See all of it on a real small VM and a real S3 server."),

@@ -33,6 +33,7 @@ def point_fields(manifest: Manifest, pins: Sequence[Pin] = ()) -> dict[str, Any]
         "drvm_version": manifest.drvm_version,
         "parent": manifest.parent,
         "group": manifest.group,
+        "copied_from": copied_from(manifest),
         "frozen_seconds": manifest.frozen_seconds,
         "stored_bytes": manifest.stored_bytes,
         "warnings": manifest.warnings,
@@ -51,6 +52,13 @@ def point_fields(manifest: Manifest, pins: Sequence[Pin] = ()) -> dict[str, Any]
             for disk in manifest.disks
         ],
     }
+
+
+def copied_from(manifest: Manifest) -> dict[str, str] | None:
+    origin = manifest.copied_from
+    if origin is None:
+        return None
+    return {"repository": origin.repository, "host": origin.host, "at": origin.at}
 
 
 def show_points(

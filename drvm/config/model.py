@@ -48,6 +48,7 @@ class RepositoryConfig(Section):
     url: RepositoryUrl
     endpoint: Endpoint | None = None
     region: Text | None = None
+    profile: Text | None = None
     password_file: AbsolutePath | None = None
     password_command: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     bandwidth: BandwidthConfig | None = None
@@ -58,7 +59,7 @@ class RepositoryConfig(Section):
         if self.password_file is not None and self.password_command is not None:
             raise ValueError("password_file and password_command exclude each other")
         if not self.url.startswith("s3:"):
-            for key in ("endpoint", "region", "bandwidth", "object_lock"):
+            for key in ("endpoint", "region", "profile", "bandwidth", "object_lock"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key} belongs to s3:// repositories only")
         return self
@@ -170,6 +171,27 @@ class PolicyConfig(Section):
         )
 
 
+class CopyConfig(Section):
+    name: Name
+    repository: RepositoryConfig
+    vms: Annotated[tuple[Text, ...], Field(min_length=1)] = ("*",)
+    schedule: Text | None = None
+    time_zone: Text = "UTC"
+
+    @field_validator("schedule")
+    @classmethod
+    def _fires(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value if value is None else _checked(value, "schedule", info)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _exists(cls, value: str, info: ValidationInfo) -> str:
+        return _checked(value, "time_zone", info)
+
+    def covers(self, vm: str) -> bool:
+        return any(fnmatch.fnmatchcase(vm, pattern) for pattern in self.vms)
+
+
 class GcConfig(Section):
     grace_s: DurationText = Field(default=86400.0, alias="grace")
     give_up_after_s: DurationText = Field(default=604800.0, alias="give_up_after", ge=3600)
@@ -196,6 +218,7 @@ class Config(Section):
     id_cache_bytes: SizeBytes = Field(default="8 GiB", alias="id_cache", validate_default=True)
     compression: Compression = "default"
     policies: tuple[PolicyConfig, ...] = ()
+    copies: tuple[CopyConfig, ...] = ()
     gc: GcConfig = GcConfig()
     daemon: DaemonConfig = DaemonConfig()
 
@@ -203,6 +226,7 @@ class Config(Section):
     def _names_differ(self) -> Self:
         for section, names in (
             ("policies", [policy.name for policy in self.policies]),
+            ("copies", [copy.name for copy in self.copies]),
             ("hosts", [host.uri for host in self.hosts]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})

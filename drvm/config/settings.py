@@ -17,6 +17,7 @@ from drvm.config.model import (
     BandwidthConfig,
     Compression,
     Config,
+    CopyConfig,
     DaemonConfig,
     GcConfig,
     ObjectLockConfig,
@@ -50,7 +51,8 @@ PasswordSource = PasswordFile | PasswordCommand | PasswordVariable | None
 
 @dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    """``endpoint`` is ``None`` for AWS itself and for directories. A bandwidth of 0 is no limit."""
+    """``endpoint`` is ``None`` for AWS itself and for directories. A bandwidth of 0 is no limit.
+    ``profile``: of the AWS files; ``None``: whatever the environment says."""
 
     url: str
     endpoint: str | None
@@ -58,6 +60,7 @@ class RepositorySettings:
     upload_mib_s: int = 0
     download_mib_s: int = 0
     object_lock: ObjectLockConfig | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Settings:
     id_cache_bytes: int
     compression: Compression
     policies: tuple[PolicyConfig, ...]
+    copies: tuple[CopyConfig, ...]
     gc: GcConfig
     daemon: DaemonConfig
     as_of: dt.datetime | None = None
@@ -139,6 +143,7 @@ def resolve(
         id_cache_bytes=config.id_cache_bytes,
         compression=config.compression,
         policies=config.policies,
+        copies=config.copies,
         gc=config.gc,
         daemon=config.daemon,
         as_of=overrides.as_of,
@@ -175,6 +180,7 @@ def _repository(
         upload_mib_s=bandwidth.upload_mib_s or 0,
         download_mib_s=bandwidth.download_mib_s or 0,
         object_lock=section.object_lock if section is not None else None,
+        profile=(section and section.profile) or None,
     )
 
 

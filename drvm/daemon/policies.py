@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from drvm.backup.run import BackupResult
-from drvm.config.model import PolicyConfig
+from drvm.config.model import CopyConfig, PolicyConfig
 from drvm.config.settings import Settings
 from drvm.core.errors import DrvmError, Interrupted
 from drvm.core.progress import Progress
 from drvm.daemon.service import Job
+from drvm.repository.points import Point
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.copies import damage_of, plan_copy_of, run_copy_of
 from drvm.wiring.fleet import machines
 from drvm.wiring.jobs import (
     BackupOptions,
@@ -57,6 +59,36 @@ def _lengthen(open_wiring: OpenWiring) -> Callable[[Progress], None]:
             log.info("%d of %d objects locked until %s", lengthened, plan.objects, plan.until)
 
     return run
+
+
+def copy_jobs(
+    settings: Settings, open_wiring: OpenWiring, targets: Mapping[str, OpenWiring]
+) -> list[Job]:
+    """A job for each copy that has a schedule; ``targets``: their repositories, by name."""
+    return [
+        Job(
+            f"copy {copy.name}",
+            copy.schedule,
+            copy.time_zone,
+            functools.partial(_copy, copy, open_wiring, targets[copy.name]),
+        )
+        for copy in settings.copies
+        if copy.schedule is not None
+    ]
+
+
+def _copy(
+    copy: CopyConfig, open_wiring: OpenWiring, open_target: OpenWiring, progress: Progress
+) -> None:
+    with open_wiring() as wiring, open_target() as other:
+        plan = plan_copy_of(wiring, other, copy=copy)
+        for problem in plan.problems:
+            log.warning("%s: %s", copy.name, problem)
+        copied = run_copy_of(wiring, other, plan, progress)
+        for point in copied.points:
+            _log_point(f"{copy.name}: {point.manifest.vm}", point)
+        if damage := damage_of(copied):
+            raise damage
 
 
 def room_watch(open_wiring: OpenWiring) -> Job:
@@ -115,7 +147,7 @@ def _each_group(policy: PolicyConfig, open_wiring: OpenWiring) -> Callable[[Prog
                 for vm, result in taken:
                     failure = result if isinstance(result, DrvmError) else result.cleanup
                     if not isinstance(result, DrvmError):
-                        _log_point(vm, result)
+                        _log_point(vm, result.point)
                     if failure is not None:
                         _log_failure(vm, failure)
 
@@ -137,13 +169,13 @@ def _log_failure(what: str, error: DrvmError) -> None:
 
 def _back_up(wiring: Wiring, policy: PolicyConfig, vm: str, progress: Progress) -> None:
     result = take_point(wiring, vm, BackupOptions.of(policy, vm), progress)
-    _log_point(vm, result)
+    _log_point(vm, result.point)
     if result.cleanup is not None:
         raise result.cleanup
 
 
-def _log_point(vm: str, result: BackupResult) -> None:
-    manifest = result.point.manifest
+def _log_point(vm: str, point: Point) -> None:
+    manifest = point.manifest
     log.info(
         "%s: point %s, %s, %d bytes stored",
         vm,

@@ -47,8 +47,9 @@ class S3Store:
     """Keeps the contract of ``VersionedStore`` in ``bucket`` under ``prefix``.
 
     ``endpoint`` and ``region`` where they are ``None``, and the credentials, come from the AWS
-    chain (environment, profile, instance). Nothing is asked of the service here. ``limits`` may be
-    shared with other stores; ``lock`` needs a bucket with Object Lock.
+    chain (environment, profile, instance), or from ``profile`` alone. Nothing is asked of the
+    service here. ``limits`` may be shared with other stores; ``lock`` needs a bucket with Object
+    Lock.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class S3Store:
         *,
         endpoint: str | None = None,
         region: str | None = None,
+        profile: str | None = None,
         patience: Patience | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
@@ -68,6 +70,7 @@ class S3Store:
             S3Address(bucket, prefix),
             endpoint=endpoint,
             region=region,
+            profile=profile,
             patience=patience or Patience(),
             clock=clock or SystemClock(),
             chance=chance,

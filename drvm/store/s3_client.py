@@ -49,7 +49,8 @@ class Bucket:
     """Requests to one bucket, below one prefix, with names as the repository knows them.
 
     ``endpoint`` and ``region`` where they are ``None``, and the credentials, come from the AWS
-    chain (environment, profile, instance). Nothing is asked of the service here.
+    chain (environment, profile, instance), or from ``profile`` alone. Nothing is asked of the
+    service here.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Bucket:
         *,
         endpoint: str | None,
         region: str | None,
+        profile: str | None,
         patience: Patience,
         clock: Clock,
         chance: Callable[[], float] = random.random,
@@ -68,7 +70,7 @@ class Bucket:
         self._chance = chance
         request = Request(address.bucket, endpoint or "the AWS SDK's endpoint", "")
         try:
-            self.client: Any = _make_client(endpoint, region, patience)
+            self.client: Any = _make_client(endpoint, region, profile, patience)
         except SDK_ERRORS as error:
             raise translate(error, request) from None
         self._endpoint = str(self.client.meta.endpoint_url)
@@ -123,8 +125,10 @@ class Bucket:
         return moment.astimezone(dt.UTC)
 
 
-def _make_client(endpoint: str | None, region: str | None, patience: Patience) -> Any:
-    session = boto3.session.Session()
+def _make_client(
+    endpoint: str | None, region: str | None, profile: str | None, patience: Patience
+) -> Any:
+    session = boto3.session.Session(profile_name=profile)
     region = region or session.region_name or "us-east-1"
     if endpoint is None:
         # The environment or the profile may name one: only the SDK knows the order.

@@ -118,6 +118,8 @@ def run_copy(
     raises what the stores raise, and ``PacksCondemned``.
     """
     target.refresh()
+    total = sum(disk.size_bytes for point in plan.going for disk in point.manifest.disks)
+    progress.stage(f"copying {len(plan.going)} points to {target.store.location}", total)
     twins, copied, gone, failed = dict(plan.twins), [], [], []
     for point in plan.going:
 
@@ -125,7 +127,7 @@ def run_copy(
             base = _base(point, plan.known, twins)
             origin = CopiedFrom(source.id, writer, rfc3339(clock.now()))
             copy = _Copy(source, target, point, origin, base)
-            return write_point(target, copy, level=level, progress=progress, trace=trace)
+            return write_point(target, copy, level=level, progress=_Within(progress), trace=trace)
 
         try:
             made = _any_generation(source, point, write)
@@ -140,6 +142,16 @@ def run_copy(
     asked = [planned.point for planned in plan.points if planned.point.id in twins]
     pins = _copy_pins(source, target, asked, twins, trace)
     return Copied(tuple(copied), tuple(gone), tuple(failed), pins)
+
+
+class _Within:
+    """Progress inside the stage of the whole copy, whose time left is what people want."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.advance = progress.advance
+
+    def stage(self, title: str, total_bytes: int | None = None) -> None:
+        pass
 
 
 def _any_generation(

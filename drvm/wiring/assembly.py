@@ -80,6 +80,7 @@ class Wiring:
             parse_address(named.url),
             endpoint=named.endpoint,
             region=named.region,
+            profile=named.profile,
             create=create,
             clock=self.clock,
             limits=_limits(

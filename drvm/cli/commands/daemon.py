@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
 
 import click
 
 from drvm.cli.invocation import Invocation, require_config
 from drvm.cli.opening import opened
+from drvm.config.elsewhere import elsewhere
+from drvm.config.settings import Settings
 from drvm.core.errors import DrvmError, Interrupted, UsageError
-from drvm.daemon.policies import jobs, room_watch
+from drvm.daemon.policies import OpenWiring, copy_jobs, jobs, room_watch
 from drvm.daemon.service import Service
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import finish_leftovers
@@ -39,27 +40,37 @@ def command(invocation: Invocation) -> None:
     with opened(invocation) as wiring:
         wiring.repository()  # a wrong key or URL ends the daemon now, not at three in the morning
         _recover(wiring)
-    passphrase = invocation.password(settings)
-
-    @contextlib.contextmanager
-    def open_wiring() -> Iterator[Wiring]:
-        with Wiring(
-            settings,
-            clock=invocation.clock,
-            processes=invocation.processes,
-            passphrase=lambda: passphrase,
-        ) as wiring:
-            yield wiring
-
-    planned = jobs(settings, open_wiring)
+    open_wiring = _opener(invocation, settings)
+    copies = {
+        copy.name: _opener(invocation, elsewhere(settings, copy.name, invocation.environ))
+        for copy in settings.copies
+        if copy.schedule is not None
+    }
+    planned = [*jobs(settings, open_wiring), *copy_jobs(settings, open_wiring, copies)]
     if not planned:
         raise UsageError(
-            "no policy of the config has a schedule", hint='add schedule: "0 3 * * *" to a policy'
+            "no policy or copy of the config has a schedule",
+            hint='add schedule: "0 3 * * *" to a policy',
         )
     log.info("%d jobs; stop with SIGTERM", len(planned))
     with contextlib.suppress(Interrupted, KeyboardInterrupt):  # being told to stop is no failure
         watched = [*planned, room_watch(open_wiring)]
         Service(watched, max_parallel=settings.daemon.max_parallel).run()
+
+
+def _opener(invocation: Invocation, settings: Settings) -> OpenWiring:
+    """The passphrase is asked for now."""
+    passphrase = invocation.password(settings)
+
+    def open_wiring() -> Wiring:
+        return Wiring(
+            settings,
+            clock=invocation.clock,
+            processes=invocation.processes,
+            passphrase=lambda: passphrase,
+        )
+
+    return open_wiring
 
 
 def _recover(wiring: Wiring) -> None:

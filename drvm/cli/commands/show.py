@@ -56,6 +56,7 @@ def _show(output: Output, manifest: Manifest, pins: Sequence[Pin]) -> None:
         "engine": manifest.engine,
         "frozen": format_seconds(manifest.frozen_seconds) if manifest.frozen_seconds else "",
         "written by": f"{manifest.host}, drvm {manifest.drvm_version}",
+        "copied from": _origin(manifest),
         "parent": manifest.parent or "",
         "group": manifest.group or "",
         "pinned": pin_text(pins),
@@ -94,3 +95,10 @@ def _show(output: Output, manifest: Manifest, pins: Sequence[Pin]) -> None:
             for disk in manifest.disks
         ],
     )
+
+
+def _origin(manifest: Manifest) -> str:
+    origin = manifest.copied_from
+    if origin is None:
+        return ""
+    return f"repository {origin.repository[:8]}, by {origin.host}, {short_time(origin.at)} UTC"
