@@ -70,8 +70,21 @@ class Generations:
 
     def listed(self) -> list[Generation]:
         """All manifests there are. Complete, or an error."""
+        return self._listed(POINTS)
+
+    def of(self, vm_uuid: str, point_id: str) -> list[Generation]:
+        """All manifests of a point. Complete, or an error."""
+        return self._listed(point_object(vm_uuid, point_id, ""))
+
+    def end(self, generation: Generation, trace: Trace = no_trace) -> None:
+        """Delete its manifest: whatever it was, it is no point any more. The caller has made sure
+        that it is older than any request lives (docs/adr/027-collection.md)."""
+        self._store.delete(generation.name)
+        trace("manifest-deleted")
+
+    def _listed(self, prefix: str) -> list[Generation]:
         found = []
-        for info in self._store.list(POINTS):
+        for info in self._store.list(prefix):
             parsed = parse_point(info.name)
             if parsed is not None:
                 found.append(Generation(*parsed, info.modified, info.size_bytes))

@@ -128,10 +128,12 @@ def _names(store: Store, prefix: str) -> frozenset[bytes]:
 
 
 def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Listing:
-    """Read all manifests that have a final, of one VM or of all."""
+    """Read all manifests that have a final, of one VM or of all. Of several good generations of a
+    point the one that was decided last: those before may have been damaged."""
     finals = {info.name.removeprefix(FINALS): info for info in store.list(FINALS)}
     prefix = f"{POINTS}{vm_uuid}/" if vm_uuid is not None else POINTS
     good: dict[str, Point] = {}
+    decided: dict[str, dt.datetime] = {}
     problems: list[str] = []
     damaged: list[tuple[str, str, str]] = []
     for info in store.list(prefix):
@@ -151,8 +153,8 @@ def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Lis
             problems.append(str(error))
             damaged.append(parsed)
             continue
-        if point is not None:
-            good.setdefault(point.id, point)
+        if point is not None and decided.get(point.id, final.modified) <= final.modified:
+            good[point.id], decided[point.id] = point, final.modified
     ordered = sorted(good.values(), key=lambda point: (point.manifest.created, point.id))
     return Listing(tuple(ordered), tuple(problems), tuple(damaged))
 

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import replace
 from pathlib import Path
 
-from drvm.chunker.blocks import BlockHasher
+from drvm.chunker.blocks import BlockHasher, Ids
 from drvm.core.errors import (
     DamageFound,
     NoRepository,
@@ -27,6 +27,7 @@ from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.fingerprints import Fingerprints
 from drvm.repository.generations import Generations
+from drvm.repository.index import Found, find
 from drvm.repository.index.levels import Levels
 from drvm.repository.index.runs import RunFiles
 from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize, SparseIndex
@@ -193,6 +194,10 @@ class Repository:
             verify=verify,
             banned=banned | self.catalog.shunned,
         )
+
+    def find(self, ids: Ids) -> Found:
+        """Where blocks of these ids are, as far as the index knows: see ``refresh``."""
+        return find(self._index, ids)
 
     def fingerprints(self, vm_uuid: str, target: str) -> Fingerprints:
         """What this host remembers of a disk, to be closed."""

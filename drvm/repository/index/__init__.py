@@ -30,6 +30,15 @@ class Addresses:
     ordinal: _I64
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where blocks are: ``which`` of ``packs``, or -1, and ``ordinal`` in it, an entry each."""
+
+    packs: tuple[bytes, ...]
+    which: _I64
+    ordinal: _I64
+
+
 class Index(Protocol):
     """Safe for several threads. Numbers of packs hold as long as the object lives."""
 
@@ -56,6 +65,14 @@ class Index(Protocol):
     def forget(self, names: Iterable[bytes]) -> None:
         """No look-up finds these packs again, until a listing of the store shows them."""
         ...
+
+
+def find(index: Index, ids: Ids) -> Found:
+    """The addresses of ``ids``, with the names of the packs."""
+    found = index.lookup(ids)
+    numbers = np.unique(found.pack[found.pack != UNKNOWN])
+    which = np.where(found.pack == UNKNOWN, -1, np.searchsorted(numbers, found.pack))
+    return Found(tuple(map(index.pack_name, numbers.tolist())), which, found.ordinal)
 
 
 class SortedIds:

@@ -1,0 +1,192 @@
+"""Damaged points are written again from wherever their blocks still are."""
+
+import datetime as dt
+
+import pytest
+
+from drvm.core.clock import SystemClock
+from drvm.core.errors import StoreRefused, StoreUnreachable
+from drvm.core.progress import NoProgress, no_trace
+from drvm.repository.layout import POINTS
+from drvm.repository.points import Point
+from drvm.upkeep.copy import plan_copy, run_copy
+from drvm.upkeep.repair import Repairs, Tools, run_repair
+from tests.checking import Kinds, check, told
+from tests.unit.repository.conftest import Vault, new_vault
+from tests.unit.repository.test_round_trip import SMALL, noise
+from tests.unit.upkeep.test_check import changed, flipped, with_wrong_addresses
+
+DISK = noise(3 * SMALL, 1)
+NOW = dt.timedelta(0)
+
+
+def tools(settled: dt.timedelta = NOW, trace=no_trace) -> Tools:
+    return Tools("here", 1, SystemClock(), NoProgress(), trace, settled)
+
+
+def repair(vault: Vault, other: Vault | None = None, **more) -> Repairs:
+    """As the command: a check of everything, then the repair of what it found."""
+    repository = vault.reopen().repository
+    found = check(repository)
+    bad = frozenset(pack.name for pack in found.bad_packs)
+    theirs = other.reopen().repository if other is not None else None
+    return run_repair(repository, found.hits, bad, theirs, tools(**more))
+
+
+def copied(vault: Vault) -> Vault:
+    """A second repository with copies of all points."""
+    other = new_vault()
+    source = vault.repository
+    plan = plan_copy(source, other.repository, source.points(), lambda point: True)
+    run_copy(
+        source,
+        other.repository,
+        plan,
+        writer="there",
+        level=1,
+        clock=SystemClock(),
+        progress=NoProgress(),
+    )
+    return other
+
+
+def damage(vault: Vault, kind: str, at: int = 20) -> str:
+    name = max(Kinds(vault.repository).names(kind), key=lambda name: len(vault.store.get(name)))
+    flipped(vault.store, name, at)
+    return name
+
+
+def as_before(vault: Vault, point: Point, disks: list[bytes]) -> bool:
+    """Whether the point is whole, by one generation of its old id, and nothing is hit."""
+    again = vault.reopen()
+    (now,) = (p for p in again.repository.points().points if p.id == point.id)
+    assert now.manifest.created == point.manifest.created
+    result = check(vault.reopen().repository)
+    return again.load(now) == disks and not result.hits
+
+
+def generations(vault: Vault, point: Point) -> int:
+    return sum(point.id in name for name in vault.store.objects if name.startswith(POINTS))
+
+
+def test_blocks_that_a_later_backup_stored_anew_repair_older_points(vault):
+    old = vault.save([DISK])
+    damage(vault, "data")
+    check(vault.reopen().repository)
+    vault.reopen().save([changed(DISK, 50, 9)], old)
+    assert set(told(check(vault.reopen().repository))) == {old.id}
+    (repaired,) = repair(vault).points
+    assert repaired.generation and not repaired.left
+    assert as_before(vault, old, [DISK])
+    assert generations(vault, old) == 1
+
+
+@pytest.mark.parametrize("kind", ["data", "meta", "points", "final"])
+def test_a_twin_in_a_second_repository_repairs_any_damage(vault, kind):
+    parent = vault.save([DISK, b"text" * 5000])
+    disks = [changed(DISK, 3, 4), b"text" * 5000]
+    child = vault.save(disks, parent)
+    other = copied(vault)
+    damage(vault, kind)
+    hits = set(told(check(vault.reopen().repository, write=False)))
+    assert hits
+    repairs = repair(vault, other)
+    assert not repairs.failed and not repairs.left and {p.id for p in repairs.points} == hits
+    assert as_before(vault, parent, [DISK, b"text" * 5000])
+    assert as_before(vault, child, disks)
+
+
+def test_wrong_addresses_are_repaired_from_the_twin(vault, monkeypatch):
+    good = vault.save([DISK])
+    other = copied(vault)
+    wrong = with_wrong_addresses(vault, monkeypatch, DISK)
+    repairs = repair(vault, other)
+    assert [point.id for point in repairs.failed] == [wrong.id]
+    assert "no twin" in repairs.failed[0].reason
+    assert as_before(vault, good, [DISK]) is False  # the other one is still hit
+    assert set(told(check(vault.reopen().repository))) == {wrong.id}
+
+
+def test_what_is_nowhere_else_is_named_and_left_as_it_is(vault):
+    point = vault.save([DISK])
+    damage(vault, "data")
+    check(vault.reopen().repository)
+    before = {name for name in vault.store.objects if name.startswith("points/")}
+    (failed,) = repair(vault).failed
+    assert failed.id == point.id and "nowhere else" in failed.reason
+    assert "no second repository" in failed.reason
+    assert {name for name in vault.store.objects if name.startswith("points/")} == before
+
+
+def test_a_lost_definition_comes_from_the_twin(vault):
+    point = vault.save([])
+    other = copied(vault)
+    damage(vault, "meta")
+    assert not repair(vault, other).failed
+    again = vault.reopen().repository
+    (now,) = again.points().points
+    assert now.id == point.id and again.blob(now.manifest.definition) == b"<domain/>"
+
+
+def test_a_young_damaged_generation_stays_and_goes_with_a_later_repair(vault):
+    old = vault.save([DISK])
+    other = copied(vault)
+    damage(vault, "data")
+    (repaired,) = repair(vault, other, settled=dt.timedelta(hours=1)).points
+    assert "too young" in repaired.left and generations(vault, old) == 2
+    assert as_before(vault, old, [DISK])
+    repairs = repair(vault, other)
+    assert repairs == Repairs((), ())
+    assert as_before(vault, old, [DISK]) and generations(vault, old) == 1
+
+
+def test_without_the_right_to_delete_points_are_repaired_and_that_is_told(vault, monkeypatch):
+    old = vault.save([DISK])
+    other = copied(vault)
+    damage(vault, "data")
+
+    def refuses(name: str) -> None:
+        raise StoreRefused("no deletes here")
+
+    monkeypatch.setattr(vault.store, "delete", refuses)
+    (repaired,) = repair(vault, other).points
+    assert "no deletes here" in repaired.left
+    assert as_before(vault, old, [DISK])
+
+
+def test_a_store_that_goes_away_ends_the_repair(vault, monkeypatch):
+    vault.save([DISK])
+    other = copied(vault)
+    damage(vault, "data")
+    found = check(vault.reopen().repository)
+
+    def away(name: str, data: bytes) -> None:
+        raise StoreUnreachable("away")
+
+    monkeypatch.setattr(vault.store, "put", away)
+    bad = frozenset(pack.name for pack in found.bad_packs)
+    with pytest.raises(StoreUnreachable):
+        run_repair(vault.reopen().repository, found.hits, bad, other.repository, tools())
+
+
+class Ended(BaseException):
+    """Stands for SIGKILL."""
+
+
+STEPS = ["written vda", "data-stored", "manifest-created", "final-created", "manifest-deleted"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_repair_that_ends_anywhere_is_done_by_the_next_one(vault, step):
+    old = vault.save([DISK])
+    other = copied(vault)
+    damage(vault, "data")
+
+    def end(now: str) -> None:
+        if now == step:
+            raise Ended
+
+    with pytest.raises(Ended):
+        repair(vault, other, trace=end)
+    assert not repair(vault, other).failed
+    assert as_before(vault, old, [DISK])
