@@ -14,12 +14,15 @@ from drvm.core.text import printable
 from drvm.repository.layout import LOCKED, PINS
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
+from drvm.repository.repository import Repository
 from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.first_versions import FirstVersions, Later
 from drvm.store.probe import store_time
+from drvm.upkeep.check import CheckResult
 from drvm.upkeep.gc import GcPlan, GcRules, plan_gc
 from drvm.upkeep.locks import LockPlan, plan_locks, run_locks
 from drvm.upkeep.prune import PrunePlan, plan_prune
+from drvm.upkeep.repair import Repairs, Tools, run_repair
 from drvm.upkeep.retention import NO_RULES, SETTLED, Now, Rules
 from drvm.upkeep.survey import survey
 from drvm.wiring.assembly import Wiring
@@ -154,3 +157,16 @@ def plan_gc_of(
         stored = (generation.stored for generation, _ in found.attempts)
         found = replace(found, now=max((host_now, *stored)))
     return plan_gc(found, Now(host_now, found.now), rules)
+
+
+def repair_hits(
+    wiring: Wiring,
+    result: CheckResult,
+    other: Repository | None,
+    progress: Progress,
+    trace: Trace = no_trace,
+) -> Repairs:
+    """Repair what a check found, from this repository and from ``other``."""
+    bad = frozenset(pack.name for pack in result.bad_packs)
+    tools = Tools(wiring.writer, wiring.level, wiring.clock, progress, trace)
+    return run_repair(wiring.repository(), result.hits, bad, other, tools)

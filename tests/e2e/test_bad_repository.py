@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,31 @@ def test_packs_are_checked_without_the_passphrase(appliance: Appliance) -> None:
     result = appliance.drvm("check", "--without-key", "--dry-run", expect=4)
     assert pack.name in result.out
     assert "Traceback" not in result.err
+
+
+def test_damaged_points_are_repaired_from_a_copy(appliance: Appliance) -> None:
+    place = appliance.directory
+    for path in (place / "store").rglob("*"):  # else they are too young to be removed
+        os.utime(path, (1.7e9, 1.7e9))
+    url = f"file://{place}/second"
+    second = {"DRVM_REPOSITORY": url}
+    appliance.drvm("init", env=second)
+    options = ("--from-password-file", str(place / "passphrase"))
+    appliance.drvm("-q", "copy", "--to", url, "--to-password-file", str(place / "passphrase"))
+    truncate(packs_of(appliance, "one")[0])
+    delete(packs_of(appliance, "two")[-1])
+    refused(appliance, "check", "--repair", "--dry-run", code=2, says="excludes", hint="dry-run")
+    alone = appliance.json("check", "--read-data", "--repair", expect=4)
+    assert [point["repaired"] for point in alone["repairs"]] == [False, False]
+    assert "no second repository" in alone["repairs"][0]["reason"]
+    result = appliance.drvm("check", "--repair", "--from", url, *options, expect=3)
+    assert result.out.count("was repaired") == 2
+    assert appliance.json("check", "--read-data")["damaged"] is False
+    for seed, name in enumerate(("one", "two")):
+        out = place / f"out-{name}"
+        appliance.drvm("-q", "restore", name, "--output", str(out))
+        expected = random_image(place / f"expected-{name}.raw", seed)
+        assert next(out.iterdir()).read_bytes() == Path(expected).read_bytes()
 
 
 @pytest.mark.s3

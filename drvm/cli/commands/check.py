@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
-from drvm.cli.opening import opened, warn
+from drvm.cli.opening import opened, opened_elsewhere, warn
 from drvm.cli.output import Output
 from drvm.cli.views import short_time
 from drvm.core.clock import rfc3339
-from drvm.core.errors import DamageFound
+from drvm.core.errors import DamageFound, UsageError
 from drvm.core.text import printable
 from drvm.core.units import format_bytes
 from drvm.repository.checks import Share, parse_share
+from drvm.repository.repository import Repository
 from drvm.upkeep.check import (
     CheckResult,
     plan_check,
@@ -24,7 +27,9 @@ from drvm.upkeep.check import (
     run_check_without_key,
 )
 from drvm.upkeep.check_points import DiskHit, PointHit
+from drvm.upkeep.repair import Repairs
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.upkeep import repair_hits
 
 _ALL = "1/1"
 _RANGES_SHOWN = 8
@@ -44,9 +49,32 @@ _LINES_SHOWN = 20
     is_flag=True,
     help="Compare packs with their own checksums, without a passphrase. Reads all, or the SHARE.",
 )
+@click.option(
+    "--repair", is_flag=True, help="Write damaged points again from where their blocks still are."
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="REPO",
+    help="Where copies of the points are: one of the config's copies by its name, or a URL.",
+)
+@click.option(
+    "--from-password-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The passphrase of that repository; else as the config says, else drvm asks.",
+)
 @click.option("--dry-run", is_flag=True, help="Look only: set nothing aside, keep no record.")
 @click.pass_obj
-def command(invocation: Invocation, read_data: str | None, without_key: bool, dry_run: bool) -> int:
+def command(
+    invocation: Invocation,
+    read_data: str | None,
+    without_key: bool,
+    repair: bool,
+    source: str | None,
+    from_password_file: Path | None,
+    dry_run: bool,
+) -> int:
     """Is everything there that the points need, and is it what was written?
 
     Without options all manifests and disk maps are read, and every pack that a point needs must be
@@ -56,27 +84,53 @@ def command(invocation: Invocation, read_data: str | None, without_key: bool, dr
 
     Damage is told as what it costs: points, disks, and ranges of bytes of the disk (not yet files
     of the guest). A bad pack is read once more, and then set aside: no backup relies on it again,
-    and the next one of each machine stores anew what it needs of it. Nothing is deleted.
+    and the next one of each machine stores anew what it needs of it. No point is ever removed.
 
-    Exit code 4 where points or packs are damaged, 3 where only lesser objects are.
+    --repair writes points that are hit again under their ids: with blocks that later backups have
+    stored anew, and with those of their copies in a second repository. What can't be repaired is
+    named, and stays as it is.
+
+    Exit code 4 where points or packs are damaged, 3 where only lesser objects are, or where all
+    points that were hit could be repaired.
 
     \b
     Examples:
       drvm check
       drvm check --read-data 10%
       drvm check --read-data --json | jq -r '.points_hit[].id'
+      drvm check --repair --from offsite
     """
+    if repair and (dry_run or without_key):
+        raise UsageError(
+            "--repair excludes --dry-run and --without-key",
+            hint="drvm check --dry-run says what is damaged",
+        )
+    if not repair and (source is not None or from_password_file is not None):
+        raise UsageError("--from is where --repair reads: it needs that", hint="add --repair")
     share = parse_share(read_data) if read_data is not None else None
-    with opened(invocation) as wiring:
+    repairs: Repairs | None = None
+    with opened(invocation) as wiring, contextlib.ExitStack() as stack:
+        other: Repository | None = None
+        if source is not None:
+            elsewhere = opened_elsewhere(invocation, source, from_password_file)
+            other = stack.enter_context(elsewhere).repository()
         result = _run(invocation, wiring, share, without_key=without_key, dry_run=dry_run)
+        if repair:
+            with invocation.progress() as progress:
+                repairs = repair_hits(wiring, result, other, progress, invocation.trace)
     if invocation.output.json:
-        invocation.output.document(_fields(result, dry_run=dry_run))
+        invocation.output.document(_fields(result, repairs, dry_run=dry_run))
     else:
-        _show(invocation.output, result, dry_run=dry_run)
-    _warn(invocation, result)
-    if result.damaged:
-        raise DamageFound(_verdict(result), hint=_hint(result, dry_run=dry_run))
-    return DONE_WITH_WARNINGS if result.warned else DONE
+        _show(invocation.output, result, repairs)
+    _warn(invocation, result, repairs)
+    if result.damaged and (repairs is None or not _healed(result, repairs)):
+        raise DamageFound(_verdict(result, repairs), hint=_hint(result, repairs, dry_run=dry_run))
+    return DONE_WITH_WARNINGS if result.warned or result.damaged else DONE
+
+
+def _healed(result: CheckResult, repairs: Repairs) -> bool:
+    """Bad packs that no point needs any more do no harm."""
+    return not repairs.failed and bool(result.hits)
 
 
 def _run(
@@ -108,7 +162,7 @@ def _run(
         )
 
 
-def _show(output: Output, result: CheckResult, *, dry_run: bool) -> None:
+def _show(output: Output, result: CheckResult, repairs: Repairs | None) -> None:
     points = "" if result.never_read is None else f"{result.points} points, "
     output.line(
         f"{points}{result.packs} packs ({format_bytes(result.packs_bytes)});"
@@ -127,6 +181,11 @@ def _show(output: Output, result: CheckResult, *, dry_run: bool) -> None:
         output.line(line)
     for hit in result.hits:
         _show_hit(output, hit)
+    for point in repairs.points if repairs is not None else ():
+        if point.generation:
+            output.line(f"point {point.id} was repaired")
+        else:
+            output.line(f"point {point.id} can't be repaired: {point.reason}")
 
 
 def _show_hit(output: Output, hit: PointHit) -> None:
@@ -142,7 +201,11 @@ def _show_hit(output: Output, hit: PointHit) -> None:
         output.line(f"  {disk.target}: {size} lost, bytes {', '.join(named)}{rest}")
 
 
-def _warn(invocation: Invocation, result: CheckResult) -> None:
+def _warn(invocation: Invocation, result: CheckResult, repairs: Repairs | None) -> None:
+    if repairs is not None:
+        left = [point.left for point in repairs.points if point.left]
+        for line in _bounded([*left, *repairs.left]):
+            warn(invocation, f"{line}: run this again later")
     for line in _bounded((*result.finds.harmless, *result.finds.unfinished)):
         warn(invocation, line)
     if result.passing:
@@ -163,9 +226,12 @@ def _bounded(lines: Sequence[str]) -> list[str]:
     return [*shown, f"and {left} more: --json lists all"] if left else shown
 
 
-def _verdict(result: CheckResult) -> str:
+def _verdict(result: CheckResult, repairs: Repairs | None) -> str:
     parts = []
-    if result.hits:
+    if repairs is not None and result.hits:
+        failed, hits = len(repairs.failed), len(result.hits)
+        parts.append(f"{failed} of {hits} damaged points could not be repaired")
+    elif result.hits:
         parts.append(f"{len(result.hits)} of {_known(result)} points are damaged")
     if result.bad_packs:
         parts.append(f"{len(result.bad_packs)} packs are bad")
@@ -179,7 +245,9 @@ def _known(result: CheckResult) -> int:
     return result.points + lost
 
 
-def _hint(result: CheckResult, *, dry_run: bool) -> str:
+def _hint(result: CheckResult, repairs: Repairs | None, *, dry_run: bool) -> str:
+    if repairs is not None and repairs.failed:
+        return "back up each machine, and try again: drvm check --repair, with --from if you can"
     if any(pack.set_aside for pack in result.bad_packs):
         return "back up each machine again: drvm backup stores anew what it needs of bad packs"
     if result.bad_packs and dry_run:
@@ -187,8 +255,20 @@ def _hint(result: CheckResult, *, dry_run: bool) -> str:
     return "the other points can still be restored; back up these machines again"
 
 
-def _fields(result: CheckResult, *, dry_run: bool) -> dict[str, Any]:
+def _fields(result: CheckResult, repairs: Repairs | None, *, dry_run: bool) -> dict[str, Any]:
+    repaired = None
+    if repairs is not None:
+        repaired = [
+            {
+                "id": point.id,
+                "repaired": bool(point.generation),
+                "reason": point.reason or None,
+                "left": point.left or None,
+            }
+            for point in repairs.points
+        ]
     return {
+        "repairs": repaired,
         "dry_run": dry_run,
         "damaged": result.damaged,
         "points": result.points,
