@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,7 +28,9 @@ Lost = dict[str, dict[str, set[int]]]
 def check(
     repository: Repository, share: str | None = "1/1", *, write: bool = True, host: str = "here"
 ) -> CheckResult:
-    plan = plan_check(repository, parse_share(share) if share is not None else None)
+    """As long after whatever is there that no writer is still at work."""
+    later = SystemClock().now() + dt.timedelta(hours=2)
+    plan = plan_check(repository, parse_share(share) if share is not None else None, later)
     return run_check(repository, plan, NoProgress(), SystemClock(), host, write=write)
 
 

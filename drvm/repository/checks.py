@@ -29,7 +29,7 @@ from drvm.repository.points import create_once
 from drvm.store.base import Store
 
 CIRCLE = 1 << 64
-RECORDS_READ = 1000
+RECORDS_READ = 256
 """The newest; older ones say nothing that matters."""
 MAX_SHARES = 10_000
 

@@ -101,22 +101,22 @@ class CheckResult:
         return bool(doubts or self.finds.harmless or self.finds.unfinished)
 
 
-def plan_check(repository: Repository, share: Share | None) -> CheckPlan:
+def plan_check(repository: Repository, share: Share | None, now: dt.datetime) -> CheckPlan:
     """Lists, and reads what is small: manifests, finals, the records of earlier checks. With a
     ``share`` of the data."""
     history = repository.checks.history()
     arc = share.arc(history.last_end) if share is not None else NOTHING
-    finds = look_at_names(repository.store)
+    finds = look_at_names(repository.store, now)
     listing = repository.points()
     finds = replace(finds, damage=finds.damage + listing.problems)
     plan = _plan(repository.store, listing, arc, finds)
     return replace(plan, rotates=share is not None and share.rotates, history=history)
 
 
-def plan_check_without_key(store: Store, share: Share | None) -> CheckPlan:
+def plan_check_without_key(store: Store, share: Share | None, now: dt.datetime) -> CheckPlan:
     """Of the packs alone. All are read where no ``share`` is given."""
     arc = share.arc(0) if share is not None else WHOLE
-    return _plan(store, Listing((), ()), arc, look_at_names(store))
+    return _plan(store, Listing((), ()), arc, look_at_names(store, now))
 
 
 def run_check_without_key(

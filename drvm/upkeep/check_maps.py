@@ -44,7 +44,8 @@ class _Place:
 class MapCheck:
     """Looks at one disk map after the other. One thread.
 
-    ``arc``: leaves in packs of it are compared with their digests. ``leaves``: how many were.
+    ``arc``: leaves in packs of it are compared with their digests, and those that somebody set
+    aside, or that rely on a table of ids which lies. ``leaves``: how many were.
     """
 
     def __init__(
@@ -112,7 +113,8 @@ class MapCheck:
 
     def _leaf(self, disk_map: DiskMap, child: Child, place: _Place) -> Iterator[Span]:
         doubtful = self._packs.doubtful((_pack_of(child), *child.packs))
-        compare = _pack_of(child) in self._arc
+        compare = _pack_of(child) in self._arc or self._packs.suspected(_pack_of(child))
+        compare = compare or not self._packs.lying.isdisjoint(child.packs)
         key = _key(child, place)
         if not doubtful and (not compare or key in self._clean):
             return

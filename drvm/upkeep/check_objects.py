@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from drvm.repository.layout import (
 from drvm.repository.repository import Repository
 from drvm.store.base import MAX_OBJECT_BYTES, Store
 
+COMMITTING = dt.timedelta(hours=1)
+"""A writer decides its manifest within minutes: it lists two prefixes in between."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finds:
@@ -34,19 +38,20 @@ class Finds:
     unfinished: tuple[str, ...] = ()
 
 
-def look_at_names(store: Store) -> Finds:
+def look_at_names(store: Store, now: dt.datetime) -> Finds:
     """Which manifests, finals and pins don't belong together. Finals without a manifest are of
     points that were removed. Needs no key."""
+    manifests = {info.name: info.modified for info in store.list(POINTS)}
     finals = {info.name for info in store.list(FINALS)}
     ids: set[str] = set()
     unfinished = []
-    for info in store.list(POINTS):
-        parsed = parse_point(info.name)
+    for name, stored in manifests.items():
+        parsed = parse_point(name)
         if parsed is None:
             continue
         ids.add(parsed[1])
-        if final_object(parsed[1], parsed[2]) not in finals:
-            unfinished.append(f"{info.name} has no final: never finished, or its final is lost")
+        if final_object(parsed[1], parsed[2]) not in finals and now - stored > COMMITTING:
+            unfinished.append(f"{name} has no final: never finished, or its final is lost")
     pinned = sorted({point for i in store.list(PINS) if (point := parse_pin(i.name)) is not None})
     damage = tuple(
         f"point {point_id} is pinned, and no manifest of it is there"

@@ -55,6 +55,7 @@ class CheckedPacks:
     ) -> None:
         self._store = store
         self._listed = listed
+        self._condemned = condemned
         self._examine = examine
         self._trace = trace
         self._sets_aside = set_aside
@@ -94,6 +95,10 @@ class CheckedPacks:
     def doubtful(self, names: Iterable[bytes]) -> bool:
         """Whether one of these is bad."""
         return any(self.fault(name) is not None for name in names)
+
+    def suspected(self, name: bytes) -> bool:
+        """Whether somebody set it aside before, perhaps for what its checksums can't tell."""
+        return name in self._condemned
 
     def fault(self, name: bytes) -> Fault | None:
         """What is wrong with the pack, as far as there was a reason to look."""

@@ -145,7 +145,7 @@ def _run(
         if without_key:
             store = wiring.store()
             progress.stage("listing the repository")
-            plan = plan_check_without_key(store, share)
+            plan = plan_check_without_key(store, share, wiring.clock.now())
             return run_check_without_key(
                 store, plan, progress, set_aside=not dry_run, trace=invocation.trace
             )
@@ -153,7 +153,7 @@ def _run(
         progress.stage("reading the manifests of all points")
         return run_check(
             repository,
-            plan_check(repository, share),
+            plan_check(repository, share, wiring.clock.now()),
             progress,
             wiring.clock,
             wiring.writer,

@@ -1,5 +1,6 @@
 """A check finds what a restore would find, says what it costs, and lets the next backup heal."""
 
+import datetime as dt
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from drvm.repository.checks import (
 )
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMapWriter
-from drvm.repository.layout import CHECKS, CONDEMNED, PACKS, pack_object, point_object
+from drvm.repository.layout import CHECKS, CONDEMNED, PACKS, final_object, pack_object, point_object
 from drvm.repository.pack import PackBuilder
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
@@ -44,6 +45,8 @@ from tests.checking import Kinds, brute_force, check, told
 from tests.unit.repository.conftest import PASSPHRASE, VM, Vault
 from tests.unit.repository.test_damage import without_index_objects
 from tests.unit.repository.test_round_trip import SMALL, noise
+
+NOW = SystemClock().now()
 
 
 def changed(content: bytes, block: int, seed: int) -> bytes:
@@ -128,7 +131,8 @@ def test_wrong_addresses_of_a_parent_are_found_in_all_points_that_share_them(vau
     assert ["wrong addresses" in pack.reason for pack in result.bad_packs] == [True]
     healed = vault.reopen().save([disk], child)
     assert vault.reopen().load(healed) == [disk]
-    assert set(told(check(vault.reopen().repository))) == {wrong.id, child.id}
+    for share in (None, "1/1"):
+        assert told(check(vault.reopen().repository, share)) == expected
 
 
 def test_a_table_of_ids_that_lies_hits_whoever_believed_it(vault, monkeypatch):
@@ -161,6 +165,16 @@ def test_a_table_of_ids_that_lies_hits_whoever_believed_it(vault, monkeypatch):
     assert set(told(result)) == {victim.id}
     assert "table of ids" in result.bad_packs[0].reason
     assert vault.reopen().load(vault.reopen().save([claimed], victim)) == [claimed]
+    for share in (None, "1/1"):
+        assert set(told(check(vault.reopen().repository, share))) == {victim.id}
+
+
+def test_a_point_that_is_being_committed_is_not_spoken_of(vault):
+    point = vault.save([noise(SMALL, 1)])
+    vault.store.delete(final_object(point.id, point.generation))
+    for now, told_of in ((NOW, 0), (NOW + dt.timedelta(hours=2), 1)):
+        finds = plan_check(vault.reopen().repository, None, now).finds
+        assert len(finds.unfinished) == told_of
 
 
 class Flickering(MemoryStore):
@@ -191,7 +205,7 @@ def test_what_reads_well_the_second_time_is_no_damage(vault, share):
 def test_a_point_that_is_removed_meanwhile_is_not_hit(vault, monkeypatch):
     kept, gone = vault.save([noise(SMALL, 1)]), vault.save([noise(SMALL, 2)])
     repository = vault.reopen().repository
-    plan = plan_check(repository, None)
+    plan = plan_check(repository, None, NOW)
     only = repository.need(gone.manifest) - repository.need(kept.manifest)
     repository.end_point(gone)
     for name in only:
@@ -204,7 +218,7 @@ def test_a_point_that_is_removed_meanwhile_is_not_hit(vault, monkeypatch):
 def test_a_point_that_was_written_anew_meanwhile_is_looked_at_as_it_is(vault):
     """As a collector does it: into other packs, in another generation of the same id."""
     old = vault.save([noise(SMALL, 1)])
-    plan = plan_check(vault.reopen().repository, None)
+    plan = plan_check(vault.reopen().repository, None, NOW)
     need = vault.repository.need(old.manifest)
     twin = vault.save([noise(SMALL, 1)], banned=need)
     rewritten = vault.repository.commit(replace(twin.manifest, id=old.id))
@@ -220,12 +234,12 @@ def test_a_point_that_was_written_anew_meanwhile_is_looked_at_as_it_is(vault):
 def test_without_a_key_packs_are_compared_with_their_own_checksums(vault):
     vault.save([noise(SMALL, 1)])
     names = Kinds(vault.repository).names("data")
-    plan = plan_check_without_key(vault.store, None)
+    plan = plan_check_without_key(vault.store, None, NOW)
     result = run_check_without_key(vault.store, plan, NoProgress(), set_aside=True)
     assert not result.damaged and result.read_packs == 2
     flipped(vault.store, names[0])
     for set_aside in (False, True):
-        plan = plan_check_without_key(vault.store, None)
+        plan = plan_check_without_key(vault.store, None, NOW)
         result = run_check_without_key(vault.store, plan, NoProgress(), set_aside=set_aside)
         assert [pack.name.hex() for pack in result.bad_packs] == [names[0][6:]]
         assert bool(tombstones(vault)) == set_aside
