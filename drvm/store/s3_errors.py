@@ -24,8 +24,15 @@ from drvm.core.errors import (
     StoreUnreachable,
 )
 
-SDK_ERRORS = (sdk.BotoCoreError, sdk.ClientError, ResponseParserError, HTTPError)
-"""All that the SDK raises; urllib3's own come through while a body is read."""
+SDK_ERRORS = (
+    sdk.BotoCoreError,
+    sdk.ClientError,
+    ResponseParserError,
+    HTTPError,
+    RecursionError,
+)
+"""All that the SDK raises; urllib3's own come through while a body is read, and where everything
+is redirected, also the question of where to, the SDK asks until its stack is full."""
 
 _NO_ANSWER = (
     sdk.HTTPClientError,
