@@ -98,8 +98,7 @@ class Backup:
         return results
 
     def _parent(self, vm_uuid: str) -> Point | None:
-        points = self._repository.points(vm_uuid).points
-        return points[-1] if points else None
+        return self._repository.newest_point(vm_uuid, self._clock.now())
 
     def _take(
         self,

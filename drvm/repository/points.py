@@ -20,9 +20,11 @@ import contextlib
 import datetime as dt
 import hashlib
 from dataclasses import dataclass
+from operator import itemgetter
 
 import msgspec
 
+from drvm.core.clock import parse_rfc3339
 from drvm.core.errors import (
     DamageFound,
     ObjectExists,
@@ -47,6 +49,10 @@ from drvm.repository.layout import (
 )
 from drvm.repository.manifest import Manifest, decode_manifest, digest
 from drvm.store.base import MAX_OBJECT_BYTES, Store
+
+_MAX_FINAL_BYTES = 16 * 1024
+_CLOCKS_APART = dt.timedelta(days=1)
+_NO_TIME = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +163,36 @@ def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Lis
             good[point.id], decided[point.id] = point, final.modified
     ordered = sorted(good.values(), key=lambda point: (point.manifest.created, point.id))
     return Listing(tuple(ordered), tuple(problems), tuple(damaged))
+
+
+def newest_point(store: Store, sealer: Sealer, vm_uuid: str, now: dt.datetime) -> Point | None:
+    """The good point of a VM that shows its latest instant; nearly always only that one is read.
+
+    No name tells a time, so the store's own times say in which order to look: no manifest was
+    written before its instant. One that claims to be (its writer's clock had jumped) is as old as
+    the store says; where the store's time is more than a day ahead of ``now``, it is believed last
+    of all. A manifest that is pending, aborted or damaged is passed over.
+    """
+    limit = now + _CLOCKS_APART
+    listed = [
+        (info.modified if info.modified <= limit else _NO_TIME, info.name)
+        for info in store.list(f"{POINTS}{vm_uuid}/")
+        if info.size_bytes <= MAX_OBJECT_BYTES
+    ]
+    best: tuple[dt.datetime, str, Point] | None = None
+    for stored, name in sorted(listed, reverse=True):
+        if best is not None and best[0] > stored:
+            break
+        parsed = parse_point(name)
+        try:
+            point = read_point(store, sealer, *parsed) if parsed is not None else None
+        except (ObjectMissing, RepositoryError):
+            continue
+        if point is not None:
+            created = point.manifest.created
+            found = (min(stored, parse_rfc3339(created)), created, point)
+            best = found if best is None else max(best, found, key=itemgetter(0, 1))
+    return best[2] if best is not None else None
 
 
 def read_point(
@@ -272,5 +308,5 @@ def _decide(
 def read_final(store: Store, sealer: Sealer, point_id: str, generation: str) -> Final:
     """Raises ``ObjectMissing`` where nobody decided yet, and ``DamageFound``."""
     name = final_object(point_id, generation)
-    plain = sealer.open_object(b"final", name, store.get(name))
+    plain = sealer.open_object(b"final", name, store.get_tail(name, _MAX_FINAL_BYTES))
     return decode_json(plain, Final, name)

@@ -144,8 +144,7 @@ def gather_report(wiring: Wiring, points: Sequence[Point]) -> ReportInput:
 def plan_point(wiring: Wiring, vm: str, options: BackupOptions) -> BackupPlan:
     """Raises what ``take_point`` would raise before it touches anything."""
     host, domain = wiring.find(vm)
-    points = wiring.repository().points(domain.uuid).points
-    parent = points[-1] if points else None
+    parent = wiring.repository().newest_point(domain.uuid, wiring.clock.now())
     return plan_backup(wiring.parts(host), domain, options.request(domain.name), parent)
 
 
