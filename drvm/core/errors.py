@@ -84,7 +84,8 @@ class UnknownPoint(UsageError):
 
 
 class StoreError(DrvmError):
-    """The object store could not do what was asked."""
+    """The object store could not do what was asked: always as one of those below, which say what
+    is known. Only what is unreachable is worth another try."""
 
 
 class ObjectMissing(StoreError):

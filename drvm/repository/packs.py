@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drvm.chunker.blocks import Ids
-from drvm.core.errors import DamageFound, ObjectMissing, ObjectTruncated
+from drvm.core.errors import DamageFound, ObjectDamaged, ObjectMissing
 from drvm.core.units import KIB, MIB
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import pack_object
@@ -217,7 +217,7 @@ def _named(name: bytes) -> Iterator[None]:
         yield
     except ObjectMissing as error:
         raise DamageFound(f"pack {name.hex()} is missing from the repository") from error
-    except ObjectTruncated as error:
+    except ObjectDamaged as error:
         raise DamageFound(f"pack {name.hex()} is damaged: {error}") from error
 
 

@@ -15,6 +15,7 @@ from drvm.core.errors import (
     ObjectExists,
     ObjectMissing,
     RepositoryError,
+    StoreRefused,
     UnknownPoint,
     UsageError,
 )
@@ -121,7 +122,8 @@ class Repository:
         try:
             protocol.create_once(store, CONFIG, config.encode())
         except ObjectExists:
-            store.delete(made.slot)
+            with contextlib.suppress(StoreRefused):  # a writer may not: the slot opens nothing here
+                store.delete(made.slot)
             raise _exists(store) from None
         return Repository(store, made, cache_dir, limits)
 
@@ -282,7 +284,8 @@ class Repository:
         """Raises ``UnknownPoint`` where the point was removed in the same moment."""
         name = pins.create_pin(self.store, self._sealer, point.id, pin, trace)
         if not protocol.manifests(self.store, point.manifest.vm_uuid, point.id):
-            self.store.delete(name)
+            with contextlib.suppress(StoreRefused):  # a pin of nothing is harmless
+                self.store.delete(name)
             raise UnknownPoint(f"point {point.id} was removed meanwhile", hint="drvm points")
 
     def unpin(self, point_id: str, trace: Trace = no_trace) -> int:

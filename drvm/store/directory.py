@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from drvm.core.errors import (
+    ObjectDamaged,
     ObjectExists,
     ObjectMissing,
     OutcomeUnknown,
-    StoreError,
     StoreRefused,
     StoreUnreachable,
 )
@@ -292,7 +292,7 @@ class DirectoryStore:
                 f"{where} can't be read or written now: {why}",
                 hint="look at the disk or the mount (dmesg names the fault)",
             ) from None
-        raise StoreError(f"{where}: {why}") from None
+        raise StoreRefused(f"{where}: {why}") from None
 
     def _foreign(self, name: str) -> StoreRefused:
         return StoreRefused(
@@ -307,7 +307,7 @@ def _read(name: str, descriptor: int, offset: int, length: int) -> bytes:
     while length:
         part = os.pread(descriptor, length, offset)
         if not part:
-            raise StoreError(f"{name} became shorter while it was read")
+            raise ObjectDamaged(f"{name} became shorter while it was read")
         parts.append(part)
         offset += len(part)
         length -= len(part)

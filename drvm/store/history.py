@@ -76,12 +76,28 @@ class History(Protocol):
         ...
 
 
+class Trials(Protocol):
+    """Faults that a probe makes on purpose."""
+
+    def put_cut(self, name: str, data: bytes) -> None:
+        """Begin to send an object of at least 64 KiB, and hang up half-way."""
+        ...
+
+    def put_wrong(self, name: str, data: bytes) -> bool:
+        """Send an object with the checksum of other bytes; whether the store took it."""
+        ...
+
+
 @runtime_checkable
 class VersionedStore(Store, Protocol):
-    """A store that can read one version of an object, where its bucket keeps them."""
+    """A store that can read one version of an object, where its bucket keeps them: a service,
+    reached by a network."""
 
     @property
     def history(self) -> History: ...
+
+    @property
+    def trials(self) -> Trials: ...
 
     def get(
         self,

@@ -13,10 +13,15 @@ from drvm.core.clock import Clock
 from drvm.core.errors import ObjectExists, ObjectMissing, OutcomeUnknown, StoreError, StoreRefused
 from drvm.core.findings import Finding
 from drvm.store.base import Store
+from drvm.store.first_versions import FirstVersions
+from drvm.store.history import LockRule, VersionedStore
 
 RACE_ROUNDS = 2  # contended conditional writes take SeaweedFS seconds
 RACE_WRITERS = 4
 MAX_DRIFT_S = 60.0
+
+CUT_BYTES = 1 << 20
+LOCK_HINT = "repository.object_lock needs a bucket that was made with Object Lock: docs/S3.md"
 
 _SAMPLE = bytes(range(256)) * 16
 
@@ -24,7 +29,8 @@ _SAMPLE = bytes(range(256)) * 16
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
     """Names of findings: ``write``, ``create-if-absent``, ``list``, ``ranged-read``, ``tail-read``,
-    ``clock``, ``delete``. Where ``write`` fails there are no others."""
+    ``clock``, ``delete``; of services also ``cut-upload``, ``checksum`` and ``versions``; and
+    ``object-lock`` where it is asked for. Where ``write`` fails there are no others."""
 
     location: str
     findings: tuple[Finding, ...]
@@ -37,8 +43,9 @@ class ProbeReport:
         return next((finding for finding in self.findings if finding.name == name), None)
 
 
-def probe(store: Store, clock: Clock) -> ProbeReport:
-    """Try what the repository depends on, with objects under ``probe/<random>/``.
+def probe(store: Store, clock: Clock, lock: LockRule | None = None) -> ProbeReport:
+    """Try what the repository depends on, with objects under ``probe/<random>/``; ``lock``: also
+    that objects can be locked so. The one that is locked for a minute stays there.
 
     Raises nothing that the store does: every fault is a finding. Removes its objects; where the
     store does not let it, the finding ``delete`` says so, and they stay (an identity that only
@@ -56,9 +63,28 @@ def probe(store: Store, clock: Clock) -> ProbeReport:
             _finding("ranged-read", lambda: _ranged_read(store, sample)),
             _finding("tail-read", lambda: _tail_read(store, sample)),
             _finding("clock", lambda: _drift(store, sample, before, after)),
+            *_service_findings(store, clock, lock, folder),
             _finding("delete", lambda: _delete(store, folder)),
         ]
     return ProbeReport(store.location, tuple(findings))
+
+
+def _service_findings(
+    store: Store, clock: Clock, lock: LockRule | None, folder: str
+) -> list[Finding]:
+    service = store.inner if isinstance(store, FirstVersions) else store
+    if not isinstance(service, VersionedStore):
+        if lock is None:
+            return []
+        return [Finding("object-lock", False, "this store has no locks", LOCK_HINT)]
+    findings = [
+        _finding("cut-upload", lambda: _cut_upload(service, folder)),
+        _finding("checksum", lambda: _checksum(service, folder)),
+        _finding("versions", lambda: _versions(service, folder)),
+    ]
+    if lock is not None:
+        findings.append(_finding("object-lock", lambda: _object_lock(service, clock, lock)))
+    return findings
 
 
 def store_time(store: Store) -> dt.datetime:
@@ -166,6 +192,59 @@ def _drift(store: Store, name: str, before: dt.datetime, after: dt.datetime) -> 
             "set this host's clock by NTP; if it is right, tell who runs the store",
         )
     return f"the store's clock is within {drift_s + 1:.0f} s of this host's"
+
+
+def _cut_upload(service: VersionedStore, folder: str) -> str:
+    name = f"{folder}/cut"
+    service.trials.put_cut(name, bytes(CUT_BYTES))
+    try:
+        service.head(name)
+    except ObjectMissing:
+        return "an upload that breaks off leaves nothing"
+    raise _Wrong("an upload that broke off left an object")
+
+
+def _checksum(service: VersionedStore, folder: str) -> str:
+    if service.trials.put_wrong(f"{folder}/wrong", _SAMPLE):
+        raise _Wrong(
+            "checksums of uploads are ignored",
+            "what is damaged on the way is found only when it is read: run drvm check often",
+        )
+    return "what arrives damaged is refused"
+
+
+def _versions(service: VersionedStore, folder: str) -> str:
+    versioning = service.history.versioning()
+    if versioning == "unknown":
+        raise _Wrong(
+            "this identity may not ask whether versions are kept",
+            "allow it s3:GetBucketVersioning and s3:ListBucketVersions: docs/S3.md",
+        )
+    if versioning == "none":
+        return "none are kept: whoever may overwrite can destroy (docs/S3.md)"
+    name = f"{folder}/versions"
+    for content in (b"first", b"second"):
+        service.put(name, content)
+    first = next(version for version in service.history.list(name) if not version.marker)
+    if service.get(name, version=first.id) != b"first":
+        raise _Wrong("the first version of an object is not told from later ones")
+    return "kept: the first version of every object is what is read"
+
+
+def _object_lock(service: VersionedStore, clock: Clock, lock: LockRule) -> str:
+    if service.history.versioning() != "kept":
+        raise _Wrong("locks need a bucket that keeps versions", LOCK_HINT)
+    name = f"probe/{secrets.token_hex(8)}/locked"
+    service.put(name, b"locked for a minute")
+    (version,) = service.history.list(name)
+    until = clock.now().replace(microsecond=0) + dt.timedelta(minutes=1)
+    service.history.retain(name, version.id, lock.mode, until)
+    if service.history.retained_until(name, version.id) != until:
+        raise _Wrong("a lock was taken and is not told", LOCK_HINT)
+    with contextlib.suppress(StoreRefused):
+        service.history.delete(name, version.id)
+        raise _Wrong("a locked object was deleted", LOCK_HINT)
+    return f"objects can be locked ({lock.mode})"
 
 
 def _delete(store: Store, folder: str) -> str:

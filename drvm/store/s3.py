@@ -26,6 +26,7 @@ from drvm.store import base
 from drvm.store.history import LockRule
 from drvm.store.s3_client import SLOWEST_BYTES_S, Bucket, Patience
 from drvm.store.s3_errors import RangeOutside, in_doubt
+from drvm.store.s3_trials import S3Trials
 from drvm.store.s3_versions import S3History
 from drvm.store.stream import ByteStream
 from drvm.store.urls import S3Address
@@ -79,6 +80,7 @@ class S3Store:
         self._limits = limits or Bandwidth.of(0, 0, self._bucket.clock)
         self._lock = lock
         self._history = S3History(self._bucket)
+        self._trials = S3Trials(self._bucket)
 
     @property
     def location(self) -> str:
@@ -87,6 +89,10 @@ class S3Store:
     @property
     def history(self) -> S3History:
         return self._history
+
+    @property
+    def trials(self) -> S3Trials:
+        return self._trials
 
     def get(
         self,

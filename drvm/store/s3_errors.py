@@ -16,6 +16,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from drvm.core.errors import (
+    ObjectDamaged,
     ObjectExists,
     ObjectMissing,
     OutcomeUnknown,
@@ -94,7 +95,7 @@ _REFUSED_STATUS = {
 }
 
 
-class RangeOutside(StoreError):
+class RangeOutside(ObjectDamaged):
     """HTTP 416: the range begins at or behind the end. Does not leave the room."""
 
 

@@ -35,6 +35,7 @@ from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, survey
+from drvm.wiring.probing import refuse_second_writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,7 @@ def _row(vm: FleetVm) -> VmRow:
 
 
 def _backup(wiring: Wiring, progress: Progress, trace: Trace) -> Backup:
+    refuse_second_writer(wiring)
     return Backup(
         wiring.repository(),
         writer=wiring.writer,

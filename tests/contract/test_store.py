@@ -24,6 +24,7 @@ from drvm.store.s3 import S3Store
 from tests.buckets import open_bucket
 from tests.fakes.versioned_store import VersionedMemory
 
+LOOSE = ("probe/",)
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,40}(/[A-Za-z0-9._-]{1,40}){0,3}", fullmatch=True).filter(
     is_name
 )
@@ -47,12 +48,12 @@ def store(
     elif request.param == "directory":
         made = DirectoryStore(tmp_path_factory.mktemp("store"))
     elif request.param == "first-versions":
-        made = FirstVersions(VersionedMemory())
+        made = FirstVersions(VersionedMemory(), loose=LOOSE)
     elif request.param == "s3":
         made = open_s3(request.getfixturevalue("seaweedfs"))
     else:
         server = request.getfixturevalue("locked_bucket")
-        made = first_versions(open_s3(server))
+        made = first_versions(open_s3(server), loose=LOOSE)
         assert isinstance(made, FirstVersions)
     yield made
     made.close()

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,23 +76,36 @@ def restored(appliance: Appliance, point: str, *options: str, expect: int = 3) -
     return image.read_bytes()
 
 
-def test_the_writers_keys_destroy_nothing(
-    appliance: Appliance, admin: S3Server, writer: S3Server
-) -> None:
+@dataclass(frozen=True)
+class Ravaged:
+    """``before``: the points as they were told; ``safe``: a moment before the worst was done."""
+
+    appliance: Appliance
+    before: list[dict[str, Any]]
+    safe: str
+    refused: Counter[str]
+
+
+@pytest.fixture(scope="module")
+def ravaged(appliance: Appliance, admin: S3Server, writer: S3Server) -> Ravaged:
+    """Everything is overwritten with the writer's keys; and, as if its policy were a weaker one,
+    hidden behind delete markers."""
     before = appliance.json("points")["points"]
     time.sleep(1.1)  # S3 tells whole seconds
     safe = dt.datetime.now(dt.UTC).isoformat()
     time.sleep(1.1)
     with credentials(writer), appliance.wiring() as wiring:
         refused = ravage(wiring.repository(), client(writer), admin.bucket, "main/")
-    assert refused["delete"] == refused["delete for ever"] == refused["objects"] > 10
-    # What a weaker policy would let it do: a delete marker on everything.
-    hidden = ravage(None, client(admin), admin.bucket, "main/", overwrite=False, for_ever=False)
-    assert hidden["delete"] == 0
+    ravage(None, client(admin), admin.bucket, "main/", overwrite=False, for_ever=False)
+    return Ravaged(appliance, before, safe, refused)
 
+
+def test_the_writers_keys_destroy_nothing(ravaged: Ravaged) -> None:
+    appliance, refused = ravaged.appliance, ravaged.refused
+    assert refused["delete"] == refused["delete for ever"] == refused["objects"] > 10
     told = appliance.drvm("--json", "points", expect=4)
     assert_clear(told.err, "somebody overwrote or deleted", "docs/S3.md")
-    assert told.document["points"] == before
+    assert told.document["points"] == ravaged.before
     for kind in ("final", "keys", "points"):
         assert f"{kind}: somebody changed" in told.err
     pruned = appliance.drvm("prune", expect=4)
@@ -97,15 +113,30 @@ def test_the_writers_keys_destroy_nothing(
     assert "0 of 2 points removed" in pruned.out
     collected = appliance.drvm("gc", expect=4)
     assert_clear(collected.err, "changed by somebody", "docs/S3.md")
-    assert appliance.drvm("-q", "--json", "show", "vm@latest", expect=3).document["points"] == [
-        before[-1]
-    ]
+    shown = appliance.drvm("-q", "--json", "show", "vm@latest", expect=3)
+    assert shown.document["points"] == ravaged.before[-1:]
     assert restored(appliance, "vm@latest") == content(1)
-    assert restored(appliance, "vm", "--as-of", safe, expect=0) == content(1)
+    assert restored(appliance, "vm", "--as-of", ravaged.safe, expect=0) == content(1)
 
 
-def test_locked_points_stay_with_the_collectors_keys_too(admin: S3Server, tmp_path: Path) -> None:
+def test_the_collector_clears_up_and_can_not_remove_what_is_locked(
+    ravaged: Ravaged, admin: S3Server
+) -> None:
+    """With its own keys, and not with the writer's."""
+    appliance = ravaged.appliance
+    appliance.drvm("versions", expect=4)
+    refused = appliance.drvm("versions", "--undo", "--yes", expect=1)
+    assert_clear(refused.err, "can't be deleted", "the collector's keys")
     collector = make_identity(admin, "collector", s3_policies.collector(admin.bucket))
+    keys = {
+        "AWS_ACCESS_KEY_ID": collector.access_key,
+        "AWS_SECRET_ACCESS_KEY": collector.secret_key,
+    }
+    undone = appliance.drvm("versions", "--undo", "--yes", env=keys)
+    assert len(undone.out.splitlines()) > 10
+    assert appliance.json("points")["points"] == ravaged.before
+    told = appliance.json("lock", "--dry-run")
+    assert (told["points"], told["ending"], told["absent"]) == (2, 0, [])
     found = client(admin).list_object_versions(Bucket=admin.bucket, Prefix="main/packs/")
     pack = found["Versions"][-1]
     with pytest.raises(ClientError, match="AccessDenied"):

@@ -30,6 +30,7 @@ class VersionedMemory:
         self.lock = lock
         self.may_delete = True
         self.history = MemoryHistory(self)
+        self.trials = MemoryTrials()
         self.location = "memory:"
 
     def get(
@@ -99,14 +100,27 @@ class VersionedMemory:
         return not self.kept[name][-1].version.marker
 
 
+class MemoryTrials:
+    """Of a service as it should be."""
+
+    takes_wrong = False
+
+    def put_cut(self, name: str, data: bytes) -> None:
+        pass
+
+    def put_wrong(self, name: str, data: bytes) -> bool:
+        return self.takes_wrong
+
+
 class MemoryHistory:
     def __init__(self, store: VersionedMemory) -> None:
         self.store = store
+        self.state: Versioning = "kept"
         self.count = 0
         self.lock = threading.RLock()
 
     def versioning(self) -> Versioning:
-        return "kept"
+        return self.state
 
     def list(self, prefix: str) -> Iterator[Version]:
         base.check_prefix(prefix)

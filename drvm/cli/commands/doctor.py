@@ -16,16 +16,16 @@ from drvm.chunker.kernel import KERNEL
 from drvm.cli.invocation import DONE, Invocation
 from drvm.cli.opening import opened
 from drvm.cli.output import Column
-from drvm.core.errors import DrvmError, UnknownVm
+from drvm.core.errors import DrvmError, StoreError, UnknownVm
 from drvm.core.findings import Finding
 from drvm.core.units import format_bytes
 from drvm.host.model import Host
 from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
-from drvm.store.probe import probe
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers, fold_back
+from drvm.wiring.probing import kept_probe, probe_store
 
 _TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
 _MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
@@ -62,7 +62,7 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
             findings += _guarded(f"fold {vm}", functools.partial(_fold, wiring, vm))
         for uri in wiring.settings.host_uris:
             findings += _guarded(f"host {uri}", functools.partial(_host, wiring, uri))
-        findings += _guarded("store", lambda: _store(wiring, invocation))
+        findings += _guarded("store", lambda: _store(wiring))
         findings += _guarded("repository", lambda: _repository(wiring))
     if invocation.output.json:
         invocation.output.document({"findings": findings, "ok": all(f.ok for f in findings)})
@@ -162,9 +162,19 @@ def _repair(wiring: Wiring) -> list[Finding]:
     return [replace(done, name=f"repair {done.name}") for done in finish_leftovers(wiring)]
 
 
-def _store(wiring: Wiring, invocation: Invocation) -> list[Finding]:
-    report = probe(wiring.store(), invocation.clock)
-    return [replace(finding, name=f"store {finding.name}") for finding in report.findings]
+def _store(wiring: Wiring) -> list[Finding]:
+    """Where it does not answer, what it was like the last time."""
+    try:
+        report = probe_store(wiring, wiring.store())
+        findings = list(report.findings)
+        answered = findings[0].ok
+    except StoreError as error:
+        findings = [Finding("write", False, error.message, error.hint)]
+        answered = False
+    kept = kept_probe(wiring)
+    if kept is not None and not answered:
+        findings.append(Finding("probed", True, kept.words))
+    return [replace(finding, name=f"store {finding.name}") for finding in findings]
 
 
 def _repository(wiring: Wiring) -> list[Finding]:

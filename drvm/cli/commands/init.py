@@ -12,7 +12,8 @@ from drvm.config.load import DEFAULT_PATH
 from drvm.config.settings import Overrides, Settings
 from drvm.core.errors import StoreRefused, UsageError
 from drvm.core.files import write_durably
-from drvm.store.probe import ProbeReport, probe
+from drvm.store.probe import ProbeReport
+from drvm.wiring.probing import probe_store
 
 
 @click.command("init")
@@ -47,7 +48,7 @@ def command(invocation: Invocation, url: str | None, password_file: Path | None)
         repository_url=url, password_file=password_file.absolute() if password_file else None
     )
     with opened(invocation, overrides, confirm=True) as wiring:
-        report = probe(wiring.store(create=True), invocation.clock)
+        report = probe_store(wiring, wiring.store(create=True))
         _refuse_unusable(report)
         repository = wiring.create_repository()
         settings = wiring.settings

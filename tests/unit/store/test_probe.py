@@ -8,8 +8,11 @@ import pytest
 from drvm.core.clock import SystemClock
 from drvm.core.errors import ObjectExists, OutcomeUnknown, StoreRefused
 from drvm.store.base import ObjectInfo
+from drvm.store.first_versions import first_versions
+from drvm.store.history import LockMode, LockRule, Versioning
 from drvm.store.memory import MemoryStore
 from drvm.store.probe import probe
+from tests.fakes.versioned_store import VersionedMemory
 
 
 class Shifted(SystemClock):
@@ -117,3 +120,71 @@ def test_an_identity_that_may_not_delete_is_told_so() -> None:
             raise StoreRefused("access denied")
 
     assert list(failing(Keeping())) == ["delete"]
+
+
+# -- services ---------------------------------------------------------------------------------
+LOCK = LockRule("governance", 30, ("packs/",))
+
+
+def service_failing(bucket: VersionedMemory, lock: LockRule | None = None) -> list[str]:
+    report = probe(first_versions(bucket, loose=("probe/",)), SystemClock(), lock)
+    return [finding.name for finding in report.findings if not finding.ok]
+
+
+def test_a_right_service_passes_and_only_what_is_locked_stays() -> None:
+    bucket = VersionedMemory()
+    assert service_failing(bucket) == []
+    assert bucket.kept == {}
+    assert service_failing(bucket, LOCK) == []
+    (left,) = bucket.kept.values()
+    assert left[0].until is not None
+
+
+def test_a_broken_upload_that_leaves_an_object_is_found_out() -> None:
+    bucket = VersionedMemory()
+    bucket.trials.put_cut = lambda name, data: bucket.put(name, data[:10])  # type: ignore
+    assert service_failing(bucket) == ["cut-upload"]
+
+
+def test_a_service_that_ignores_checksums_is_found_out() -> None:
+    bucket = VersionedMemory()
+    bucket.trials.takes_wrong = True
+    assert service_failing(bucket) == ["checksum"]
+
+
+def test_versions_that_can_not_be_told_apart_are_found_out() -> None:
+    bucket = VersionedMemory()
+    listing = bucket.history.list
+    bucket.history.list = lambda prefix: reversed(list(listing(prefix)))  # type: ignore
+    assert service_failing(bucket) == ["versions"]
+
+
+@pytest.mark.parametrize(("state", "wrong"), [("none", []), ("unknown", ["versions"])])
+def test_a_bucket_without_versions_is_said_and_one_that_may_not_be_asked_is_wrong(
+    state: Versioning, wrong: list[str]
+) -> None:
+    bucket = VersionedMemory()
+    bucket.history.state = state
+    assert service_failing(bucket) == wrong
+    assert service_failing(bucket, LOCK) == [*wrong, "object-lock"]
+
+
+@pytest.mark.parametrize("fault", ["forgets", "deletes"])
+def test_a_lock_that_does_not_hold_is_found_out(fault: str) -> None:
+    bucket = VersionedMemory()
+    retain = bucket.history.retain
+
+    def forgets(name: str, version: str, mode: LockMode, until: dt.datetime) -> None:
+        retain(name, version, mode, until)
+        bucket.find(name, version).until = None
+
+    if fault == "forgets":
+        bucket.history.retain = forgets  # type: ignore[method-assign]
+    else:
+        bucket.history.delete = lambda name, version: None  # type: ignore[method-assign]
+    assert "object-lock" in service_failing(bucket, LOCK)
+
+
+def test_a_directory_has_no_locks() -> None:
+    report = probe(MemoryStore(), SystemClock(), LOCK)
+    assert [finding.name for finding in report.findings if not finding.ok] == ["object-lock"]
