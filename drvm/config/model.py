@@ -171,10 +171,7 @@ class PolicyConfig(Section):
         )
 
 
-class CopyConfig(Section):
-    name: Name
-    repository: RepositoryConfig
-    vms: Annotated[tuple[Text, ...], Field(min_length=1)] = ("*",)
+class ScheduledSection(Section):
     schedule: Text | None = None
     time_zone: Text = "UTC"
 
@@ -188,8 +185,18 @@ class CopyConfig(Section):
     def _exists(cls, value: str, info: ValidationInfo) -> str:
         return _checked(value, "time_zone", info)
 
+
+class CopyConfig(ScheduledSection):
+    name: Name
+    repository: RepositoryConfig
+    vms: Annotated[tuple[Text, ...], Field(min_length=1)] = ("*",)
+
     def covers(self, vm: str) -> bool:
         return any(fnmatch.fnmatchcase(vm, pattern) for pattern in self.vms)
+
+
+class RepositoryCheckConfig(ScheduledSection):
+    read_data_percent: Annotated[float, Field(ge=0, le=100)] = 10.0
 
 
 class GcConfig(Section):
@@ -220,6 +227,7 @@ class Config(Section):
     policies: tuple[PolicyConfig, ...] = ()
     copies: tuple[CopyConfig, ...] = ()
     gc: GcConfig = GcConfig()
+    check: RepositoryCheckConfig = RepositoryCheckConfig()
     daemon: DaemonConfig = DaemonConfig()
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from drvm.config.model import (
     GcConfig,
     ObjectLockConfig,
     PolicyConfig,
+    RepositoryCheckConfig,
 )
 from drvm.core.errors import NoRepository, UsageError
 
@@ -93,6 +94,7 @@ class Settings:
     policies: tuple[PolicyConfig, ...]
     copies: tuple[CopyConfig, ...]
     gc: GcConfig
+    check: RepositoryCheckConfig
     daemon: DaemonConfig
     as_of: dt.datetime | None = None
 
@@ -145,6 +147,7 @@ def resolve(
         policies=config.policies,
         copies=config.copies,
         gc=config.gc,
+        check=config.check,
         daemon=config.daemon,
         as_of=overrides.as_of,
     )

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from drvm.config.model import CopyConfig, PolicyConfig
+from drvm.config.model import CopyConfig, PolicyConfig, RepositoryCheckConfig
 from drvm.config.settings import Settings
-from drvm.core.errors import DrvmError, Interrupted
+from drvm.core.errors import DamageFound, DrvmError, Interrupted
 from drvm.core.progress import Progress
 from drvm.daemon.service import Job
+from drvm.repository.checks import Share
 from drvm.repository.points import Point
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.copies import damage_of, plan_copy_of, run_copy_of
@@ -24,7 +25,7 @@ from drvm.wiring.jobs import (
     take_point,
     watch_standing,
 )
-from drvm.wiring.upkeep import lengthen_locks
+from drvm.wiring.upkeep import check_of, lengthen_locks
 
 log = logging.getLogger("drvm.daemon")
 
@@ -33,8 +34,8 @@ OpenWiring = Callable[[], AbstractContextManager[Wiring]]
 
 
 def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
-    """A job for each schedule; policies without one are only for hand-made points. Locks are
-    lengthened once a day, where there are any."""
+    """A job for each schedule of policies and of the check; policies without one are only for
+    hand-made points. Locks are lengthened once a day, where there are any."""
     found = []
     for policy in settings.policies:
         if policy.schedule is not None:
@@ -49,7 +50,24 @@ def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
             found.append(Job(f"drill {policy.name}", policy.drill.schedule, policy.time_zone, run))
     if settings.repository is not None and settings.repository.object_lock is not None:
         found.append(Job("locks", "17 4 * * *", "UTC", _lengthen(open_wiring)))
+    check = settings.check
+    if check.schedule is not None:
+        found.append(Job("check", check.schedule, check.time_zone, _check(check, open_wiring)))
     return found
+
+
+def _check(check: RepositoryCheckConfig, open_wiring: OpenWiring) -> Callable[[Progress], None]:
+    def run(progress: Progress) -> None:
+        percent = check.read_data_percent
+        with open_wiring() as wiring:
+            result = check_of(wiring, Share(percent=percent) if percent else None, progress)
+        log.info("%d points, %d of %d packs read", result.points, result.read_packs, result.packs)
+        for line in (*result.finds.harmless, *result.finds.unfinished):
+            log.warning("%s", line)
+        if result.damaged:
+            raise DamageFound(result.verdict, hint="drvm check says which; back up these machines")
+
+    return run
 
 
 def _lengthen(open_wiring: OpenWiring) -> Callable[[Progress], None]:

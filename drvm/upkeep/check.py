@@ -96,6 +96,19 @@ class CheckResult:
         return bool(self.hits or self.bad_packs or self.finds.damage)
 
     @property
+    def verdict(self) -> str:
+        """The damage in a line."""
+        parts = []
+        if self.hits:
+            lost = sum("manifest" in hit.parts for hit in self.hits)
+            parts.append(f"{len(self.hits)} of {self.points + lost} points are damaged")
+        if self.bad_packs:
+            parts.append(f"{len(self.bad_packs)} packs are bad")
+        if self.finds.damage:
+            parts.append(f"{len(self.finds.damage)} other objects are damaged or lost")
+        return "; ".join(parts)
+
+    @property
     def warned(self) -> bool:
         doubts = self.passing or self.not_set_aside or self.not_recorded
         return bool(doubts or self.finds.harmless or self.finds.unfinished)

@@ -11,6 +11,7 @@ from drvm.core.clock import rfc3339
 from drvm.core.errors import TamperingFound, UnknownVm, UsageError
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.text import printable
+from drvm.repository.checks import Share
 from drvm.repository.layout import LOCKED, PINS
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
@@ -18,7 +19,7 @@ from drvm.repository.repository import Repository
 from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.first_versions import FirstVersions, Later
 from drvm.store.probe import store_time
-from drvm.upkeep.check import CheckResult
+from drvm.upkeep.check import CheckResult, plan_check, run_check
 from drvm.upkeep.gc import GcPlan, GcRules, plan_gc
 from drvm.upkeep.locks import LockPlan, plan_locks, run_locks
 from drvm.upkeep.prune import PrunePlan, plan_prune
@@ -157,6 +158,23 @@ def plan_gc_of(
         stored = (generation.stored for generation, _ in found.attempts)
         found = replace(found, now=max((host_now, *stored)))
     return plan_gc(found, Now(host_now, found.now), rules)
+
+
+def check_of(
+    wiring: Wiring,
+    share: Share | None,
+    progress: Progress,
+    trace: Trace = no_trace,
+    *,
+    write: bool = True,
+) -> CheckResult:
+    """Check the repository, and read a share of its data."""
+    repository = wiring.repository()
+    progress.stage("reading the manifests of all points")
+    plan = plan_check(repository, share, wiring.clock.now())
+    return run_check(
+        repository, plan, progress, wiring.clock, wiring.writer, write=write, trace=trace
+    )
 
 
 def repair_hits(

@@ -21,15 +21,13 @@ from drvm.repository.checks import Share, parse_share
 from drvm.repository.repository import Repository
 from drvm.upkeep.check import (
     CheckResult,
-    plan_check,
     plan_check_without_key,
-    run_check,
     run_check_without_key,
 )
 from drvm.upkeep.check_points import DiskHit, PointHit
 from drvm.upkeep.repair import Repairs
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.upkeep import repair_hits
+from drvm.wiring.upkeep import check_of, repair_hits
 
 _ALL = "1/1"
 _RANGES_SHOWN = 8
@@ -149,17 +147,7 @@ def _run(
             return run_check_without_key(
                 store, plan, progress, set_aside=not dry_run, trace=invocation.trace
             )
-        repository = wiring.repository()
-        progress.stage("reading the manifests of all points")
-        return run_check(
-            repository,
-            plan_check(repository, share, wiring.clock.now()),
-            progress,
-            wiring.clock,
-            wiring.writer,
-            write=not dry_run,
-            trace=invocation.trace,
-        )
+        return check_of(wiring, share, progress, invocation.trace, write=not dry_run)
 
 
 def _show(output: Output, result: CheckResult, repairs: Repairs | None) -> None:
@@ -227,22 +215,9 @@ def _bounded(lines: Sequence[str]) -> list[str]:
 
 
 def _verdict(result: CheckResult, repairs: Repairs | None) -> str:
-    parts = []
-    if repairs is not None and result.hits:
-        failed, hits = len(repairs.failed), len(result.hits)
-        parts.append(f"{failed} of {hits} damaged points could not be repaired")
-    elif result.hits:
-        parts.append(f"{len(result.hits)} of {_known(result)} points are damaged")
-    if result.bad_packs:
-        parts.append(f"{len(result.bad_packs)} packs are bad")
-    if result.finds.damage:
-        parts.append(f"{len(result.finds.damage)} other objects are damaged or lost")
-    return "; ".join(parts)
-
-
-def _known(result: CheckResult) -> int:
-    lost = sum(1 for hit in result.hits if "manifest" in hit.parts)
-    return result.points + lost
+    if repairs is None or not result.hits:
+        return result.verdict
+    return f"{len(repairs.failed)} of {len(result.hits)} damaged points could not be repaired"
 
 
 def _hint(result: CheckResult, repairs: Repairs | None, *, dry_run: bool) -> str:
