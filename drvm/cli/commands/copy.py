@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import opened, opened_elsewhere, warn
+from drvm.cli.opening import ending, opened, opened_elsewhere, warn
 from drvm.cli.output import Column
 from drvm.cli.views import short_time
 from drvm.config.elsewhere import copy_named
@@ -42,7 +42,7 @@ def command(
     to: str,
     to_password_file: Path | None,
     dry_run: bool,
-) -> None:
+) -> int:
     """Copy points to a second repository, under its own keys: all, or those of VMs and single ones.
 
     What comes of it is whole by itself: it restores with that repository's passphrase alone. Only
@@ -68,12 +68,14 @@ def command(
         if not dry_run:
             with invocation.progress() as progress:
                 copied = run_copy_of(wiring, other, plan, progress, invocation.trace)
+        code = max(ending(wiring), ending(other))
         location = other.repository().store.location
     _show(invocation, plan, copied, location, dry_run=dry_run)
     for point in copied.gone:
         warn(invocation, f"point {point.id} was removed meanwhile: it was not copied")
     if damage := damage_of(copied):
         raise damage
+    return code
 
 
 def _show(

@@ -299,6 +299,20 @@ def test_a_damaged_point_is_named_and_the_others_are_copied(source, target):
     assert_holds_the_history_of(target, [point.id for point in points(source)[:2]], HISTORY[:2])
 
 
+def test_a_point_whose_forerunner_is_damaged_is_copied_all_the_same(target):
+    source = new_vault()
+    first = source.save([blocks(*range(1, 50))])
+    second = source.save([blocks(*range(2, 51))], first)
+    copy(source, target, frozenset({first.id}))
+    theirs = source.repository.need(first.manifest) - source.repository.need(second.manifest)
+    assert first.manifest.disks[0].root.ref().pack in theirs
+    for name in theirs:
+        source.store.delete(pack_object(name))
+    copied = copy(source.reopen(), target, frozenset({second.id}))
+    assert copied.failed == ()
+    assert_holds_the_history_of(target, [second.id], [[blocks(*range(2, 51))]])
+
+
 def test_a_flipped_bit_in_the_source_never_reaches_the_target(source, target):
     first = points(source)[0]
     for name in source.repository.disk_map(first.manifest.disks[0]).packs():

@@ -11,7 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
-from drvm.core.errors import DamageFound, PacksCondemned, StoreUnreachable, UnknownPoint
+from drvm.core.errors import (
+    DamageFound,
+    PacksCondemned,
+    RepositoryError,
+    StoreUnreachable,
+    UnknownPoint,
+)
 from drvm.repository import pack
 from drvm.repository.layout import CONDEMNED, FINALS, PACKS, POINTS, pack_object, parse_point
 from drvm.repository.manifest import Disk
@@ -308,6 +314,39 @@ def test_an_address_that_names_another_block_is_damage_not_a_new_truth(vault, mo
     monkeypatch.setattr(vault.repository.tables, "at", lies)
     with pytest.raises(DamageFound):
         again(vault, old, frozenset(data[:1]))
+    assert generations(vault, old) == {old.generation}
+
+
+def test_what_would_still_need_a_banned_pack_is_not_committed(vault, monkeypatch):
+    old = points(vault)[1]
+    needed = vault.repository.need(old.manifest)
+    monkeypatch.setattr(vault.repository, "need", lambda manifest: needed)
+    with pytest.raises(RepositoryError, match="must not need"):
+        again(vault, old, frozenset(kinds(vault, old)[0][:1]))
+    assert generations(vault, old) == {old.generation}
+
+
+def test_what_would_be_another_disk_is_not_committed(vault, monkeypatch):
+    """Whatever mistake of ours made it so."""
+    old = points(vault)[1]
+    other = points(vault)[0].manifest.disks[0]
+    banned = frozenset(kinds(vault, old)[0][:1])
+    disk_map = vault.repository.disk_map
+    ours = old.manifest.disks
+    monkeypatch.setattr(
+        vault.repository, "disk_map", lambda disk: disk_map(disk if disk in ours else other)
+    )
+    monkeypatch.setattr(vault.repository, "need", lambda manifest: frozenset())
+    with pytest.raises(DamageFound, match="became another"):
+        again(vault, old, banned)
+    assert generations(vault, old) == {old.generation}
+
+
+def test_ids_that_can_not_be_had_are_damage(vault, monkeypatch):
+    old = points(vault)[1]
+    monkeypatch.setattr(vault.repository.tables, "at", lambda name, ordinals: None)
+    with pytest.raises(DamageFound, match="id tables"):
+        again(vault, old, frozenset(kinds(vault, old)[0][:1]))
     assert generations(vault, old) == {old.generation}
 
 
