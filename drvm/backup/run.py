@@ -68,7 +68,7 @@ class Backup:
         listed), and the journal of the capture, from which recovery puts the guest back.
         """
         parent = self._parent(vm_uuid)
-        self._repository.refresh()
+        self._refresh()
         self._progress.stage(f"capturing {request.vm}")
         capture = engine.capture(replace(request, parent=_parent_point(parent)))
         return self._take(capture, request, parent)
@@ -80,7 +80,7 @@ class Backup:
         machines' UUIDs). Raises where they can't be captured together; what goes wrong with one
         point after that stands in its place, and keeps none of the others from being taken."""
         parents = [self._parent(vm_uuid) for _, vm_uuid in members]
-        self._repository.refresh()
+        self._refresh()
         requests = [
             replace(request, parent=_parent_point(parent))
             for (request, _), parent in zip(members, parents, strict=True)
@@ -99,6 +99,10 @@ class Backup:
 
     def _parent(self, vm_uuid: str) -> Point | None:
         return self._repository.newest_point(vm_uuid, self._clock.now())
+
+    def _refresh(self) -> None:
+        self._repository.sweep_cache(self._clock.now())
+        self._repository.refresh()
 
     def _take(
         self,

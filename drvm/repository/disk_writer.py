@@ -274,7 +274,8 @@ class DiskWriter:
         digest = self._hasher.leaf_digest(leaf.ids)[:DIGEST_BYTES]
         self._fingerprints.write(index, leaf.ids)
         reliable, child = self._parent_child(index)
-        if reliable and child is not None and child.digest == digest:
+        same = reliable and child is not None and child.digest == digest
+        if same and self._known is not None and self._known.stores(index, leaf.ids):
             self._map.keep(index)
             return
         pending = self._encoded(index, leaf, digest)

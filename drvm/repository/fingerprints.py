@@ -10,6 +10,7 @@ two processes at once all end in a digest that differs. docs/adr/024-pipeline.md
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import os
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from drvm.repository.nodes import DIGEST_BYTES
 
 _I64 = npt.NDArray[np.int64]
 _CHUNK_BYTES = LEAF_BLOCKS * ID_BYTES
+_UNUSED = dt.timedelta(days=60)
 MISSING = -3
 """Value of ``KnownLeaf.pack`` for a block whose id is not at hand. Apart from ``runs.ZERO``."""
 
@@ -52,6 +54,7 @@ class Fingerprints:
         with contextlib.suppress(OSError):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(directory / name, flags, 0o600)
+            os.utime(self._descriptor)  # for ``sweep``
 
     @staticmethod
     def none() -> Fingerprints:
@@ -90,6 +93,17 @@ class Fingerprints:
             self._writes = False
 
 
+def sweep(directory: Path, now: dt.datetime) -> None:
+    """Remove the files of disks that were not backed up for two months: most are gone for good,
+    and the others cost a look-up of each block when they come back."""
+    oldest = (now - _UNUSED).timestamp()
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+
 @dataclass(frozen=True, slots=True)
 class KnownLeaf:
     """The blocks of a leaf in a point: ``ids``, and where they are stored: ``pack`` is the
@@ -110,6 +124,21 @@ class KnownBlocks:
         self._index = index
         self._hasher = hasher
         self._fingerprints = fingerprints
+        self._last: tuple[int, npt.NDArray[np.bool_]] | None = None
+
+    def stores(self, number: int, ids: Ids) -> bool:
+        """Whether the map has an address for each of these blocks of a leaf that is not zeroes, and
+        for no other. Digests don't say: they are of ids. Else what a damaged or lying map calls
+        zeroes would be taken over from point to point."""
+        if self._last is None or self._last[0] != number:
+            try:
+                leaf = self._map.leaf(number)
+            except DamageFound:
+                return False
+            if leaf is None:
+                return not ids.any()
+            self._last = number, leaf.pack != ZERO
+        return np.array_equal(self._last[1], (ids[:, 0] | ids[:, 1]) != 0)
 
     def leaf(self, number: int, *, tables: bool) -> KnownLeaf | None:
         """A leaf that the map has: ids from the fingerprints if they are those of this leaf, else
@@ -121,6 +150,7 @@ class KnownBlocks:
             return None
         if child is None or leaf is None:
             return None
+        self._last = number, leaf.pack != ZERO
         ids = self._fingerprints.read(number, len(leaf.pack))
         proven = len(ids) == len(leaf.pack) and self._digest(ids) == child.digest
         if not proven and not tables:
@@ -128,6 +158,8 @@ class KnownBlocks:
         numbers = np.array([self._index.pack_number(name) for name in leaf.packs], dtype=np.int64)
         pack = np.append(numbers, ZERO)[leaf.pack]  # ZERO is -1: the last entry
         known = KnownLeaf(ids if proven else zero_ids(len(pack)), pack, leaf.ordinal)
+        if proven and not self.stores(number, ids):
+            return None
         if not proven:
             self._from_tables(known)
             whole = not (known.pack == MISSING).any()

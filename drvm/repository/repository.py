@@ -27,6 +27,7 @@ from drvm.repository.checks import Checks
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.fingerprints import Fingerprints
+from drvm.repository.fingerprints import sweep as sweep_fingerprints
 from drvm.repository.generations import Generations
 from drvm.repository.index import Found, find
 from drvm.repository.index.levels import Levels
@@ -204,6 +205,11 @@ class Repository:
     def find(self, ids: Ids) -> Found:
         """Where blocks of these ids are, as far as the index knows: see ``refresh``."""
         return find(self._index, ids)
+
+    def sweep_cache(self, now: dt.datetime) -> None:
+        """Remove what this host keeps of disks that it has not backed up for long."""
+        if self._fingerprints is not None:
+            sweep_fingerprints(self._fingerprints, now)
 
     def fingerprints(self, vm_uuid: str, target: str) -> Fingerprints:
         """What this host remembers of a disk, to be closed."""

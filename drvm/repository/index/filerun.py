@@ -50,10 +50,22 @@ _HOOKS_BYTES = HOOK_BYTES * PAGE_HOOKS
 _I64 = npt.NDArray[np.int64]
 
 
+class Pages:
+    """Memory that pages are read into, for all runs of a thread: fresh memory would cost more than
+    a look-up does."""
+
+    def __init__(self) -> None:
+        self.room = bytearray(PAGE_BYTES * _PAGES_AT_ONCE)
+        self.views = [
+            memoryview(self.room)[PAGE_BYTES * number : PAGE_BYTES * (number + 1)]
+            for number in range(_PAGES_AT_ONCE)
+        ]
+
+
 class FileRun:
     """A run in a file; ``hold`` reads all of it into memory. Fulfils ``Run``."""
 
-    def __init__(self, path: Path, repository_id: bytes) -> None:
+    def __init__(self, path: Path, repository_id: bytes, room: Pages) -> None:
         """Raises ``ValueError`` for what is not whole or of another repository, and
         ``OSError`` for what can't be opened."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -85,11 +97,7 @@ class FileRun:
         self.fence: Keys = np.frombuffer(fence, dtype=np.uint64)
         self.dead = np.zeros(names, dtype=np.bool_)
         self._held: tuple[Keys, Values] | None = None
-        self._room = bytearray(PAGE_BYTES * _PAGES_AT_ONCE)
-        self._views = [
-            memoryview(self._room)[PAGE_BYTES * number : PAGE_BYTES * (number + 1)]
-            for number in range(_PAGES_AT_ONCE)
-        ]
+        self._pages = room
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):
@@ -130,26 +138,25 @@ class FileRun:
         return np.concatenate(places), np.concatenate(values)
 
     def _probe(self, wanted: Keys) -> tuple[_I64, Values]:
-        """A page is read into memory that is used again: fresh memory would cost more than the
-        look-up does."""
+        room = self._pages.room
         page = np.maximum(np.searchsorted(self.fence, wanted, side="right") - 1, 0)
         other = np.ones(len(page), dtype=np.bool_)
         np.not_equal(page[1:], page[:-1], out=other[1:])
         row = np.cumsum(other) - 1
         try:
-            for view, which in zip(self._views, page[other].tolist(), strict=False):
+            for view, which in zip(self._pages.views, page[other].tolist(), strict=False):
                 offset = self._pages_start + PAGE_BYTES * which
                 if os.preadv(self._descriptor, [view], offset) != PAGE_BYTES:
                     raise ValueError("the file is torn")
         except OSError as error:
             raise ValueError(f"the file can't be read: {error}") from error
         at = np.empty(len(wanted), dtype=np.int64)
-        if not KERNEL.probe(self._room, PAGE_BYTES, PAGE_HOOKS, row.data, wanted.data, at.data):
+        if not KERNEL.probe(room, PAGE_BYTES, PAGE_HOOKS, row.data, wanted.data, at.data):
             return at[:0], np.zeros(0, dtype=np.uint32)
         hit = np.flatnonzero(at >= 0)
         for number in set(row[hit].tolist()):
-            _check(self._views[number])
-        words = np.frombuffer(self._room, dtype=np.uint32)
+            _check(self._pages.views[number])
+        words = np.frombuffer(room, dtype=np.uint32)
         return hit, words[row[hit] * (PAGE_BYTES // 4) + _KEYS_BYTES // 4 + at[hit]]
 
     def _read(self, length: int, offset: int) -> bytes:

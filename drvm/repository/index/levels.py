@@ -233,15 +233,19 @@ class Levels:
         return None
 
     def _merged(self, runs: Sequence[Run]) -> Run:
-        """One run of these, in a file if that can be."""
+        """One run of these, in a file if that can be. Raises ``OSError`` where it can't and some
+        of them are in files, which then stay: together they may be larger than any memory."""
         sequence = 1 + max((run.sequence for run in self._runs), default=0)
         if len(runs) and runs[0] in self._runs:
             sequence = runs[0].sequence
         if self._files is not None:
-            with contextlib.suppress(OSError):
-                sources = [run.file for run in runs if run.file]
-                merged = merge(runs, dense_hooks=self.dense_hooks)
+            sources = [run.file for run in runs if run.file]
+            merged = merge(runs, dense_hooks=self.dense_hooks)
+            try:
                 return self._files.write(merged, sequence, sources)
+            except OSError:
+                if sources:
+                    raise
         run = merge(runs, dense_hooks=self.dense_hooks).in_memory()
         run.sequence = sequence
         return run

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drvm.core.files import sync_directory
-from drvm.repository.index.filerun import FILE_NAME_BYTES, FileRun, name_of, write_run
+from drvm.repository.index.filerun import FILE_NAME_BYTES, FileRun, Pages, name_of, write_run
 from drvm.repository.index.hooks import Merged
 
 _SUFFIX, _PARTIAL = ".run", ".partial"
@@ -33,6 +33,7 @@ class RunFiles:
     def __init__(self, directory: Path, repository_id: bytes) -> None:
         self._directory = directory
         self._repository_id = repository_id
+        self._pages = Pages()
 
     def load(self, known: Sequence[FileRun] = ()) -> list[FileRun]:
         """All that count, youngest first; of those in ``known`` the same objects. Files that are
@@ -45,7 +46,8 @@ class RunFiles:
 
     def write(self, merged: Merged, sequence: int, sources: Sequence[bytes] = ()) -> FileRun:
         """Make a run; when it stands, ``sources`` are gone. A crash leaves either or both, and
-        perhaps a partial file that the next merge removes."""
+        perhaps a partial file that the next merge removes. Also raises ``OSError`` where the file
+        is not what was written, and ``ValueError`` where a source is damaged."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = secrets.token_bytes(FILE_NAME_BYTES)
         partial = self._directory / f"{name.hex()}{_PARTIAL}"
@@ -60,9 +62,14 @@ class RunFiles:
         finally:
             os.close(descriptor)
         sync_directory(self._directory)
+        try:
+            made = self._open(self._path(name))
+        except ValueError as error:
+            self.remove(name)
+            raise OSError(f"what was just written is damaged: {error}") from error
         for source in sources:
             self._path(source).unlink(missing_ok=True)
-        return FileRun(self._path(name), self._repository_id)
+        return made
 
     @contextlib.contextmanager
     def merging(self) -> Iterator[bool]:
@@ -100,6 +107,9 @@ class RunFiles:
         return sizes
 
     # -- inside -------------------------------------------------------------------------------
+    def _open(self, path: Path) -> FileRun:
+        return FileRun(path, self._repository_id, self._pages)
+
     def _path(self, name: bytes) -> Path:
         return self._directory / f"{name.hex()}{_SUFFIX}"
 
@@ -108,7 +118,7 @@ class RunFiles:
         for path in self._directory.glob(f"*{_SUFFIX}"):
             try:
                 name = name_of(path)
-                runs[name] = have[name] if name in have else FileRun(path, self._repository_id)
+                runs[name] = have[name] if name in have else self._open(path)
             except ValueError:
                 with contextlib.suppress(OSError):
                     path.unlink()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES, Ids, zero_ids
+from drvm.chunker.runs import ZERO, Leaf
 from drvm.repository import fingerprints as module
-from drvm.repository.diskmap import DiskMap
+from drvm.repository.blobs import BlobWriter
+from drvm.repository.diskmap import DiskMap, DiskMapWriter
 from drvm.repository.fingerprints import Fingerprints
+from drvm.repository.layout import pack_object
+from drvm.repository.pack import SealedPack
 from drvm.repository.packs import BlobRef
 from drvm.repository.reader import read_disk
 from drvm.repository.repository import Repository
@@ -74,6 +80,9 @@ class Host:
         for offset, data in read_disk(disk_map, self.repository.packs, self.repository.hasher):
             content[offset : offset + len(data)] = data
         return bytes(content)
+
+    def emit(self, pack: SealedPack) -> None:
+        self.repository.store.put(pack_object(pack.name), pack.data)
 
     def file(self) -> Path:
         (path,) = self.cache.glob("*/fingerprints/*")
@@ -144,6 +153,48 @@ def test_a_disk_of_another_size_is_right(host, size):
     again = host.save(content, parent)
     assert host.load(again) == content
     assert host.load(host.save(content, again)) == content
+
+
+def lying(host: Host, content: bytes, block: int, *, calls_zeroes: bool) -> DiskMap:
+    """The disk's map, right but for a block: its ids are those that the digest stands for."""
+    true = host.save(content, None)
+    leaf = true.leaf(0)
+    pack, ordinal = leaf.pack.copy(), leaf.ordinal.copy()
+    pack[block], ordinal[block] = (ZERO, 0) if calls_zeroes else (0, 1)
+    writer = DiskMapWriter(blobs := BlobWriter(host.repository._sealer, host.emit), SMALL, None)
+    writer.put(0, Leaf(leaf.packs, pack, ordinal), true.leaf_child(0).digest)
+    root = writer.finish()
+    blobs.finish()
+    return host.map(blobs.ref(root), SMALL)
+
+
+@pytest.mark.parametrize("change", [None, 7])
+@pytest.mark.parametrize("calls_zeroes", [True, False])
+def test_a_parent_that_calls_zeroes_what_is_none_is_not_believed(host, change, calls_zeroes):
+    content = noise(SMALL) if calls_zeroes else noise(3 * ONE) + bytes(ONE) + noise(SMALL - 4 * ONE)
+    parent = lying(host, content, 3, calls_zeroes=calls_zeroes)
+    content = content if change is None else changed(content, change)
+    assert host.load(host.save(content, parent)) == content
+
+
+def test_what_was_kept_of_disks_that_are_long_gone_is_removed(host):
+    host.save(noise(SMALL), None)
+    host.save(noise(SMALL), None, target="vdb")
+    gone, kept = sorted(host.cache.glob("*/fingerprints/*"))
+    now = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+    for path, days in ((gone, 61), (kept, 59)):
+        used = (now - dt.timedelta(days=days)).timestamp()
+        os.utime(path, (used, used))
+    host.repository.sweep_cache(now)
+    assert host.file() == kept
+
+
+def test_a_disk_that_is_backed_up_is_not_long_gone(host):
+    parent = host.save(noise(SMALL), None)
+    os.utime(host.file(), (0, 0))
+    host.save(noise(SMALL), parent)
+    host.repository.sweep_cache(dt.datetime.now(dt.UTC))
+    assert host.file().exists()
 
 
 @pytest.mark.parametrize("at", [0, 16, 4096 // 16, SMALL // ONE * 16 - 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drvm.repository.index import levels as levels_module
+from drvm.repository.index import runs as runs_module
 from drvm.repository.index.hooks import PAGE_HOOKS, make_run, merge, sorted_names
 from drvm.repository.index.hooks import PackHooks as Hooks
 from drvm.repository.index.levels import Levels
@@ -269,6 +271,50 @@ def test_a_directory_that_cannot_be_written_leaves_the_hooks_in_memory(tmp_path)
     assert finds(found, *packs)
     assert found.sync(present(*packs), frozenset()) == []
     assert finds(found, *packs)
+
+
+def torn_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = runs_module.write_run
+
+    def torn(descriptor: int, *rest: object) -> None:
+        write(descriptor, *rest)
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - 1)
+
+    monkeypatch.setattr(runs_module, "write_run", torn)
+
+
+def test_what_was_written_and_is_damaged_at_once_stays_in_memory(tmp_path, monkeypatch):
+    """A backup flushes behind its final: that must not fail because of a cache."""
+    torn_writes(monkeypatch)
+    found = levels(tmp_path)
+    found.add([pack(1, 500)])
+    found.flush()
+    assert finds(found, pack(1, 500))
+    assert paths(tmp_path) == []
+
+
+def test_runs_in_files_that_cannot_be_merged_stay_in_files(tmp_path, monkeypatch):
+    packs = [pack(number, 500) for number in (1, 2)]
+    for one in packs:
+        files(tmp_path).write(merge([make_run([one], dense=False)], dense_hooks=0), 1)
+    torn_writes(monkeypatch)
+    found = levels(tmp_path)
+    assert found.sync(present(*packs), frozenset()) == []
+    assert finds(found, *packs)
+    assert len(paths(tmp_path)) == 2
+    assert all(run.file for run in found._runs)
+
+
+def test_runs_share_the_memory_that_pages_are_read_into(tmp_path):
+    packs = [pack(number, 3 * PAGE_HOOKS) for number in range(20)]
+    for number, one in enumerate(packs):
+        files(tmp_path).write(merge([make_run([one], dense=False)], dense_hooks=0), number)
+    tracemalloc.start()
+    runs = files(tmp_path).load()
+    assert sum(len(run.probe(np.sort(packs[0].keys))[0]) for run in runs) == 3 * PAGE_HOOKS
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 << 20
 
 
 def test_a_run_without_hooks_is_asked_on_disk_and_stays(tmp_path):
