@@ -202,6 +202,9 @@ class RepositoryCheckConfig(ScheduledSection):
 class GcConfig(Section):
     grace_s: DurationText = Field(default=86400.0, alias="grace")
     give_up_after_s: DurationText = Field(default=604800.0, alias="give_up_after", ge=3600)
+    max_rewrite_bytes: SizeBytes = Field(
+        default="4 GiB", alias="max_rewrite", validate_default=True
+    )
 
 
 class DaemonConfig(Section):

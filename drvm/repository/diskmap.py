@@ -8,6 +8,7 @@ it touched; and yet every map names the whole disk.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from drvm.chunker.blocks import LEAF_BLOCKS, block_count, leaf_count
 from drvm.chunker.runs import Leaf, decode_leaf, encode_leaf
@@ -104,6 +105,34 @@ class DiskMap:
             seen.add(child.ref)
             for place, below in self._node(child, level, index).children.items():
                 self._collect(below, level - 1, index * FANOUT + place, found, seen)
+
+    def fold(self, value: Callable[[bytes], int], known: dict[BlobRef, int]) -> int:
+        """The bits that ``value`` has for any of the packs that the map needs. ``known``: of nodes
+        that were looked at before, also in other maps."""
+        root = self.child(levels(self.leaves), 0)
+        return 0 if root is None else self._fold(root, levels(self.leaves), 0, value, known)
+
+    def _fold(
+        self,
+        child: Child,
+        level: int,
+        index: int,
+        value: Callable[[bytes], int],
+        known: dict[BlobRef, int],
+    ) -> int:
+        ref = child.ref
+        assert isinstance(ref, BlobRef)
+        bits = value(ref.pack)
+        for name in child.packs:
+            bits |= value(name)
+        if level == 0:
+            return bits
+        if ref not in known:
+            below = 0
+            for place, one in self._node(child, level, index).children.items():
+                below |= self._fold(one, level - 1, index * FANOUT + place, value, known)
+            known[ref] = below
+        return bits | known[ref]
 
     def _node(self, child: Child, level: int, index: int) -> Node:
         ref = child.ref

@@ -25,7 +25,8 @@ from drvm.upkeep.locks import LockPlan, plan_locks, run_locks
 from drvm.upkeep.prune import PrunePlan, plan_prune
 from drvm.upkeep.repair import Repairs, Tools, run_repair
 from drvm.upkeep.retention import NO_RULES, SETTLED, Now, Rules
-from drvm.upkeep.survey import survey
+from drvm.upkeep.retire import RetirePlan, RetireRules, plan_retire
+from drvm.upkeep.survey import Survey, survey
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import machines
 
@@ -147,7 +148,7 @@ def plan_gc_of(
     write: bool = True,
     trace: Trace = no_trace,
     progress: Progress | None = None,
-) -> GcPlan:
+) -> tuple[Survey, GcPlan]:
     """Looks through the whole repository. The store's time is asked for as in ``plan_prune_of``;
     without ``write`` it is guessed."""
     repository = wiring.repository()
@@ -157,7 +158,17 @@ def plan_gc_of(
     if not write:
         stored = (generation.stored for generation, _ in found.attempts)
         found = replace(found, now=max((host_now, *stored)))
-    return plan_gc(found, Now(host_now, found.now), rules)
+    return found, plan_gc(found, Now(host_now, found.now), rules)
+
+
+def plan_retire_of(
+    wiring: Wiring, found: Survey, most_bytes: int | None, progress: Progress | None = None
+) -> RetirePlan:
+    """``most_bytes`` as the config says if it is ``None``; 0: nothing is retired."""
+    most_bytes = wiring.settings.gc.max_rewrite_bytes if most_bytes is None else most_bytes
+    if most_bytes == 0:
+        return RetirePlan()
+    return plan_retire(wiring.repository(), found, RetireRules(most_bytes), progress)
 
 
 def check_of(

@@ -159,7 +159,7 @@ class Judge:
             elif task == "restore":
                 self._restored(wiring, self._latest(wiring))
             else:
-                plan = plan_gc_of(wiring, AT_ONCE)
+                _, plan = plan_gc_of(wiring, AT_ONCE)
                 run_gc(wiring.repository(), plan, Collected())
 
     def _backup(self, wiring: Wiring) -> None:
