@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from drvm.chunker.blocks import BLOCK_BYTES
 from drvm.chunker.runs import ZERO, Leaf
 from drvm.core.clock import Clock, rfc3339
-from drvm.core.errors import DamageFound, UsageError
+from drvm.core.errors import DamageFound, UnknownPoint, UsageError
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.units import MIB
 from drvm.repository.disk_writer import DiskWriter
@@ -196,8 +196,9 @@ def _copy_pins(
     for point in points:
         if point.id not in there:
             for pin in pinned.get(point.id, ()):
-                target.pin(twins[point.id], pin, trace)
-                count += 1
+                with contextlib.suppress(UnknownPoint):  # removed there meanwhile
+                    target.pin(twins[point.id], pin, trace)
+                    count += 1
     return count
 
 

@@ -85,7 +85,7 @@ def _show(
     made = {point.id: point for point in copied.points}
     if output.json:
         points = [_fields(planned, made.get(planned.point.id)) for planned in plan.points]
-        output.document({"to": location, "dry_run": dry_run, "points": points})
+        output.document({"to": location, "dry_run": dry_run, "points": points, "pins": copied.pins})
         return
     columns = [
         Column(""),

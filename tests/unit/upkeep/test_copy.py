@@ -129,6 +129,18 @@ def test_the_manifest_says_the_same_and_where_it_came_from(source, target):
         assert copied.generation != theirs.generation
 
 
+def test_the_state_of_a_tpm_comes_along(source, target):
+    first = points(source)[0].manifest
+    files = {"tpm2-00.permall": first.nvram, "tpm2-00.savestate": first.definition}
+    source.repository.commit(replace(first, id="ab" * 8, tpm=files))
+    copy(source, target)
+    (made,) = [point for point in points(target) if point.id == "ab" * 8]
+    assert target.reopen().repository.tpm_state(made.manifest) == {
+        "tpm2-00.permall": NVRAM,
+        "tpm2-00.savestate": b"<domain/>",
+    }
+
+
 def test_a_second_copy_writes_nothing(source, target):
     copy(source, target)
     target.store.calls.clear()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
 from drvm.core.errors import (
@@ -120,6 +121,14 @@ def test_the_manifest_says_the_same_but_for_where_things_lie(vault):
     for before, after in zip(old.manifest.disks, new.manifest.disks, strict=True):
         assert before.root != after.root
         assert (before.new_bytes, before.stored_bytes) == (after.new_bytes, after.stored_bytes)
+
+
+def test_the_state_of_a_tpm_is_moved_too(vault):
+    first = points(vault)[0].manifest
+    old = vault.repository.commit(replace(first, id="ab" * 8, tpm={"tpm2-00.permall": first.nvram}))
+    new = again(vault, old, frozenset({first.nvram.ref().pack}))
+    assert new.manifest.tpm != old.manifest.tpm
+    assert vault.reopen().repository.tpm_state(new.manifest) == {"tpm2-00.permall": NVRAM}
 
 
 def test_only_blocks_in_banned_packs_are_read(vault, monkeypatch):
