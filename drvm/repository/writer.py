@@ -36,6 +36,10 @@ Rows = npt.NDArray[np.uint8]
 """Blocks: shape (n, 4096)."""
 
 
+_Encoded = list[tuple[bytes, int, bytes]]
+"""Frames: the ids of their blocks, codec, payload."""
+
+
 @dataclass(slots=True)
 class Tally:
     """``new_bytes``: of blocks that were not stored before; ``stored_bytes``: what they take
@@ -127,7 +131,7 @@ class BlockStore:
 
         self._packing = threading.Condition()  # what goes into packs, in turn
         self._turn = 0
-        self._early: dict[int, tuple[_Claim, list[tuple[int, bytes]]]] = {}
+        self._early: dict[int, tuple[Tally, _Encoded]] = {}  # claims whose turn has not come
         self._spare: deque[_Rest] = deque()
         self._rooms: deque[Room] = deque()  # of packs that are stored
         self._room, self._builder = self._new_builder()
@@ -233,12 +237,18 @@ class BlockStore:
 
     # -- what goes into packs ---------------------------------------------------------------------
     def _finish(self, claim: _Claim, rows: Rows) -> None:
-        """Compress what was claimed; put it into packs when it is its turn."""
-        encoded = [self._encode(frame) for frame in claim.frames(rows)]
+        """Compress what was claimed and put it into packs: each frame at once if it is this
+        claim's turn, so that it is sealed while it is in the cache."""
+        encoded: _Encoded = []
+        ids, step = claim.ids.tobytes(), FRAME_BLOCKS * ID_BYTES
+        for number, frame in enumerate(claim.frames(rows)):
+            encoded.append((ids[number * step : (number + 1) * step], *self._encode(frame)))
+            if self._turn == claim.turn:  # nobody else moves it on
+                with self._packing:
+                    self._pack(claim.tally, encoded)
         self._spare.append(claim.rest)
         with self._packing:
-            self._raise_failed()
-            self._early[claim.turn] = claim, encoded
+            self._early[claim.turn] = claim.tally, encoded
             while self._turn in self._early:
                 self._pack(*self._early.pop(self._turn))
                 self._turn += 1
@@ -251,15 +261,16 @@ class BlockStore:
             raise DamageFound("a frame changed in memory while it was compressed")
         return codec, payload
 
-    def _pack(self, claim: _Claim, encoded: list[tuple[int, bytes]]) -> None:
-        ids, step = claim.ids.tobytes(), FRAME_BLOCKS * ID_BYTES
-        for number, (codec, payload) in enumerate(encoded):
-            here = ids[number * step : (number + 1) * step]
-            blocks = len(here) // ID_BYTES
+    def _pack(self, tally: Tally, encoded: _Encoded) -> None:
+        """Takes all of it."""
+        self._raise_failed()
+        for ids, codec, payload in encoded:
+            blocks = len(ids) // ID_BYTES
             if not self._builder.has_room(len(payload), blocks):
                 self._rotate()
-            self._builder.add(codec, payload, blocks * BLOCK_BYTES, here, verify=self._verify)
-            claim.tally.stored_bytes += len(payload) + TAG_BYTES
+            self._builder.add(codec, payload, blocks * BLOCK_BYTES, ids, verify=self._verify)
+            tally.stored_bytes += len(payload) + TAG_BYTES
+        encoded.clear()
 
     def _new_builder(self) -> tuple[Room, PackBuilder]:
         room = self._rooms.popleft() if self._rooms else make_room()
