@@ -230,6 +230,17 @@ class OpenPack:
         except ValueError as error:
             raise DamageFound(f"{what} is damaged: {error}") from None
 
+    def open_into(self, number: int, sealed: Buffer, room: memoryview) -> int:
+        """The same at the start of ``room``; returns how many bytes. It must have that many."""
+        what = f"{self._what}, frame {number}"
+        payload = self._cipher.open(_FRAMES, number, sealed, what=what)
+        length = int(self.frames.plain_bytes[number])
+        try:
+            frames.decode_into(int(self.frames.codec[number]), payload, room[:length])
+        except ValueError as error:
+            raise DamageFound(f"{what} is damaged: {error}") from None
+        return length
+
     def ids(self, sealed_ids: bytes) -> tuple[Ids, npt.NDArray[np.int64]]:
         """(ids, ordinals) of all blocks of a data pack."""
         opened = self._cipher.open(_IDS, 0, sealed_ids, what=self._what)

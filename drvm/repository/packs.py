@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ from drvm.repository.packcheck import check_sums
 from drvm.store.base import Store
 
 I64 = npt.NDArray[np.int64]
+Open = Callable[[memoryview], int]
+"""Puts the plain bytes of a frame at the start of the memory that is given; returns how many."""
 
 _TABLES_BYTES = 24 * MIB
 """Of frame tables in memory: those of a thousand full packs."""
@@ -86,11 +89,12 @@ class PackReader:
         """The plain bytes of the frames of one range, fetched by one request and opened as they
         are taken: only one of them is in memory at a time."""
         pack = self.open(name)
-        yield from _plain(pack, numbers, *self._fetched(pack, numbers))
+        for number, sealed in _sealed(pack, numbers, *self._fetched(pack, numbers)):
+            yield pack.open_frame(number, sealed)
 
-    def sweep(self, name: bytes, wanted: I64) -> Iterator[tuple[I64, Iterator[bytes]]]:
+    def sweep(self, name: bytes, wanted: I64) -> Iterator[tuple[I64, Iterator[Open]]]:
         """The frames asked for, each once, by as few requests as can be: in groups that one
-        request brings, (their numbers, ascending; their plain bytes, opened as they are taken).
+        request brings, (their numbers, ascending; what opens each, one after the other).
 
         A group is gone when the next one is asked for: only one is in memory, with at most
         ``MAX_SWEEP_BYTES``. Where many frames are wanted of a pack that is not known yet, the
@@ -104,12 +108,12 @@ class PackReader:
         start = pack.footer.pack_bytes - len(tail)
         absent = int(np.searchsorted(table.offset[numbers], start))
         if absent < len(numbers):
-            yield numbers[absent:], (plain := _plain(pack, numbers[absent:], tail, start))
-            plain.close()
+            yield numbers[absent:], (opens := _opens(pack, numbers[absent:], tail, start))
+            opens.close()
         del tail
         for group in _coalesce(table, numbers[:absent], MAX_SWEEP_BYTES):
-            yield group, (plain := _plain(pack, group, *self._fetched(pack, group)))
-            plain.close()
+            yield group, (opens := _opens(pack, group, *self._fetched(pack, group)))
+            opens.close()
 
     def ids(self, name: bytes) -> tuple[Ids, I64] | None:
         """(ids, ordinals) of a data pack, ``None`` for a metadata pack.
@@ -230,13 +234,20 @@ def _check_tables(name: bytes, footer: Footer, tables: bytes) -> None:
         raise DamageFound(f"pack {name.hex()} has damaged tables")
 
 
-def _plain(pack: OpenPack, numbers: I64, data: bytes, start: int) -> Generator[bytes]:
-    """Of frames that lie in ``data``, which begins at ``start`` of the pack."""
+def _opens(pack: OpenPack, numbers: I64, data: bytes, start: int) -> Generator[Open]:
+    for number, sealed in _sealed(pack, numbers, data, start):
+        yield partial(pack.open_into, number, sealed)
+
+
+def _sealed(
+    pack: OpenPack, numbers: I64, data: bytes, start: int
+) -> Iterator[tuple[int, memoryview]]:
+    """(number, sealed) of frames that lie in ``data``, which begins at ``start`` of the pack."""
     offset = pack.frames.offset[numbers] - start
     view = memoryview(data)
     ends = offset + pack.frames.stored_bytes[numbers]
     for number, at, end in zip(numbers.tolist(), offset.tolist(), ends.tolist(), strict=True):
-        yield pack.open_frame(number, view[at:end])
+        yield number, view[at:end]
 
 
 def _first_bytes(wanted: I64) -> int:

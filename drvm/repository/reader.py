@@ -26,8 +26,8 @@ from drvm.core.units import MIB
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.frame_cache import FrameCache
 from drvm.repository.nodes import DIGEST_BYTES
-from drvm.repository.pack import Room, make_room
-from drvm.repository.packs import PackReader
+from drvm.repository.pack import make_room
+from drvm.repository.packs import Open, PackReader
 from drvm.repository.window import I64, WINDOW_LEAVES, PackBlocks, Window, load_window, runs
 
 _WORKERS = 4
@@ -153,74 +153,70 @@ class _Workers:
 
     def _copy(self, window: Window, blocks: PackBlocks, ids: Ids, write: Write) -> None:
         """Fetch what is wanted of one pack, and give its blocks away."""
-        for numbers, plain in _located_in(window, blocks, self._groups(blocks)):
+        for numbers, opens in _located_in(window, blocks, self._groups(blocks)):
             for start in range(0, len(numbers), _FRAMES_TOGETHER):
                 if self._stop.is_set():
                     return
                 some = numbers[start : start + _FRAMES_TOGETHER]
                 mine = blocks.of_frames(some)
-                starts = self._unpack(window, mine, some, plain)
-                self._give_away(window, mine, some, starts, ids, write)
+                position, found = self._unpack(window, mine, some, opens)
+                ids[mine.place] = found[position]
+                self._write(window, mine.place, position, write)
+                self._progress(len(position) * BLOCK_BYTES)
 
-    def _groups(self, blocks: PackBlocks) -> Iterator[tuple[I64, Iterator[bytes]]]:
+    def _groups(self, blocks: PackBlocks) -> Iterator[tuple[I64, Iterator[Open]]]:
         """As ``PackReader.sweep``; frames that were kept need no request."""
         wanted = np.unique(blocks.frame)
         if self._cache is not None:
             held = {number: self._cache.get(blocks.name, number) for number in wanted.tolist()}
             kept = {number: plain for number, plain in held.items() if plain is not None}
             for number, plain in kept.items():
-                yield np.array([number]), iter([plain])
+                yield np.array([number]), iter([partial(_put, plain)])
             wanted = wanted[~np.isin(wanted, list(kept))]
         if len(wanted):
             yield from self._packs.sweep(blocks.name, wanted)
 
     def _unpack(
-        self, window: Window, blocks: PackBlocks, numbers: I64, plain: Iterator[bytes]
-    ) -> I64:
-        """Put frames side by side into this thread's room; returns where in it each begins, and
-        where the last one ends, in blocks."""
-        room: Room = self._own.room
-        ends = [0]
+        self, window: Window, blocks: PackBlocks, numbers: I64, opens: Iterator[Open]
+    ) -> tuple[I64, Ids]:
+        """Open frames side by side in this thread's room; returns where in it each of ``blocks``
+        is, and the ids of all that lies there."""
+        room = self._own.room.data
+        starts = [0]
         for number in numbers.tolist():
             try:
-                content = next(plain)
+                length = next(opens)(room[starts[-1] :])
             except DamageFound as error:
                 only = blocks.of_frames(np.array([number]))
                 raise _located(error, window, only) from error
-            ends.append(ends[-1] + len(content))
-            room.data[ends[-2] : ends[-1]] = content
+            starts.append(starts[-1] + length)
             if self._cache is not None:
-                if blocks.of_frames(np.array([number])).again[0]:
-                    self._cache.put(blocks.name, number, content)
-                else:
-                    self._cache.drop(blocks.name, number)
-        return np.array(ends) // BLOCK_BYTES
-
-    def _give_away(
-        self,
-        window: Window,
-        blocks: PackBlocks,
-        numbers: I64,
-        starts: I64,
-        ids: Ids,
-        write: Write,
-    ) -> None:
-        """Name what lies in the room, and write it."""
-        room: Room = self._own.room
+                self._keep(blocks, number, room[starts[-2] : starts[-1]])
+        start = np.array(starts) // BLOCK_BYTES
         frame = np.searchsorted(numbers, blocks.frame)
-        position = starts[frame] + blocks.slot
-        if (position >= starts[frame + 1]).any():
+        position = start[frame] + blocks.slot
+        if (position >= start[frame + 1]).any():
             raise DamageFound(
                 f"a disk map names blocks beyond the end of a frame of pack {blocks.name.hex()}"
             )
-        found = self._hasher.ids(room.data[: int(starts[-1]) * BLOCK_BYTES])
-        ids[blocks.place] = found[position]
+        return position, self._hasher.ids(room[: starts[-1]])
+
+    def _keep(self, blocks: PackBlocks, number: int, plain: memoryview) -> None:
+        """As long as a leaf behind wants it."""
+        assert self._cache is not None
+        if blocks.of_frames(np.array([number])).again[0]:
+            self._cache.put(blocks.name, number, bytes(plain))
+        else:
+            self._cache.drop(blocks.name, number)
+
+    def _write(self, window: Window, place: I64, position: I64, write: Write) -> None:
+        """Give away what lies in the room."""
+        room = self._own.room.data
         base = window.first_block * BLOCK_BYTES
-        for at, place, count in runs(position, blocks.place):
-            offset, start = base + place * BLOCK_BYTES, at * BLOCK_BYTES
+        for at, first, count in runs(position, place):
+            offset, start = base + first * BLOCK_BYTES, at * BLOCK_BYTES
             length = min(count * BLOCK_BYTES, self._size_bytes - offset)
-            write(offset, room.data[start : start + length])
-        self._progress(len(position) * BLOCK_BYTES)
+            write(offset, room[start : start + length])
 
     def _compare(self, window: Window, ids: Ids) -> None:
         for leaf, digest in window.digests.items():
@@ -237,6 +233,11 @@ class _Workers:
 
 def _place(buffer: memoryview, base: int, offset: int, data: memoryview) -> None:
     buffer[offset - base : offset - base + len(data)] = data
+
+
+def _put(plain: bytes, room: memoryview) -> int:
+    room[: len(plain)] = plain
+    return len(plain)
 
 
 def _located_in(window: Window, blocks: PackBlocks, found: Iterator[_T]) -> Iterator[_T]:

@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drvm.chunker.frames import LEVELS, RAW, decode, encode, encode_columns
+from drvm.chunker.frames import LEVELS, RAW, decode, decode_into, encode, encode_columns
 
 
 @given(st.binary(max_size=5000), st.sampled_from([1, 3, 9]))
@@ -87,3 +87,46 @@ def test_bytes_after_the_frame_are_refused():
 def test_arbitrary_payloads_are_refused_or_have_the_expected_length(payload, codec):
     with contextlib.suppress(ValueError):
         assert len(decode(codec, payload, 100)) == 100
+
+
+def either(codec: int, payload: bytes, plain_bytes: int) -> tuple[bytes | None, bytes | None]:
+    """What comes out of ``decode``, and out of ``decode_into``; ``None`` where it is refused."""
+    whole, room = None, bytearray(b"?" * plain_bytes)
+    with contextlib.suppress(ValueError):
+        whole = decode(codec, payload, plain_bytes)
+    try:
+        decode_into(codec, payload, memoryview(room))
+    except ValueError:
+        return whole, None
+    return whole, bytes(room)
+
+
+@given(
+    st.binary(max_size=300),
+    st.integers(1, 400),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([b"", b"x", encode(bytes(5000), 1)[1], b"\x50\x2a\x4d\x18" + bytes(4)]),
+    st.none() | st.tuples(st.integers(0, 30), st.integers(1, 255)),
+    st.sampled_from([-1, 0, 0, 0, 1]),
+)
+def test_memory_that_is_there_gets_what_comes_out_or_it_is_refused_alike(
+    seed, times, size, checksum, behind, change, more
+):
+    plain = seed * times
+    compressor = zstandard.ZstdCompressor(write_content_size=size, write_checksum=checksum)
+    payload = bytearray(compressor.compress(plain) + behind)
+    if change is not None:
+        payload[change[0] % len(payload)] ^= change[1]
+    for codec, bytes_ in ((1, bytes(payload)), (RAW, plain)):
+        whole, in_place = either(codec, bytes_, max(0, len(plain) + more))
+        assert whole == in_place
+
+
+@pytest.mark.parametrize("level", [1, 9, 19])
+def test_frames_of_every_nature_come_back_into_memory_that_is_there(level):
+    source = random.Random(3)
+    words = b" ".join(source.choices([b"block", b"frame", b"pack", b"point"], k=30_000))
+    for plain in (words[:131072], bytes(131072), source.randbytes(131072), words[:4096] * 32):
+        codec, payload = encode(plain, level)
+        assert either(codec, payload, len(plain)) == (plain, plain)

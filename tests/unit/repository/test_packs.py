@@ -15,7 +15,7 @@ from drvm.core.errors import DamageFound
 from drvm.repository import packs as packs_module
 from drvm.repository.layout import pack_object
 from drvm.repository.pack import PackBuilder, SealedPack
-from drvm.repository.packs import BlobRef, PackReader
+from drvm.repository.packs import BlobRef, Open, PackReader
 from tests.unit.repository.faults import FaultyStore
 from tests.unit.repository.test_pack import SEALER, data_pack, meta_pack
 
@@ -35,6 +35,11 @@ def noise_pack(count: int) -> tuple[SealedPack, list[bytes]]:
         builder.add(*frames.encode(plain, 1), len(plain), os.urandom(16))
         plains.append(plain)
     return builder.finish(), plains
+
+
+def opened(each: Open) -> bytes:
+    room = bytearray(FRAME_BYTES)
+    return bytes(room[: each(memoryview(room))])
 
 
 NOISE, NOISE_PLAINS = noise_pack(60)
@@ -78,9 +83,8 @@ def test_a_sweep_gives_every_frame_asked_for_once_in_groups_within_the_limit(wan
         patch.setattr(packs_module, "MAX_SWEEP_BYTES", most * (BLOCK_BYTES + 16))
         patch.setattr(packs_module, "TAIL_GUESS_BYTES", 5000)
         patch.setattr(packs_module, "_MANY_FRAMES", 5)
-        groups = [
-            (group.tolist(), list(plain)) for group, plain in reader.sweep(NOISE.name, wanted)
-        ]
+        swept = reader.sweep(NOISE.name, np.array(wanted))
+        groups = [(group.tolist(), [opened(each) for each in opens]) for group, opens in swept]
     found = sorted(pair for group, plain in groups for pair in zip(group, plain, strict=True))
     assert found == [(number, NOISE_PLAINS[number]) for number in sorted(set(wanted))]
     assert all(length <= most * (BLOCK_BYTES + 16) for length in lengths)
@@ -100,10 +104,10 @@ def test_a_sweep_lets_a_group_go_before_it_fetches_the_next():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packs_module, "MAX_SWEEP_BYTES", 20_000)
         sweep = reader.sweep(NOISE.name, np.arange(60))
-        _, plain = next(sweep)
-        next(plain)
+        _, opens = next(sweep)
+        next(opens)
         next(sweep)
-    assert next(plain, None) is None
+    assert next(opens, None) is None
 
 
 @pytest.mark.parametrize("numbers", [[60], [0, 1 << 40]])

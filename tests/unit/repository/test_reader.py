@@ -159,14 +159,13 @@ def test_windows_give_the_whole_disk_and_fetch_each_frame_once(
 ):
     vault, content = spread
     fetched = []
-    open_frame = pack.OpenPack.open_frame
+    open_into = pack.OpenPack.open_into
 
-    def counting(self: pack.OpenPack, number: int, sealed: bytes) -> bytes:
-        if self.footer.kind == "data":
-            fetched.append((self.name, number))
-        return open_frame(self, number, sealed)
+    def counting(self: pack.OpenPack, number: int, sealed: bytes, room: memoryview) -> int:
+        fetched.append((self.name, number))
+        return open_into(self, number, sealed, room)
 
-    monkeypatch.setattr(pack.OpenPack, "open_frame", counting)
+    monkeypatch.setattr(pack.OpenPack, "open_into", counting)
     assert written(vault, only_disk(vault), leaves) == content
     assert len({name for name, _ in fetched}) > 5
     assert max(fetched.count(frame) for frame in fetched) == windows  # repeated in every window

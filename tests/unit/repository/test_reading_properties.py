@@ -131,15 +131,14 @@ class Taken(dict[int, bytes]):
 @contextmanager
 def counting(limits: dict[str, int]) -> Iterator[tuple[PackReader, Counter[tuple[bytes, int]]]]:
     counter: Counter[tuple[bytes, int]] = Counter()
-    original = OpenPack.open_frame
+    original = OpenPack.open_into
 
-    def count(self, number, sealed):
-        if self.footer.kind == "data":
-            counter[self.name, number] += 1
-        return original(self, number, sealed)
+    def count(self, number, sealed, room):
+        counter[self.name, number] += 1
+        return original(self, number, sealed, room)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OpenPack, "open_frame", count)
+        patch.setattr(OpenPack, "open_into", count)
         patch.setattr(packs_module, "MAX_RANGE_BYTES", limits["range"])
         patch.setattr(packs_module, "MAX_SWEEP_BYTES", max(limits["range"], 1 << 16))
         patch.setattr(packs_module, "_MANY_FRAMES", limits["many"])
