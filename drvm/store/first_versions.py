@@ -44,7 +44,8 @@ class FirstVersions:
 
     ``as_of``: only what was there at that moment, by the store's time, and names that begin with
     one of ``always``, whenever they came; then nothing is written.
-    A read costs one request more the first time that its object is named, unless it was listed.
+    A read costs one request more the first time that its object is named, unless it or another
+    whose name begins alike was looked up before.
     """
 
     def __init__(
@@ -118,22 +119,7 @@ class FirstVersions:
     def list(self, prefix: str) -> Iterator[base.ObjectInfo]:
         if prefix.startswith(self._loose):
             return self._store.list(prefix)
-        firsts = []
-        alarms = {}
-        for name, versions in itertools.groupby(self._versions(prefix), lambda v: v.name):
-            first, alarm = self._judge(name, list(versions))
-            if first is not None and not name.startswith(self._loose):
-                firsts.append(first)
-                if alarm:
-                    alarms[name] = alarm
-        with self._lock:
-            for name in [name for name in self._alarms if name.startswith(prefix)]:
-                del self._alarms[name]
-            self._alarms |= alarms
-            if len(firsts) <= _REMEMBERED // 2:  # else it would only push out what is asked for
-                for first in firsts:
-                    self._remember(first)
-        return map(_info, firsts)
+        return map(_info, self._learn(prefix))
 
     def delete(self, name: str) -> None:
         """Every version, the first one last; markers go too. Raises ``TamperingFound`` where
@@ -186,14 +172,29 @@ class FirstVersions:
             if name in self._known:
                 self._known.move_to_end(name)
                 return self._known[name]
-        first, alarm = self._judge(name, self._versions_of(name))
-        if first is None:
-            raise ObjectMissing(f"there is no {name} in {self.location}")
+        for first in self._learn(_neighbours(name)):
+            if first.name == name:
+                return first
+        raise ObjectMissing(f"there is no {name} in {self.location}")
+
+    def _learn(self, prefix: str) -> Sequence[Version]:
+        """The objects below ``prefix``, each told by its first version."""
+        firsts = []
+        alarms = {}
+        for name, versions in itertools.groupby(self._versions(prefix), lambda v: v.name):
+            first, alarm = self._judge(name, list(versions))
+            if first is not None and not name.startswith(self._loose):
+                firsts.append(first)
+                if alarm:
+                    alarms[name] = alarm
         with self._lock:
-            if alarm:
-                self._alarms[name] = alarm
-            self._remember(first)
-        return first
+            for name in [name for name in self._alarms if name.startswith(prefix)]:
+                del self._alarms[name]
+            self._alarms |= alarms
+            if len(firsts) <= _REMEMBERED // 2:  # else it would only push out what is asked for
+                for first in firsts:
+                    self._remember(first)
+        return firsts
 
     def _remember(self, version: Version) -> None:
         self._known[version.name] = version
@@ -224,6 +225,13 @@ class FirstVersions:
                 f"{self.location} is read as it was at {self._as_of.isoformat()}",
                 hint="leave out --as-of to write",
             )
+
+
+def _neighbours(name: str) -> str:
+    """What to list to learn of an object: with it those whose random names begin alike, so that a
+    restore asks for its packs' versions 256 times at most, however many packs it reads."""
+    directory, slash, leaf = name.rpartition("/")
+    return f"{directory}/{leaf[:2]}" if slash else name
 
 
 def _judge(versions: Sequence[Version]) -> tuple[Version | None, str]:

@@ -23,6 +23,7 @@ from drvm.core.text import printable
 from drvm.core.units import format_bytes
 from drvm.repository.manifest import Manifest
 from drvm.snapshot.imagefiles import ImageFile
+from drvm.store.first_versions import alarms_of
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import machines
 from drvm.wiring.jobs import (
@@ -139,7 +140,11 @@ def command(
                 return DONE
             groups = [names] if group else _groups(wiring, names, policy)
             outcome = _take_vms(invocation, wiring, names, groups, options)
-    return _tell(invocation, outcome)
+        touched = alarms_of(wiring.repository().store)
+    for alarm in touched:
+        warn(invocation, alarm)
+    code = _tell(invocation, outcome)
+    return DONE_WITH_WARNINGS if touched and code == DONE else code
 
 
 def _refuse_foreign(options: Mapping[str, object], image: bool) -> None:

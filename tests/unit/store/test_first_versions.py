@@ -177,17 +177,23 @@ def test_a_locked_object_can_not_be_deleted_until_its_lock_ends() -> None:
     assert names(store) == ["index/a"]
 
 
-def test_reading_asks_for_the_versions_of_a_name_once(bucket: VersionedMemory) -> None:
-    FirstVersions(bucket).put("packs/a", b"ours")
+def test_reading_asks_for_the_versions_of_names_that_begin_alike_once(
+    bucket: VersionedMemory,
+) -> None:
+    for name in ("packs/ab1", "packs/ab2", "packs/ac1", "drvm.json"):
+        bucket.put(name, b"ours")
     asked = []
     listing = bucket.history.list
     bucket.history.list = lambda prefix: asked.append(prefix) or listing(prefix)  # type: ignore
     store = FirstVersions(bucket)
-    for _ in range(3):
-        store.get("packs/a", offset=1, length=2)
-    assert asked == ["packs/a"]
-    store.head("packs/a")
-    assert asked == ["packs/a"] * 2
+    for name in ("packs/ab1", "packs/ab2", "packs/ab1", "drvm.json"):
+        assert store.get(name, offset=1, length=2) == b"ur"
+    assert asked == ["packs/ab", "drvm.json"]
+    with pytest.raises(ObjectMissing):
+        store.get("packs/ab3")
+    assert asked == ["packs/ab", "drvm.json", "packs/ab"]
+    store.head("packs/ab1")
+    assert len(asked) == 4
 
 
 def test_a_store_without_versions_is_itself_and_has_no_past() -> None:
