@@ -54,8 +54,9 @@ def brute_force(repository: Repository, contents: dict[str, tuple[Point, list[by
     """What a restore of everything, block by block, can't bring back of these points."""
     listed = {point.id: point for point in repository.points().points}
     lost: Lost = {}
-    for point_id, (point, disks) in contents.items():
-        if point_id not in listed:
+    for point_id, (_, disks) in contents.items():
+        point = listed.get(point_id)
+        if point is None:
             lost[point_id] = {"manifest": {-1}}
             continue
         parts: dict[str, set[int]] = {}

@@ -9,8 +9,9 @@ else looks before the restore.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,41 @@ from drvm.repository.packs import BlobRef, PackReader
 from drvm.repository.window import I64
 from drvm.upkeep.check_packs import CheckedPacks
 
-Span = tuple[int, int]
-"""(first block of the disk, number of blocks)."""
+SPANS_KEPT = 16384
+"""Of what one disk, node or leaf has lost: 256 KiB. The rest is only counted."""
+_DIRTY_KEPT = 128
+
+
+@dataclass(slots=True)
+class Lost:
+    """Blocks that are lost: how many, in how many spans of neighbours, and the first of those, as
+    (first block, number of blocks) one behind the other."""
+
+    blocks: int = 0
+    count: int = 0
+    spans: array[int] = field(default_factory=lambda: array("q"))
+    first: int = 0
+    end: int = 0
+
+    def add(self, start: int, blocks: int) -> None:
+        """Behind all that are there."""
+        self.behind(Lost(blocks, 1, array("q", (start, blocks)), start, start + blocks), 0)
+
+    def behind(self, other: Lost, shift: int) -> None:
+        """The same with all of ``other``, which lies ``shift`` blocks further on."""
+        if not other.count:
+            return
+        joined = self.count > 0 and self.end == other.first + shift
+        if joined and 2 * self.count == len(self.spans):
+            self.spans[-1] += other.spans[1]
+        for at in range(2 * joined, len(other.spans), 2):
+            if len(self.spans) >= 2 * SPANS_KEPT or 2 * self.count > len(self.spans):
+                break
+            self.spans.extend((other.spans[at] + shift, other.spans[at + 1]))
+        self.first = self.first if self.count else other.first + shift
+        self.count += other.count - joined
+        self.blocks += other.blocks
+        self.end = other.end + shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +73,9 @@ class _Place:
     index: int
     first: int
     blocks: int
+
+
+_Look = Callable[[DiskMap, Child, _Place], Lost]
 
 
 class MapCheck:
@@ -61,39 +98,55 @@ class MapCheck:
         self._tables = tables
         self._hasher = hasher
         self._arc = arc
-        self._clean = Seen()
-        self.leaves = 0
+        self.begin_again()
 
     def begin_again(self) -> None:
         """More packs turned out to be bad since the first disk was looked at."""
         self._clean = Seen()
+        self._dirty: dict[int, Lost] = {}
         self.leaves = 0
 
-    def disk(self, disk_map: DiskMap) -> Iterator[Span]:
-        """What of the disk is lost, in its order. Raises the store's errors."""
+    def disk(self, disk_map: DiskMap) -> Lost:
+        """What of the disk is lost. Raises the store's errors."""
         top = levels(disk_map.leaves)
         root = disk_map.child(top, 0)
-        if root is not None:
-            yield from self._node(disk_map, root, _place(disk_map, top, 0))
+        if root is None:
+            return Lost()
+        return self._once(self._node, disk_map, root, _place(disk_map, top, 0))
 
-    # -- inside -------------------------------------------------------------------------------
-    def _node(self, disk_map: DiskMap, node: Child, place: _Place) -> Iterator[Span]:
-        key = _key(node, place)
-        if key in self._clean:
-            return
+    # -- inside: places of what is lost count from the start of the node or leaf ----------------
+    def _node(self, disk_map: DiskMap, node: Child, place: _Place) -> Lost:
         below = self._children(disk_map, node, place)
+        lost = Lost()
         if below is None:
-            yield place.first, place.blocks
-            return
-        clean = True
+            lost.add(0, place.blocks)
+            return lost
         for index, child in below:
             at = _place(disk_map, place.level - 1, index)
-            look = self._node if at.level else self._leaf
-            for span in look(disk_map, child, at):
-                clean = False
-                yield span
-        if clean:
-            self._clean.add(key)
+            if at.level:
+                found = self._once(self._node, disk_map, child, at)
+            elif self._compares(child) or self._packs.doubtful((_pack_of(child), *child.packs)):
+                found = self._once(self._leaf, disk_map, child, at)
+            else:
+                continue
+            lost.behind(found, at.first - place.first)
+        return lost
+
+    def _once(self, look: _Look, disk_map: DiskMap, child: Child, place: _Place) -> Lost:
+        """What ``look`` says, from memory where it said so before."""
+        key = _key(child, place)
+        if key in self._clean:
+            return Lost()
+        lost = self._dirty.get(key)
+        if lost is None:
+            lost = look(disk_map, child, place)
+            if lost.count:
+                self._dirty[key] = lost
+            else:
+                self._clean.add(key)
+            if len(self._dirty) > _DIRTY_KEPT:
+                self._dirty.pop(next(iter(self._dirty)))
+        return lost
 
     def _children(
         self, disk_map: DiskMap, node: Child, place: _Place
@@ -111,21 +164,24 @@ class MapCheck:
         self._packs.blame(_pack_of(node), reason)
         return None
 
-    def _leaf(self, disk_map: DiskMap, child: Child, place: _Place) -> Iterator[Span]:
-        doubtful = self._packs.doubtful((_pack_of(child), *child.packs))
-        compare = _pack_of(child) in self._arc or self._packs.suspected(_pack_of(child))
-        compare = compare or not self._packs.lying.isdisjoint(child.packs)
-        key = _key(child, place)
-        if not doubtful and (not compare or key in self._clean):
-            return
+    def _leaf(self, disk_map: DiskMap, child: Child, place: _Place) -> Lost:
         leaf = self._read(disk_map, child, place)
-        lost = None if leaf is None else self._lost(leaf, child, compare=compare)
-        if lost is None:
-            yield place.first, place.blocks
-        elif lost.any():
-            yield from _spans(lost, place.first)
-        elif compare:
-            self._clean.add(key)
+        flags = None if leaf is None else self._lost(leaf, child, compare=self._compares(child))
+        if flags is None:
+            flags = np.ones(place.blocks, dtype=np.bool_)
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
+        lost = Lost()
+        for start, end in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True):
+            lost.add(start, end - start)
+        return lost
+
+    def _compares(self, child: Child) -> bool:
+        pack = _pack_of(child)
+        return (
+            pack in self._arc
+            or self._packs.suspected(pack)
+            or not self._packs.lying.isdisjoint(child.packs)
+        )
 
     def _read(self, disk_map: DiskMap, child: Child, place: _Place) -> Leaf | None:
         reason = ""
@@ -235,9 +291,3 @@ def _at(ids: Ids, places: I64, wanted: I64) -> tuple[Ids, npt.NDArray[np.bool_]]
     at = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
     found = ids[at]
     return found, (places[at] == wanted) & found.any(axis=1)
-
-
-def _spans(lost: npt.NDArray[np.bool_], first: int) -> Iterator[Span]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], lost, [False])).astype(np.int8)))
-    for start, end in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True):
-        yield first + start, end - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from drvm.chunker.blocks import BLOCK_BYTES
@@ -15,8 +15,8 @@ from drvm.repository.repository import Repository
 from drvm.upkeep.check_maps import MapCheck
 from drvm.upkeep.check_packs import CheckedPacks
 
-RANGES_KEPT = 1_000_000
-"""Of all disks together. Beyond, only how many bytes are lost is told."""
+RANGES_KEPT = 500_000
+"""Of all disks together. Beyond, and beyond so many of one disk, the rest is only counted."""
 _ROUNDS = 5
 
 
@@ -66,9 +66,11 @@ class PointCheck:
     def all(self, points: Iterable[Point]) -> tuple[PointHit, ...]:
         """Again from the start as long as packs turn out to be bad that were taken for good: what
         relies on them may have been passed by."""
-        self.progress.stage("looking at the disk maps of all points")
         points = tuple(points)
+        title = f"looking at the disk maps of {len(points)} points"
+        mapped = sum(disk.size_bytes for point in points for disk in point.manifest.disks)
         for _ in range(_ROUNDS):
+            self.progress.stage(title, mapped)
             known = len(self.packs.faults)
             self.ranges_left = RANGES_KEPT
             self.maps.begin_again()
@@ -112,33 +114,20 @@ class PointCheck:
         return False
 
     def _disk(self, disk: Disk) -> DiskHit | None:
-        ranges: list[tuple[int, int]] = []
-        lost_bytes = more = 0
-        for offset, length in _joined(self.maps.disk(self.repository.disk_map(disk))):
-            start = offset * BLOCK_BYTES
-            size = min(length * BLOCK_BYTES, disk.size_bytes - start)
-            lost_bytes += size
-            if self.ranges_left:
-                self.ranges_left -= 1
-                ranges.append((start, size))
-            else:
-                more += 1
-        if not lost_bytes:
+        lost = self.maps.disk(self.repository.disk_map(disk))
+        self.progress.advance(disk.size_bytes)
+        if not lost.count:
             return None
+        kept = min(len(lost.spans) // 2, self.ranges_left)
+        self.ranges_left -= kept
+        ranges = []
+        for start, blocks in zip(lost.spans[0 : 2 * kept : 2], lost.spans[1::2], strict=False):
+            offset = start * BLOCK_BYTES
+            ranges.append((offset, min(blocks * BLOCK_BYTES, disk.size_bytes - offset)))
+        cut = max(0, lost.end * BLOCK_BYTES - disk.size_bytes)
+        lost_bytes = lost.blocks * BLOCK_BYTES - cut
+        more = lost.count - kept
         return DiskHit(disk.target, disk.size_bytes, lost_bytes, tuple(ranges), more)
-
-
-def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    held: tuple[int, int] | None = None
-    for start, count in spans:
-        if held is not None and held[0] + held[1] == start:
-            held = (held[0], held[1] + count)
-            continue
-        if held is not None:
-            yield held
-        held = (start, count)
-    if held is not None:
-        yield held
 
 
 def without_manifest(listing: Listing) -> tuple[PointHit, ...]:

@@ -1,6 +1,8 @@
 """A check finds what a restore would find, says what it costs, and lets the next backup heal."""
 
 import datetime as dt
+import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -28,19 +30,30 @@ from drvm.repository.checks import (
     read_history,
 )
 from drvm.repository.crypto import MasterKeys, Sealer
-from drvm.repository.diskmap import DiskMapWriter
-from drvm.repository.layout import CHECKS, CONDEMNED, PACKS, final_object, pack_object, point_object
+from drvm.repository.diskmap import DiskMapWriter, levels, width
+from drvm.repository.layout import (
+    CHECKS,
+    CONDEMNED,
+    FANOUT,
+    PACKS,
+    final_object,
+    pack_object,
+    point_object,
+)
+from drvm.repository.manifest import MAX_DISK_BYTES, StoredBlob
+from drvm.repository.nodes import Child, Node, encode_node
 from drvm.repository.pack import PackBuilder
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
 from drvm.store.memory import MemoryStore
+from drvm.upkeep import check_maps
 from drvm.upkeep.check import (
     plan_check,
     plan_check_without_key,
     run_check,
     run_check_without_key,
 )
-from drvm.upkeep.check_maps import Seen
+from drvm.upkeep.check_maps import Lost, Seen
 from tests.checking import Kinds, brute_force, check, told
 from tests.unit.repository.conftest import PASSPHRASE, VM, Vault
 from tests.unit.repository.test_damage import without_index_objects
@@ -324,3 +337,60 @@ def test_numbers_that_were_seen_are_known_however_many_there_are():
         seen.add(number)
     assert all(number in seen for number in numbers[::97])
     assert not any(number + 1 in seen for number in numbers[::97])
+
+
+def test_the_largest_map_that_names_one_lost_leaf_everywhere_is_looked_at_in_bounded_work(vault):
+    """By whoever holds a key: each node is read once, and neighbours are told as one range."""
+    point = vault.save([noise(SMALL, 1)])
+    (data,) = Kinds(vault.repository).names("data")
+    disk_map = vault.repository.disk_map(point.manifest.disks[0])
+    leaf = disk_map.leaf_child(0)
+    size = MAX_DISK_BYTES
+    with vault.repository.session(level=1) as session:
+        child = leaf
+        for level in range(1, levels(size // LEAF_BYTES) + 1):
+            count = min(FANOUT, width(size // LEAF_BYTES, level - 1))
+            node = Node(level, count, dict.fromkeys(range(count), child))
+            child = Child(session._blob_writer.add_node(functools.partial(encode_node, node)))
+        written = session.finish()
+        root = StoredBlob.of(session._blob_writer.ref(child.ref))
+    assert not written.blobs
+    disk = replace(point.manifest.disks[0], size_bytes=size, root=root)
+    hostile = replace(point.manifest, id="ab" * 8, disks=(disk,))
+    vault.repository.commit(hostile)
+    vault.store.delete(data)
+    hits = {hit.id: hit for hit in check(vault.reopen().repository, None).hits}
+    assert hits.keys() == {point.id, "ab" * 8}
+    assert hits["ab" * 8].disks[0].ranges
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), max_size=8), st.integers(1, 6))
+def test_what_is_lost_adds_up_and_the_first_spans_are_kept(leaves, kept):
+    whole, flags = Lost(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check_maps, "SPANS_KEPT", kept)
+        for leaf in leaves:
+            part = Lost()
+            for start, length in spans_of(leaf):
+                part.add(start, length)
+            whole.behind(part, len(flags))
+            flags += leaf
+    expected = spans_of(flags)
+    assert (whole.blocks, whole.count) == (sum(flags), len(expected))
+    told = list(zip(whole.spans[0::2], whole.spans[1::2], strict=True))
+    assert len(told) <= kept
+    if len(told) == len(expected):
+        assert told == expected
+    else:  # the last one that is kept may go on
+        assert told[:-1] == expected[: len(told) - 1] and len(told) == kept
+
+
+def spans_of(flags: list[bool]) -> list[tuple[int, int]]:
+    spans, start = [], 0
+    for lost, group in itertools.groupby(flags):
+        length = len(list(group))
+        if lost:
+            spans.append((start, length))
+        start += length
+    return spans

@@ -9,7 +9,7 @@ import pytest
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
 from drvm.core.errors import RepositoryError
-from drvm.repository.layout import condemned_object
+from drvm.repository.layout import CONDEMNED, PACKS, condemned_object
 from drvm.repository.pins import Pin
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
@@ -107,7 +107,10 @@ def judged(vault: Vault, saved: dict[str, tuple[Point, list[bytes]]], name: str)
             continue
         assert lost == expected, case
         bad = {f"packs/{pack.name.hex()}" for pack in result.bad_packs}
-        assert bad == (set(contents) if kind in ("data", "meta") else set()), case
+        assert bad <= set(contents), case
+        condemned = {CONDEMNED + name.removeprefix(PACKS) for name in contents}
+        if condemned.isdisjoint(vault.store.objects):  # of those only what somebody needs is read
+            assert bad == (set(contents) if kind in ("data", "meta") else set()), case
         if kind in ("drvm.json", "points", "final"):
             assert result.damaged or damage == "truncated by a byte", case  # a line's end
         elif damage != "missing" and kind in ("index", "drills", "checks", "pins"):
