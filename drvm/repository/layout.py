@@ -162,9 +162,5 @@ def is_check(object_name: str) -> bool:
     return _CHECK.fullmatch(object_name) is not None
 
 
-def condemned_object(pack: bytes) -> str:
-    return CONDEMNED + pack.hex()
-
-
 def drill_object(vm_uuid: str, drill_id: str) -> str:
     return f"{DRILLS}{vm_uuid}/{drill_id}"

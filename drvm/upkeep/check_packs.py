@@ -18,7 +18,7 @@ import numpy as np
 from drvm.chunker.blocks import Ids
 from drvm.core.errors import ObjectExists, ObjectMissing, OutcomeUnknown, StoreRefused
 from drvm.core.progress import Progress, Trace
-from drvm.repository.layout import condemned_object, pack_object
+from drvm.repository.layout import pack_object, tombstone
 from drvm.repository.pack import FOOTER_BYTES
 from drvm.repository.packcheck import Fault
 from drvm.repository.window import I64
@@ -181,7 +181,7 @@ class CheckedPacks:
         """A crash leaves the tombstone or none."""
         note = msgspec.json.encode({"by": "drvm check", "reason": reason})
         try:
-            self._store.put_if_absent(condemned_object(name), note)
+            self._store.put_if_absent(tombstone(name), note)
         except (ObjectExists, OutcomeUnknown):
             pass  # of the second the next check makes sure
         except StoreRefused as error:

@@ -9,7 +9,7 @@ import pytest
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
 from drvm.core.errors import RepositoryError
-from drvm.repository.layout import CONDEMNED, PACKS, condemned_object
+from drvm.repository.layout import CONDEMNED, PACKS, tombstone
 from drvm.repository.pins import Pin
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
@@ -47,7 +47,7 @@ def filled() -> tuple[Vault, dict[str, tuple[Point, list[bytes]]]]:
     vault.repository.pin(parent, PIN)
     needed = vault.repository.need(parent.manifest)
     for pack in (bytes(32), *sorted(needed)[:1]):
-        vault.store.put(condemned_object(pack), b"anything")
+        vault.store.put(tombstone(pack), b"anything")
     vault.repository.put_drill(VM, "0123456789abcdef", b"{}")
     check(vault.repository)
     return vault, saved
