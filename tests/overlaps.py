@@ -32,6 +32,7 @@ from drvm.core.progress import NoProgress, Trace
 from drvm.host.images import ImageTool
 from drvm.repository.crypto import MasterKeys
 from drvm.repository.index.sparse import DEFAULT_LIMITS
+from drvm.repository.keys import Opened
 from drvm.repository.layout import FORMAT_VERSION, RepositoryConfig
 from drvm.repository.points import Point, end_point
 from drvm.repository.reader import write_disk
@@ -70,16 +71,15 @@ class Site:
     """One repository, opened without its passphrase."""
 
     open_store: Callable[[], Store]
-    config: RepositoryConfig
-    keys: MasterKeys
+    opened: Opened
 
     @staticmethod
     def make(open_store: Callable[[], Store], number: int) -> Site:
         config = RepositoryConfig(FORMAT_VERSION, f"{number:032x}", ())
-        return Site(open_store, config, MasterKeys.generate())
+        return Site(open_store, Opened(MasterKeys.generate(), config, "", b""))
 
     def repository(self, cache: Path | None = None) -> Repository:
-        return Repository(self.open_store(), self.config, self.keys, cache, DEFAULT_LIMITS)
+        return Repository(self.open_store(), self.opened, cache, DEFAULT_LIMITS)
 
 
 @dataclass

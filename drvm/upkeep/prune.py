@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from drvm.core.clock import parse_rfc3339, rfc3339
 from drvm.core.errors import RepositoryError, TamperingFound
 from drvm.core.progress import Trace, no_trace
+from drvm.repository.manifest import Manifest
+from drvm.repository.packs import BlobRef
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
@@ -154,21 +156,27 @@ def pin_notes(pins: Mapping[str, Iterable[Pin]]) -> dict[str, str]:
 
 
 class _Wholeness:
-    """Whether points have all their packs; each is asked for once."""
+    """Whether points have all their packs; each is asked for once, and so is what they share."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._present: frozenset[bytes] | None = None
         self._known: dict[str, bool] = {}
+        self._nodes: dict[BlobRef, int] = {}
 
     def holds(self, point: Point) -> bool:
         if point.id not in self._known:
-            if self._present is None:
-                self._present = self._repository.present_packs()
             try:
-                need = self._repository.need(point.manifest)
+                self._known[point.id] = not self._lacks(point.manifest)
             except RepositoryError:  # a metadata pack is damaged or lost
                 self._known[point.id] = False
-            else:
-                self._known[point.id] = need <= self._present
         return self._known[point.id]
+
+    def _lacks(self, manifest: Manifest) -> bool:
+        if self._present is None:
+            self._present = self._repository.present_packs()
+        present = self._present
+        maps = map(self._repository.disk_map, manifest.disks)
+        return any(blob.ref().pack not in present for blob in manifest.blobs()) or any(
+            disk_map.fold(lambda name: name not in present, self._nodes) for disk_map in maps
+        )
