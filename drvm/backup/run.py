@@ -98,7 +98,12 @@ class Backup:
         return results
 
     def _parent(self, vm_uuid: str) -> Point | None:
-        return self._repository.newest_point(vm_uuid, self._clock.now())
+        """The newest point, if this host may build on it: a parent that lies about what is where
+        would be kept unread."""
+        point = self._repository.newest_point(vm_uuid, self._clock.now())
+        if point is None or not self._repository.may_build_on(point.manifest):
+            return None
+        return point
 
     def _refresh(self) -> None:
         self._repository.sweep_cache(self._clock.now())
@@ -128,7 +133,7 @@ class Backup:
             self._trace("data-stored")
             self._progress.stage(f"committing {frozen.name}")
             try:
-                return self._repository.commit(manifest, self._trace)
+                return self._repository.commit(manifest, self._trace, own=True)
             except PacksCondemned as error:
                 if attempt == ATTEMPTS:
                     raise
@@ -174,8 +179,17 @@ class Backup:
             nvram=nvram,
             tpm={name: blob for name, blob in zip(frozen.tpm, tpm, strict=True) if blob},
             guest=dict(frozen.guest),
-            warnings=frozen.warnings,
+            warnings=frozen.warnings + self._distrusted(),
             group=request.group,
+        )
+
+    def _distrusted(self) -> tuple[str, ...]:
+        liars = self._repository.trust.liars
+        if not liars:
+            return ()
+        return (
+            f"{len(liars)} packs of other hosts are not what their tables say and were left out, "
+            f"such as {min(liars).hex()}: drvm check --read-data 100%",
         )
 
     def _disk(

@@ -14,6 +14,7 @@ from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.config.elsewhere import elsewhere
 from drvm.config.settings import NO_OVERRIDES, Overrides
 from drvm.core.errors import UsageError
+from drvm.core.text import printable
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
 from drvm.repository.select import moment_of, select
@@ -98,6 +99,16 @@ def ending(wiring: Wiring) -> int:
 def chosen_point(invocation: Invocation, wiring: Wiring, text: str) -> Point:
     """The point that ``text`` means; one that another host wrote is never taken silently."""
     point = select(good_points(invocation, wiring.repository()), text)
-    if point.manifest.host != wiring.writer:
-        warn(invocation, f"point {point.id} was written by another host: {point.manifest.host}")
+    tell_foreign(invocation, wiring, point)
     return point
+
+
+def tell_foreign(invocation: Invocation, wiring: Wiring, point: Point) -> None:
+    """Also with ``-q``: whoever holds the keys can write points of any machine, in any name."""
+    host = point.manifest.host
+    if wiring.repository().is_own(point.manifest):
+        return
+    words = f"point {point.id} was written by another host: {host}"
+    if host == wiring.writer:
+        words = f"point {point.id} says that {host} wrote it, which this host's key does not prove"
+    invocation.stderr.write(f"drvm: warning: {printable(words, 1000)}\n")

@@ -18,9 +18,13 @@ from drvm.repository.pins import Pin
 _SHOWN_CHARS = 300
 
 
-def point_fields(manifest: Manifest, pins: Sequence[Pin] = ()) -> dict[str, Any]:
-    """The fields that tools rely on; later versions add, and never rename."""
+def point_fields(
+    manifest: Manifest, pins: Sequence[Pin] = (), own: bool | None = None
+) -> dict[str, Any]:
+    """The fields that tools rely on; later versions add, and never rename. ``own``, where it was
+    found out: whether this host itself wrote the point, which ``host`` only says."""
     return {
+        **({"own": own} if own is not None else {}),
         "id": manifest.id,
         "vm": manifest.vm,
         "vm_uuid": manifest.vm_uuid,
@@ -65,8 +69,10 @@ def show_points(
     output: Output,
     manifests: Sequence[Manifest],
     pins: Mapping[str, Sequence[Pin]] = MappingProxyType({}),
+    foreign: frozenset[str] = frozenset(),
 ) -> None:
-    """The column of pins is there if any of the points has one."""
+    """The column of pins is there if any of the points has one. ``foreign``: ids of points that
+    other hosts wrote."""
     columns = [
         Column("point"),
         Column("vm"),
@@ -88,7 +94,7 @@ def show_points(
             format_bytes(sum(disk.size_bytes for disk in manifest.disks)),
             format_bytes(sum(disk.new_bytes for disk in manifest.disks)),
             format_bytes(manifest.stored_bytes),
-            manifest.host,
+            f"{manifest.host} (foreign)" if manifest.id in foreign else manifest.host,
         ]
         for manifest in manifests
     ]

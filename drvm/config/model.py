@@ -26,6 +26,7 @@ from drvm.config.fields import (
 )
 
 Compression = Literal["fast", "default", "high"]
+DedupTrust = Literal["own", "verified", "repository"]
 
 
 class Section(BaseModel):
@@ -227,6 +228,7 @@ class Config(Section):
     )
     id_cache_bytes: SizeBytes = Field(default="8 GiB", alias="id_cache", validate_default=True)
     compression: Compression = "default"
+    dedup_trust: DedupTrust = "verified"
     policies: tuple[PolicyConfig, ...] = ()
     copies: tuple[CopyConfig, ...] = ()
     gc: GcConfig = GcConfig()

@@ -19,6 +19,7 @@ from drvm.config.model import (
     Config,
     CopyConfig,
     DaemonConfig,
+    DedupTrust,
     GcConfig,
     ObjectLockConfig,
     PolicyConfig,
@@ -91,6 +92,7 @@ class Settings:
     index_memory_bytes: int
     id_cache_bytes: int
     compression: Compression
+    dedup_trust: DedupTrust
     policies: tuple[PolicyConfig, ...]
     copies: tuple[CopyConfig, ...]
     gc: GcConfig
@@ -144,6 +146,7 @@ def resolve(
         index_memory_bytes=config.index_memory_bytes,
         id_cache_bytes=config.id_cache_bytes,
         compression=config.compression,
+        dedup_trust=config.dedup_trust,
         policies=config.policies,
         copies=config.copies,
         gc=config.gc,

@@ -13,6 +13,7 @@ import struct
 from dataclasses import dataclass
 
 import zstandard
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -26,6 +27,7 @@ from drvm.repository.layout import FORMAT_VERSION
 SALT_BYTES = 32
 TAG_BYTES = 16
 KEY_BYTES = 32
+MARK_BYTES = 16
 MAX_OBJECT_BYTES = 64 * 1024 * 1024
 
 _MAGIC = b"drvmseal"
@@ -52,9 +54,11 @@ def derive(master: bytes, salt: bytes, info: bytes) -> bytes:
 class Sealer:
     """Seals and opens whatever belongs to one repository. Safe for any number of threads."""
 
-    def __init__(self, keys: MasterKeys, repository_id: str) -> None:
+    def __init__(self, keys: MasterKeys, repository_id: str, host_key: bytes | None = None) -> None:
+        """``host_key``: known to this host only; without any, one that ends with the process."""
         self._keys = keys
         self._repository_id = bytes.fromhex(repository_id)
+        self._host_key = host_key or secrets.token_bytes(KEY_BYTES)
 
     def block_id_key(self) -> bytes:
         return self._keys.block_id
@@ -65,6 +69,16 @@ class Sealer:
     def id_table_key(self) -> bytes:
         """For what the local cache says of packs; nothing stored depends on it."""
         return derive(self._keys.block_id, b"", b"drvm id table" + self._repository_id)
+
+    def trust_key(self) -> bytes:
+        """For what the local cache says of who wrote what; nothing stored depends on it."""
+        return derive(self._host_key, b"", b"drvm trust" + self._repository_id)
+
+    def mark(self, purpose: bytes, data: bytes) -> bytes:
+        """16 bytes by which this host, and nobody else, knows that it wrote ``data``. To others
+        they are random."""
+        key = derive(self._host_key, b"", b"drvm mark " + purpose + self._repository_id)
+        return blake3(data, key=key).digest(length=MARK_BYTES)
 
     def cipher(self, purpose: bytes, salt: bytes) -> ObjectCipher:
         """The cipher of one object. ``purpose`` is its type; ``salt`` its own 32 bytes."""

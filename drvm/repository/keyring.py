@@ -4,9 +4,9 @@ Nobody may ever remove the last slot that opens, also where two remove at once a
 offers nothing but create-if-absent. So a slot goes only for somebody who has opened *another*
 one, which stays, and in this order (``remove``):
 
-1. a notice ``keys/<slot>.<random>`` is created: "this slot is about to go";
-2. ``keys/`` is listed: the slot that stays must be there, and must have no notice;
-3. it is read again and must be what was opened;
+1. a notice ``leaving/<slot>.<random>`` is created: "this slot is about to go";
+2. ``leaving/`` is listed: the slot that stays must have no notice;
+3. that is read again: it must be there, and what was opened;
 4. the slot is deleted, then all notices of it.
 
 Of two that would leave none, each for the other's sake, at least one lists after both notices
@@ -30,6 +30,7 @@ from drvm.core.errors import (
     ObjectExists,
     ObjectMissing,
     RepositoryError,
+    StoreRefused,
     UsageError,
 )
 from drvm.core.progress import Trace, no_trace
@@ -50,6 +51,7 @@ from drvm.repository.layout import (
     FINALS,
     FORMAT_VERSION,
     KEYS,
+    LEAVING,
     RepositoryConfig,
     decode_config,
     parse_slot,
@@ -153,32 +155,35 @@ class Keyring:
                 hint="drvm key change puts another in its place; or open the repository by the "
                 "passphrase of a slot that stays",
             )
-        notice = f"{name}.{secrets.token_hex(8)}"
+        notice = f"{LEAVING}{slot_id}.{secrets.token_hex(8)}"
         self._store.put_if_absent(notice, b"leaving\n")
         trace("slot-notice-created")
         try:
             self._stays(slot_id)
-        except DrvmError:
+            trace("slots-listed")
+            self._store.delete(name)
+        except (RepositoryError, StoreRefused):  # so it was not deleted
             self._store.delete(notice)
             raise
-        trace("slots-listed")
-        self._store.delete(name)
         trace("slot-deleted")
-        for left in [info.name for info in self._store.list(f"{name}.")]:
+        for left in [info.name for info in self._store.list(f"{LEAVING}{slot_id}.")]:
             self._store.delete(left)
             trace("slot-notice-deleted")
 
     def _stays(self, going: str) -> None:
         """The slot in use is there as it was opened, and nobody removes it."""
-        there = {info.name for info in self._store.list(KEYS)}
-        kept = self._opened.slot
-        if kept not in there or self.slot_in_use in _leaving_of(there):
+        removed = self.slot_in_use in _leaving(self._store)
+        try:
+            stored = b"" if removed else self._store.get(self._opened.slot)
+        except ObjectMissing:
+            removed = True
+        if removed:
             raise RepositoryError(
                 f"key slot {going} stays: somebody removes {self.slot_in_use}, by which the "
-                "repository was opened, in the same moment",
+                "repository was opened, or began to",
                 hint="drvm key list shows what is left; drvm key add makes a slot to stay",
             )
-        if self._store.get(kept) != self._opened.data:
+        if stored != self._opened.data:
             raise DamageFound(
                 f"key slot {going} stays: {self.slot_in_use}, by which the repository was opened, "
                 "is not what it was",
@@ -290,10 +295,6 @@ def _add(store: Store, opened: Opened, passphrase: bytes, about: About, trace: T
 
 
 def _leaving(store: Store) -> frozenset[str]:
-    return _leaving_of({info.name for info in store.list(KEYS)})
-
-
-def _leaving_of(names: set[str]) -> frozenset[str]:
     """The ids that notices name; whether or not their slots are there."""
-    tails = (name.removeprefix(KEYS).partition(".") for name in names)
+    tails = (info.name.removeprefix(LEAVING).partition(".") for info in store.list(LEAVING))
     return frozenset(slot_id for slot_id, found, _ in tails if found)

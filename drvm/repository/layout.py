@@ -24,6 +24,7 @@ CONDEMNED = "condemned/"
 DRILLS = "drills/"
 INDEX = "index/"
 PINS = "pins/"
+LEAVING = "leaving/"
 CHECKS = "checks/"
 LOOSE = ("probe/", "leases/")
 """Objects that may come and go; every other is created once under its name."""

@@ -87,6 +87,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     warnings: tuple[str, ...] = ()
     group: str | None = None
     copied_from: CopiedFrom | None = None
+    mark: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")] | None = None
+
+    def marked(self) -> bytes:
+        """What ``mark`` is made of: by it the host that wrote the point knows it as its own."""
+        roots = [[d.target, str(d.size_bytes), _named(d.root)] for d in self.disks]
+        tpm = [[name, _named(blob)] for name, blob in sorted(self.tpm.items())]
+        blobs = [_named(self.definition), _named(self.nvram), tpm]
+        names = [self.id, self.vm_uuid, self.created, self.vm, self.host]
+        return msgspec.json.encode([names, roots, blobs])
 
     def blobs(self) -> tuple[StoredBlob, ...]:
         """All but those of the disk maps."""
@@ -113,6 +122,10 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     except ValueError as error:
         raise DamageFound(f"{name} is not a valid manifest: {error}") from None
     return manifest
+
+
+def _named(blob: StoredBlob | None) -> str:
+    return f"{blob.pack} {blob.number}" if blob is not None else ""
 
 
 class _AnyVersion(msgspec.Struct):

@@ -2,7 +2,7 @@
 
 ::
 
-    frame 0 | frame 1 | ... | padding | sealed ids | sealed frame table | footer (128 bytes)
+    frame 0 | frame 1 | ... | padding | sealed ids | sealed frame table | footer (144 bytes)
 
 The pack's name is the SHA-256 of its footer, and the footer holds the digests of everything
 before it: a name binds the content, anyone can check a pack without a key, and the fresh salt
@@ -38,7 +38,7 @@ TAIL_GUESS_BYTES = 64 * 1024
 
 _MAGIC = b"drvmpack"
 _KINDS: dict[Kind, int] = {"data": 1, "meta": 2}
-_FOOTER = struct.Struct("<8sHBx4x32sQII32s32s")
+_FOOTER = struct.Struct("<8sHBx4x32sQII32s32s16s")
 FOOTER_BYTES = _FOOTER.size
 _FRAMES, _IDS, _TABLE = 0, 1, 2  # nonce domains
 _MAX_FRAMES = PACK_MAX_BLOCKS
@@ -90,6 +90,7 @@ class PackBuilder:
     def __init__(self, sealer: Sealer, kind: Kind, room: Room | None = None) -> None:
         self.kind: Kind = kind
         self._salt = secrets.token_bytes(SALT_BYTES)
+        self._sealer = sealer
         self._cipher = sealer.cipher(b"pack-" + kind.encode(), self._salt)
         self._room = make_room() if room is None else room
         self._table: list[tuple[int, int, int]] = []
@@ -162,7 +163,8 @@ class PackBuilder:
             len(ids),
             len(table),
             body_blake3,
-            hashlib.sha256(ids + table).digest(),
+            (tables_sha256 := hashlib.sha256(ids + table).digest()),
+            self._sealer.mark(b"pack", self._salt + body_blake3 + tables_sha256),
         )
         tail = ids + table + footer
         with self._piece(body_bytes, len(tail)) as end:
@@ -188,6 +190,7 @@ class Footer:
     table_bytes: int
     body_blake3: bytes
     tables_sha256: bytes
+    mark: bytes
 
     @property
     def pack_bytes(self) -> int:
@@ -199,13 +202,13 @@ def parse_footer(name: bytes, tail: bytes) -> Footer:
     footer = tail[-FOOTER_BYTES:]
     if hashlib.sha256(footer).digest() != name or len(footer) != FOOTER_BYTES:
         raise DamageFound(f"pack {name.hex()} is damaged or was replaced by another")
-    magic, version, kind, salt, body, ids, table, body_sha, tables_sha = _FOOTER.unpack(footer)
+    magic, version, kind, salt, body, ids, table, *sums = _FOOTER.unpack(footer)
     if magic != _MAGIC or version != FORMAT_VERSION:
         raise UnsupportedFormat(f"pack {name.hex()} has format version {version}")
     kinds: dict[int, Kind] = {number: text for text, number in _KINDS.items()}
     if kind not in kinds or max(body, ids, table) > 2 * MAX_BLOB_BYTES:
         raise DamageFound(f"pack {name.hex()} has an impossible footer")
-    return Footer(kinds[kind], salt, body, ids, table, body_sha, tables_sha)
+    return Footer(kinds[kind], salt, body, ids, table, *sums)
 
 
 class OpenPack:

@@ -71,6 +71,12 @@ class PackReader:
         """Raises ``DamageFound`` where the pack is missing or not itself."""
         return self._known(name) or self._opened(name, TAIL_GUESS_BYTES)[0]
 
+    def is_own(self, name: bytes) -> bool:
+        """Whether this host made the pack. Raises as ``open`` does."""
+        footer = self.open(name).footer
+        bound = footer.salt + footer.body_blake3 + footer.tables_sha256
+        return footer.mark == self._sealer.mark(b"pack", bound)
+
     def blob(self, ref: BlobRef) -> bytes:
         """A blob of a metadata pack. Neighbours are read along with it and kept for a while."""
         pack = self.open(ref.pack)

@@ -8,6 +8,8 @@ import secrets
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from drvm.chunker.blocks import BlockHasher, Ids
 from drvm.core.errors import (
     DamageFound,
@@ -30,10 +32,7 @@ from drvm.repository.fingerprints import Fingerprints
 from drvm.repository.fingerprints import sweep as sweep_fingerprints
 from drvm.repository.generations import Generations
 from drvm.repository.index import Found, find
-from drvm.repository.index.levels import Levels
-from drvm.repository.index.runs import RunFiles
-from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize, SparseIndex
-from drvm.repository.index.tables import IdTables
+from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize
 from drvm.repository.keyring import Keyring, new_slot, read_slots
 from drvm.repository.keys import UNNAMED, About, Opened, open_slots
 from drvm.repository.layout import (
@@ -51,11 +50,13 @@ from drvm.repository.layout import (
     point_object,
 )
 from drvm.repository.leaf_reader import LeafReader
+from drvm.repository.local import open_local
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.packs import PackReader
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.repository.session import Session
+from drvm.repository.trust import DEFAULT_TRUST, HostTrust
 from drvm.store.base import Store
 from drvm.store.first_versions import alarms_of, check_untouched, retained_until
 
@@ -72,6 +73,7 @@ class Repository:
         opened: Opened,
         cache_dir: Path | None,
         limits: IndexLimits,
+        trust: HostTrust = DEFAULT_TRUST,
         problems: tuple[str, ...] = (),
     ) -> None:
         keys, config = opened.keys, opened.config
@@ -79,14 +81,15 @@ class Repository:
         self.keyring = Keyring(store, opened)
         self._problems = problems
         self.id = config.repository_id
-        self._sealer = Sealer(keys, config.repository_id)
+        self._sealer = Sealer(keys, config.repository_id, trust.host_key)
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
         self.packs = PackReader(store, self._sealer)
         self.checks = Checks(store, self._sealer, self.hasher)
-        cache = cache_dir / config.repository_id if cache_dir is not None else None
-        self.tables = _make_tables(cache, self._sealer, self.packs, limits)
-        self._index = _make_index(cache, config, self.tables, limits)
-        self._fingerprints = cache / "fingerprints" if cache is not None else None
+        local = open_local(
+            cache_dir, self.id, self._sealer, self.packs, self.hasher, limits, trust.rule
+        )
+        self.tables, self.trust, self._index = local.tables, local.trust, local.index
+        self._fingerprints = local.fingerprints
         self.catalog = Catalog(store, self._sealer, self.packs, self._index)
 
     @staticmethod
@@ -96,6 +99,7 @@ class Repository:
         cache_dir: Path | None = None,
         limits: IndexLimits = DEFAULT_LIMITS,
         about: About = UNNAMED,
+        trust: HostTrust = DEFAULT_TRUST,
     ) -> Repository:
         """Make a new repository. Raises ``RepositoryError`` where there is one already.
 
@@ -111,7 +115,7 @@ class Repository:
         if slots := read_slots(store):
             opened = open_slots(passphrase, slots, None)
             protocol.create_once(store, CONFIG, opened.config.encode())
-            return Repository(store, opened, cache_dir, limits)
+            return Repository(store, opened, cache_dir, limits, trust)
         if any(True for prefix in (PACKS, POINTS) for _ in store.list(prefix)):
             raise RepositoryError(
                 f"{store.location} holds packs or points, but {CONFIG} and all key slots are lost",
@@ -126,7 +130,7 @@ class Repository:
             with contextlib.suppress(StoreRefused):  # a writer may not: the slot opens nothing here
                 store.delete(made.slot)
             raise _exists(store) from None
-        return Repository(store, made, cache_dir, limits)
+        return Repository(store, made, cache_dir, limits, trust)
 
     @staticmethod
     def open(
@@ -134,6 +138,7 @@ class Repository:
         passphrase: bytes,
         cache_dir: Path | None = None,
         limits: IndexLimits = DEFAULT_LIMITS,
+        trust: HostTrust = DEFAULT_TRUST,
     ) -> Repository:
         """Raises ``NoRepository``, ``WrongKey``, ``UnsupportedFormat``, ``DamageFound``.
 
@@ -153,7 +158,7 @@ class Repository:
                 ) from None
             problems = (f"{error}; its copy in the key slot was used",)
         opened = open_slots(passphrase, slots, config)
-        return Repository(store, opened, cache_dir, limits, problems)
+        return Repository(store, opened, cache_dir, limits, trust, problems)
 
     # -- points -------------------------------------------------------------------------------
     def points(self, vm_uuid: str | None = None) -> Listing:
@@ -215,12 +220,25 @@ class Repository:
         """What this host remembers of a disk, to be closed."""
         return Fingerprints(self._fingerprints, vm_uuid, target)
 
-    def commit(self, manifest: Manifest, trace: Trace = no_trace) -> Point:
-        """Make the point. What it needs is read back from its own disk maps. Other hosts are told
-        of the session's packs first; the local index is written last."""
+    def is_own(self, manifest: Manifest) -> bool:
+        """Whether this host wrote it: what a name in the manifest can't prove."""
+        return manifest.mark == self._mark(manifest)
+
+    def may_build_on(self, manifest: Manifest) -> bool:
+        """Whether unchanged blocks may be kept unread as the point has them."""
+        return self.trust.rule == "repository" or self.is_own(manifest)
+
+    def _mark(self, manifest: Manifest) -> str:
+        return self._sealer.mark(b"point", manifest.marked()).hex()
+
+    def commit(self, manifest: Manifest, trace: Trace = no_trace, *, own: bool = False) -> Point:
+        """Make the point; ``own`` where this host itself has seen all that is in it.
+        What it needs is read back from its own disk maps. Other hosts are told of the session's
+        packs first; the local index is written last."""
         need = self.need(manifest)
         if self.catalog.share():
             trace("index-shared")
+        manifest = msgspec.structs.replace(manifest, mark=self._mark(manifest) if own else None)
         point = protocol.commit(self.store, self._sealer, manifest, need, trace)
         self._index.flush()
         return point
@@ -323,24 +341,6 @@ class Repository:
     def index_size(self) -> IndexSize:
         """As of the last ``refresh``; of files, as they are."""
         return self._index.size()
-
-
-def _make_tables(
-    cache: Path | None, sealer: Sealer, packs: PackReader, limits: IndexLimits
-) -> IdTables:
-    """Below ``cache``: ``ids/`` with the id tables of packs."""
-    directory = cache / "ids" if cache is not None else None
-    return IdTables(directory, sealer.id_table_key(), packs.ids, limits.cache_bytes)
-
-
-def _make_index(
-    cache: Path | None, config: RepositoryConfig, tables: IdTables, limits: IndexLimits
-) -> SparseIndex:
-    """Below ``cache``: ``index/`` with the hooks."""
-    files = None
-    if cache is not None:
-        files = RunFiles(cache / "index", bytes.fromhex(config.repository_id))
-    return SparseIndex(Levels(files, limits.memory_bytes), tables)
 
 
 def _exists(store: Store) -> RepositoryError:

@@ -94,7 +94,8 @@ def write_point(
         trace("data-stored")
         manifest = source.finished(manifest, banned | target.shunned)
         try:
-            return target.commit(manifest, trace)
+            own = target.is_own(source.manifest)  # of a copy never: it is another repository
+            return target.commit(manifest, trace, own=own)
         except PacksCondemned as error:
             if attempt == ATTEMPTS:
                 raise

@@ -25,6 +25,7 @@ from drvm.repository.index.sparse import IndexLimits
 from drvm.repository.keys import About
 from drvm.repository.layout import CONFIG, KEYS, LOCKED, LOOSE
 from drvm.repository.repository import Repository
+from drvm.repository.trust import HostTrust
 from drvm.restore.images import ImageRestorer
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
@@ -32,6 +33,7 @@ from drvm.store.base import Store
 from drvm.store.first_versions import first_versions
 from drvm.store.history import LockRule
 from drvm.store.urls import open_store, parse_address
+from drvm.wiring.identity import host_key
 
 DRILL_DIRECTORY = Path("/var/lib/libvirt/images")
 
@@ -102,15 +104,18 @@ class Wiring:
             store = self.store()
             cache_dir = self.cache_dir if self.settings.as_of is None else None
             self._repository = Repository.open(
-                store, self._passphrase(), cache_dir, self.index_limits
+                store, self._passphrase(), cache_dir, self.index_limits, self._trust()
             )
         return self._repository
 
     def create_repository(self) -> Repository:
         store = self.store(create=True)
-        return Repository.create(
-            store, self._passphrase(), self.cache_dir, self.index_limits, self.about_slot("")
-        )
+        about, limits = self.about_slot(""), self.index_limits
+        passphrase, trust = self._passphrase(), self._trust()
+        return Repository.create(store, passphrase, self.cache_dir, limits, about, trust)
+
+    def _trust(self) -> HostTrust:
+        return HostTrust(self.settings.dedup_trust, host_key(Path(self.settings.state_dir)))
 
     def about_slot(self, label: str) -> About:
         """What a key slot that is made now and here says of itself."""

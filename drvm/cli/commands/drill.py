@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import check_place, chosen_point, good_points, opened, warn
+from drvm.cli.opening import check_place, chosen_point, good_points, opened, tell_foreign, warn
 from drvm.cli.views import show_drills
 from drvm.core.errors import DrillFailed, UsageError
 from drvm.core.units import format_bytes
@@ -101,7 +101,9 @@ def _chosen(
                 f"policy {policy!r} covers no VM that has points",
                 hint="drvm vms shows the policy of each VM",
             )
-        manifests += [select(good, vm).manifest for vm in vms]
+        for point in (select(good, vm) for vm in vms):
+            tell_foreign(invocation, wiring, point)
+            manifests.append(point.manifest)
     return list({manifest.id: manifest for manifest in manifests}.values())
 
 

@@ -39,7 +39,9 @@ def command(invocation: Invocation, vm: str | None, gone: bool, as_of: dt.dateti
         points = told(invocation, listing)
         if gone:
             points = gone_points(wiring, points)
-        pins = wiring.repository().pins()
+        repository = wiring.repository()
+        pins = repository.pins()
+        foreign = frozenset(p.id for p in points if not repository.is_own(p.manifest))
         alarms = alarms_of(wiring.repository().store)
     manifests = [
         point.manifest
@@ -53,10 +55,13 @@ def command(invocation: Invocation, vm: str | None, gone: bool, as_of: dt.dateti
             hint=f"there are points of {', '.join(known[:10])}" if known else "drvm backup VM",
         )
     if invocation.output.json:
-        fields = [point_fields(manifest, pins.get(manifest.id, ())) for manifest in manifests]
+        fields = [
+            point_fields(manifest, pins.get(manifest.id, ()), manifest.id not in foreign)
+            for manifest in manifests
+        ]
         invocation.output.document({"points": fields})
     elif manifests:
-        show_points(invocation.output, manifests, pins)
+        show_points(invocation.output, manifests, pins, foreign)
     elif gone:
         invocation.output.line("every VM that has points is still on one of the hosts")
     else:

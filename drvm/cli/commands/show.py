@@ -37,17 +37,18 @@ def command(invocation: Invocation, point: str, xml: bool, as_of: dt.datetime | 
         pins = wiring.repository().pins().get(manifest.id, ())
         text = redacted(read_definition(wiring.repository(), manifest)) if xml else None
         code = ending(wiring)
+        own = wiring.repository().is_own(manifest)
     if invocation.output.json:
         extra = {"definition_xml": text} if text is not None else {}
-        invocation.output.document({"points": [{**point_fields(manifest, pins), **extra}]})
+        invocation.output.document({"points": [{**point_fields(manifest, pins, own), **extra}]})
         return code
-    _show(invocation.output, manifest, pins)
+    _show(invocation.output, manifest, pins, own)
     if text is not None:
         invocation.output.block(f"\n{text}")
     return code
 
 
-def _show(output: Output, manifest: Manifest, pins: Sequence[Pin]) -> None:
+def _show(output: Output, manifest: Manifest, pins: Sequence[Pin], own: bool) -> None:
     lines = {
         "point": manifest.id,
         "vm": f"{manifest.vm} ({manifest.vm_uuid})",
@@ -55,7 +56,8 @@ def _show(output: Output, manifest: Manifest, pins: Sequence[Pin]) -> None:
         "consistency": manifest.consistency,
         "engine": manifest.engine,
         "frozen": format_seconds(manifest.frozen_seconds) if manifest.frozen_seconds else "",
-        "written by": f"{manifest.host}, drvm {manifest.drvm_version}",
+        "written by": f"{manifest.host}, drvm {manifest.drvm_version}"
+        + ("" if own else " (foreign: not proven by this host's key)"),
         "copied from": _origin(manifest),
         "parent": manifest.parent or "",
         "group": manifest.group or "",

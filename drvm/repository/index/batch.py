@@ -44,6 +44,11 @@ class Batch:
         keys: Keys = self.keys[(self._pack == UNKNOWN) & ~self._zero]
         return keys
 
+    def touches(self, rows: Ids) -> bool:
+        """Whether any of these ids may be one of the batch's."""
+        near = rows[self._filter[rows[:, 0] & _FILTER_MASK], 0]
+        return bool(np.isin(near, self.keys).any())
+
     def match(self, places: Sequence[Place], segments: Sequence[Ids]) -> list[Place]:
         """Take addresses from these segments, of which those that match most go first. Returns
         the neighbours of those that match up to an edge."""

@@ -27,6 +27,7 @@ from drvm.repository.index.hooks import (
 )
 from drvm.repository.index.levels import Levels
 from drvm.repository.index.tables import CacheSize, IdTables
+from drvm.repository.trust import BelieveAll, Judge
 
 _I64 = npt.NDArray[np.int64]
 _TRAIL = 16
@@ -59,12 +60,13 @@ class SparseIndex:
     """``levels`` holds the hooks, ``tables`` the ids. Fulfils ``Index``.
 
     Whatever hooks say, an address is given only for an id that the pack's own authenticated table
-    has there.
+    has there, where ``trust`` believes that table.
     """
 
-    def __init__(self, levels: Levels, tables: IdTables) -> None:
+    def __init__(self, levels: Levels, tables: IdTables, trust: Judge | None = None) -> None:
         self._levels = levels
         self._tables = tables
+        self._trust = trust or BelieveAll()
         self._lock = threading.RLock()
         self._names: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
@@ -103,10 +105,16 @@ class SparseIndex:
     def stored_ids(self, number: int, ordinals: _I64) -> Ids | None:
         with self._lock:
             name = self._names[number]
-            return self._tables.at(name, ordinals) if self._levels.knows(name) else None
+            if not self._levels.knows(name):
+                return None
+            for segment in np.unique(ordinals // SEGMENT_BLOCKS).tolist():
+                if not self._trust.believes(name, segment):
+                    return None
+            return self._tables.at(name, ordinals)
 
     def add(self, name: bytes, ids: Ids, ordinals: _I64) -> None:
         with self._lock:
+            self._trust.made_here(name)
             self.take(name, ids, ordinals)
             self._untold[name] = len(ids) > 0
 
@@ -196,6 +204,9 @@ class SparseIndex:
                 rows = rows[: len(wanted)]
                 same = (rows[:, 0] == wanted[:, 0]) & (rows[:, 1] == wanted[:, 1])
                 same &= (rows[:, 0] | rows[:, 1]) != 0
+                here = first // SEGMENT_BLOCKS + number
+                if same.any() and not self._trust.believes(self._names[pack], here):
+                    break
                 ends = np.flatnonzero(~same)
                 count += int(ends[0]) if len(ends) else len(rows)
                 if len(ends) or not len(rows):
@@ -230,10 +241,10 @@ class SparseIndex:
             if not places:
                 return
             seen.update(places)
-            here, segments = self._load(places)
+            here, segments = self._load(places, batch)
             places = batch.match(here, segments)
 
-    def _load(self, places: Sequence[Place]) -> tuple[list[Place], list[Ids]]:
+    def _load(self, places: Sequence[Place], batch: Batch) -> tuple[list[Place], list[Ids]]:
         names = {self._names[number] for number, _ in places}
         if len(names) > 1:
             self._tables.ensure(names)
@@ -242,10 +253,17 @@ class SparseIndex:
             rows = self._tables.segment(self._names[number], segment)
             if rows is None:
                 self._levels.shun({self._names[number]})  # missing or damaged: not tried again
+            elif not self._may_use(self._names[number], segment, batch, rows):
+                self._levels.shun({self._names[number]})
             else:
                 here.append((number, segment))
                 segments.append(rows)
         return here, segments
+
+    def _may_use(self, name: bytes, segment: int, batch: Batch, rows: Ids) -> bool:
+        """What has nothing to offer is not looked at, which may cost a request."""
+        settled = self._trust.settled(name, segment)
+        return settled or not batch.touches(rows) or self._trust.believes(name, segment)
 
     def _remember(self, addresses: Addresses) -> None:
         """Where the batch ended: the next one most likely goes on there."""

@@ -46,6 +46,7 @@ class Vault:
         step: int = 1 << 20,
         banned: frozenset[bytes] = frozenset(),
         nvram: bytes | None = None,
+        own: bool = False,
     ) -> Point:
         started = len(self.repository.points().points)
         self.repository.refresh(banned)
@@ -92,7 +93,7 @@ class Vault:
                 for n, (content, root) in enumerate(zip(disks, written.roots, strict=True))
             ),
         )
-        return self.repository.commit(manifest)
+        return self.repository.commit(manifest, own=own)
 
     def load(self, point: Point) -> list[bytes]:
         disks = []

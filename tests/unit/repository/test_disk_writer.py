@@ -235,7 +235,7 @@ def test_a_pack_whose_tables_are_damaged_is_not_relied_on_again(vault):
     parent = vault.save([content])
     (name,) = vault.repository._index.known()
     whole = vault.store.get(pack_object(name))
-    vault.store.put(pack_object(name), whole[:-200] + os.urandom(72) + whole[-128:])
+    vault.store.put(pack_object(name), whole[:-216] + os.urandom(72) + whole[-144:])
     vault = vault.reopen()
     vault.repository.rebuild_index(NoProgress())
     again = vault.save([content], parent)

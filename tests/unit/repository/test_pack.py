@@ -22,7 +22,7 @@ from drvm.repository.layout import PACK_MAX_BLOCKS, PACK_MAX_BYTES
 from drvm.repository.pack import FOOTER_BYTES, OpenPack, PackBuilder, SealedPack, parse_footer
 
 SEALER = Sealer(MasterKeys(bytes(range(32)), bytes(range(32, 64))), "00" * 16)
-FOOTER = struct.Struct("<8sHBx4x32sQII32s32s")
+FOOTER = struct.Struct("<8sHBx4x32sQII32s32s16s")
 
 blobs = st.lists(st.binary(max_size=400), min_size=1, max_size=8)
 block_counts = st.lists(st.integers(1, FRAME_BLOCKS), min_size=1, max_size=6)
@@ -63,7 +63,7 @@ def forged(table: bytes, ids: bytes = b"", body: bytes = b"", kind: int = 1) -> 
     sealed, sealed_table = cipher.seal(1, 0, ids), cipher.seal(2, 0, table)
     lengths = (len(body), len(sealed), len(sealed_table))
     sums = (blake3(body).digest(), hashlib.sha256(sealed + sealed_table).digest())
-    footer = FOOTER.pack(b"drvmpack", 0, kind, salt, *lengths, *sums)
+    footer = FOOTER.pack(b"drvmpack", 0, kind, salt, *lengths, *sums, bytes(16))
     return SealedPack(hashlib.sha256(footer).digest(), body + sealed + sealed_table + footer)
 
 
@@ -141,7 +141,7 @@ def test_a_footer_that_names_itself_but_is_nonsense_is_refused(footer):
     [(0, (0, 0, 0)), (3, (0, 0, 0)), (1, (1 << 63, 0, 0)), (1, (0, 0xFFFFFFFF, 0))],
 )
 def test_an_impossible_footer_is_refused(kind, lengths):
-    footer = FOOTER.pack(b"drvmpack", 0, kind, bytes(32), *lengths, bytes(32), bytes(32))
+    footer = FOOTER.pack(b"drvmpack", 0, kind, bytes(32), *lengths, bytes(32), bytes(32), bytes(16))
     with pytest.raises(DamageFound, match="impossible"):
         parse_footer(hashlib.sha256(footer).digest(), footer)
 

@@ -45,6 +45,7 @@ from drvm.repository.nodes import Child, Node, encode_node
 from drvm.repository.pack import PackBuilder
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
+from drvm.repository.trust import HostTrust
 from drvm.store.memory import MemoryStore
 from drvm.upkeep import check_maps
 from drvm.upkeep.check import (
@@ -148,6 +149,12 @@ def test_wrong_addresses_of_a_parent_are_found_in_all_points_that_share_them(vau
         assert told(check(vault.reopen().repository, share)) == expected
 
 
+def believing(vault: Vault) -> Vault:
+    """Another host, which takes what any stored for what it says."""
+    trust = HostTrust("repository")
+    return Vault(vault.store, Repository.open(vault.store, PASSPHRASE, trust=trust))
+
+
 def test_a_table_of_ids_that_lies_hits_whoever_believed_it(vault, monkeypatch):
     """A host uploads a pack whose table claims another block; the next one relies on it."""
     good, claimed = noise(SMALL, 1), changed(noise(SMALL, 1), 2, 5)
@@ -170,7 +177,7 @@ def test_a_table_of_ids_that_lies_hits_whoever_believed_it(vault, monkeypatch):
         patch.setattr(PackBuilder, "add", lies)
         first = liar.save([good])
     without_index_objects(vault.store)
-    victim = vault.reopen().save([claimed])
+    victim = believing(vault).save([claimed])
     fresh = vault.reopen()
     result = check(fresh.repository)
     contents = {first.id: (first, [good]), victim.id: (victim, [claimed])}
