@@ -11,15 +11,8 @@ from tests.architecture.source import ROOT
 _BLOCK = re.compile(r"<!-- policy: ([a-z]+) -->\n+```json\n(.*?)```", re.DOTALL)
 
 
-def _statements(name: str, bucket: str) -> list[dict[str, Any]]:
+def statements(name: str, bucket: str) -> list[dict[str, Any]]:
+    """Those of ``writer``, ``collector`` or ``reader``."""
     text = dict(_BLOCK.findall((ROOT / "docs/S3.md").read_text("utf-8")))[name]
-    statements: list[dict[str, Any]] = json.loads(text.replace("BUCKET", bucket))["Statement"]
-    return statements
-
-
-def writer(bucket: str) -> list[dict[str, Any]]:
-    return _statements("writer", bucket)
-
-
-def collector(bucket: str) -> list[dict[str, Any]]:
-    return _statements("collector", bucket)
+    found: list[dict[str, Any]] = json.loads(text.replace("BUCKET", bucket))["Statement"]
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -38,14 +39,20 @@ class KeptProbe(msgspec.Struct, frozen=True):
 
 
 def probe_store(wiring: Wiring, store: Store) -> ProbeReport:
-    """Probe, and keep the result where the store could be written. Raises ``OSError`` where the
-    state directory can't be written."""
+    """Probe, and keep the result where the store could be written; the finding ``kept`` tells where
+    that was not possible."""
     report = probe(store, wiring.clock, wiring.lock_rule)
-    if report.findings[0].ok:
-        path = _path(wiring)
+    if not report.findings[0].ok:
+        return report
+    path = _path(wiring)
+    kept = KeptProbe(wiring.clock.now(), report.location, report.findings)
+    try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = KeptProbe(wiring.clock.now(), report.location, report.findings)
         write_durably(path, msgspec.json.encode(kept))
+    except OSError as error:
+        words = f"the result can't be kept in {path.parent}: {error.strerror}"
+        hint = "state_dir of the config must be a directory that can be written"
+        return replace(report, findings=(*report.findings, Finding("kept", False, words, hint)))
     return report
 
 

@@ -18,11 +18,11 @@ from botocore.exceptions import ClientError
 
 from drvm.core.units import MIB
 from drvm.lab.services import S3Server
-from tests import s3_policies
 from tests.appliance import Appliance, make_appliance
 from tests.buckets import client, credentials, make_identity, make_locked_bucket
 from tests.hostile_writer import ravage
 from tests.refusals import assert_clear
+from tests.s3_policies import statements
 
 pytestmark = pytest.mark.s3
 
@@ -53,7 +53,7 @@ def admin(seaweedfs: S3Server) -> S3Server:
 
 @pytest.fixture(scope="module")
 def writer(admin: S3Server) -> S3Server:
-    return make_identity(admin, "writer", s3_policies.writer(admin.bucket))
+    return identity(admin, "writer")
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,20 @@ def appliance(writer: S3Server, tmp_path_factory: pytest.TempPathFactory) -> App
     return made
 
 
-def restored(appliance: Appliance, point: str, *options: str, expect: int = 3) -> bytes:
+def identity(admin: S3Server, name: str) -> S3Server:
+    return make_identity(admin, name, statements(name, admin.bucket))
+
+
+def keys(server: S3Server) -> dict[str, str]:
+    return {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+
+
+def restored(
+    appliance: Appliance, server: S3Server, point: str, *options: str, expect: int = 3
+) -> bytes:
     out = appliance.directory / f"out-{len(list(appliance.directory.iterdir()))}"
-    appliance.drvm("-q", "restore", point, "--output", str(out), *options, expect=expect)
+    arguments = ("-q", "restore", point, "--output", str(out), *options)
+    appliance.drvm(*arguments, expect=expect, env=keys(server))
     (image,) = out.iterdir()
     return image.read_bytes()
 
@@ -100,7 +111,9 @@ def ravaged(appliance: Appliance, admin: S3Server, writer: S3Server) -> Ravaged:
     return Ravaged(appliance, before, safe, refused)
 
 
-def test_the_writers_keys_destroy_nothing(ravaged: Ravaged) -> None:
+def test_the_writers_keys_destroy_nothing(
+    ravaged: Ravaged, admin: S3Server, writer: S3Server
+) -> None:
     appliance, refused = ravaged.appliance, ravaged.refused
     assert refused["delete"] == refused["delete for ever"] == refused["objects"] > 10
     told = appliance.drvm("--json", "points", expect=4)
@@ -115,8 +128,9 @@ def test_the_writers_keys_destroy_nothing(ravaged: Ravaged) -> None:
     assert_clear(collected.err, "changed by somebody", "docs/S3.md")
     shown = appliance.drvm("-q", "--json", "show", "vm@latest", expect=3)
     assert shown.document["points"] == ravaged.before[-1:]
-    assert restored(appliance, "vm@latest") == content(1)
-    assert restored(appliance, "vm", "--as-of", ravaged.safe, expect=0) == content(1)
+    assert restored(appliance, writer, "vm@latest") == content(1)
+    reader, then = identity(admin, "reader"), ("--as-of", ravaged.safe)
+    assert restored(appliance, reader, "vm", *then, expect=0) == content(1)
 
 
 def test_the_collector_clears_up_and_can_not_remove_what_is_locked(
@@ -127,12 +141,8 @@ def test_the_collector_clears_up_and_can_not_remove_what_is_locked(
     appliance.drvm("versions", expect=4)
     refused = appliance.drvm("versions", "--undo", "--yes", expect=1)
     assert_clear(refused.err, "can't be deleted", "the collector's keys")
-    collector = make_identity(admin, "collector", s3_policies.collector(admin.bucket))
-    keys = {
-        "AWS_ACCESS_KEY_ID": collector.access_key,
-        "AWS_SECRET_ACCESS_KEY": collector.secret_key,
-    }
-    undone = appliance.drvm("versions", "--undo", "--yes", env=keys)
+    collector = identity(admin, "collector")
+    undone = appliance.drvm("versions", "--undo", "--yes", env=keys(collector))
     assert len(undone.out.splitlines()) > 10
     assert appliance.json("points")["points"] == ravaged.before
     told = appliance.json("lock", "--dry-run")

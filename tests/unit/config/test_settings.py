@@ -5,7 +5,7 @@ import pytest
 from drvm.config.load import parse_config
 from drvm.config.model import Config
 from drvm.config.settings import Overrides, PasswordCommand, PasswordFile, resolve
-from drvm.core.errors import NoRepository, UsageError
+from drvm.core.errors import ConfigError, NoRepository, UsageError
 
 CONFIG = parse_config(
     b"""
@@ -122,3 +122,26 @@ def test_an_unknown_policy_is_told_with_those_that_exist() -> None:
     with pytest.raises(UsageError) as caught:
         resolve(CONFIG, {}).policy_named("weekly")
     assert "first, second" in caught.value.hint
+
+
+def test_bandwidth_and_object_lock_reach_the_settings_of_a_bucket() -> None:
+    text = b"""
+repository:
+  url: s3://bucket/main
+  bandwidth: {upload: 20 MiB/s}
+  object_lock: {mode: compliance, days: 30}
+"""
+    named = resolve(parse_config(text, "c.yaml", {}), {}).needed_repository()
+    assert (named.upload_mib_s, named.download_mib_s) == (20, 0)
+    assert named.object_lock is not None
+    assert (named.object_lock.mode, named.object_lock.days) == ("compliance", 30)
+    assert resolve(CONFIG, {}).needed_repository().object_lock is None
+
+
+@pytest.mark.parametrize(
+    "key", ["bandwidth: {upload: 20 MiB/s}", "object_lock: {mode: governance, days: 1}"]
+)
+def test_what_only_buckets_have_is_a_mistake_elsewhere(key: str) -> None:
+    with pytest.raises(ConfigError, match="mistake") as caught:
+        parse_config(f"repository:\n  url: file:///x\n  {key}\n".encode(), "c.yaml", {})
+    assert "belongs to s3://" in caught.value.problems[0]

@@ -70,6 +70,14 @@ def test_a_store_that_could_not_be_written_leaves_what_was_kept(wiring: Wiring) 
     assert kept_probe(wiring) == before
 
 
+def test_a_result_that_can_not_be_kept_is_told(wiring: Wiring) -> None:
+    wiring.settings.state_dir.write_text("a file")
+    report = probe_store(wiring, MemoryStore())
+    (wrong,) = [finding for finding in report.findings if not finding.ok]
+    assert wrong.name == "kept" and "state_dir" in wrong.hint
+    assert kept_probe(wiring) is None
+
+
 def test_a_damaged_result_is_none(wiring: Wiring) -> None:
     probe_store(wiring, MemoryStore())
     (path,) = (wiring.settings.state_dir / "stores").iterdir()
