@@ -94,7 +94,7 @@ def run_of(hooks: int, packs: int, real: range, seed: int) -> Merged:
                 made, given = np.insert(made, at, keys[here]), np.insert(given, at, values[here])
             yield made, given
 
-    return Merged(listed, False, parts())
+    return Merged(listed, False, hooks, parts())
 
 
 def build(directory: Path, tib: float) -> None:

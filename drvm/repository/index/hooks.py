@@ -190,10 +190,11 @@ def make_run(packs: Sequence[PackHooks], *, dense: bool) -> MemoryRun:
 @dataclass(frozen=True, slots=True)
 class Merged:
     """A merge to be done: ``names`` of the living packs; ``parts`` in ascending order, each
-    small. Of hooks with one key the youngest stays."""
+    small. Of hooks with one key the youngest stays. ``hooks``: about how many there are."""
 
     names: Names
     dense: bool
+    hooks: int
     parts: Iterator[tuple[Keys, Values]]
 
     def in_memory(self) -> MemoryRun:
@@ -206,7 +207,8 @@ def merge(runs: Sequence[Run], *, dense_hooks: int) -> Merged:
     """``runs``: youngest first. What would be dense with more than ``dense_hooks`` is thinned."""
     dense = all(run.dense for run in runs) and sum(run.count for run in runs) <= dense_hooks
     names = sorted_names(b"".join(living(run).tobytes() for run in runs))
-    return Merged(names, dense, _merged(runs, names, thin=not dense))
+    hooks = sum(run.count // (16 if run.dense and not dense else 1) for run in runs)
+    return Merged(names, dense, hooks, _merged(runs, names, thin=not dense))
 
 
 def _merged(runs: Sequence[Run], names: Names, *, thin: bool) -> Iterator[tuple[Keys, Values]]:

@@ -137,13 +137,11 @@ class Levels:
     def probe(self, keys: Keys, *, dense_only: bool) -> Iterator[tuple[bytes, int]]:
         """(pack, segment) that hooks with these keys name, each once a run. A key that a younger
         run has is not looked for in older ones."""
-        if dense_only:
+        if dense_only and any(run.dense for run in self._all()):
             keys = keys[self._filter[keys >> _FILTER_SHIFT]]
-        for run in list(self._all()):
+        for run in [run for run in self._all() if run.dense or not dense_only]:
             if not len(keys):
                 return
-            if dense_only and not run.dense:
-                continue
             with self._guarded(run):
                 hit, values = run.probe(keys)
                 pack = values >> SEGMENT_BITS
@@ -240,6 +238,9 @@ class Levels:
             sequence = runs[0].sequence
         if self._files is not None:
             sources = [run.file for run in runs if run.file]
+            for run in runs:
+                if isinstance(run, FileRun):
+                    run.release()  # its memory is for the filter of the new one
             merged = merge(runs, dense_hooks=self.dense_hooks)
             try:
                 return self._files.write(merged, sequence, sources)
@@ -251,14 +252,17 @@ class Levels:
         return run
 
     def _share_memory(self) -> None:
-        """Hold the smallest runs, in what the rest leaves."""
+        """Hold the smallest runs, and the filters of others, in what the rest leaves."""
         left = self._memory_bytes - _ELSE_BYTES
         left -= sum(run.fence.nbytes + run.dead.nbytes for run in self._runs)
         for run in sorted(self._runs, key=lambda run: run.count):
             if isinstance(run, FileRun):
-                left -= run.count * HOOK_BYTES
                 with self._guarded(run):
-                    if left >= 0:
+                    if run.count * HOOK_BYTES <= left:
+                        left -= run.count * HOOK_BYTES
                         run.hold()
+                    elif run.filter_bytes <= left and run.count <= 8 * run.filter_bytes:
+                        left -= run.filter_bytes
+                        run.hold_filter()
                     else:
                         run.release()

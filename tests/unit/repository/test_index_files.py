@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from drvm.repository.index import levels as levels_module
 from drvm.repository.index import runs as runs_module
+from drvm.repository.index.filerun import KeyFilter
 from drvm.repository.index.hooks import PAGE_HOOKS, make_run, merge, sorted_names
 from drvm.repository.index.hooks import PackHooks as Hooks
 from drvm.repository.index.levels import Levels
@@ -315,6 +316,47 @@ def test_runs_share_the_memory_that_pages_are_read_into(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 << 20
+
+
+@given(st.sets(st.integers(0, 2**64 - 1), max_size=300), st.integers(3, 20), st.integers(1, 5))
+def test_a_filter_has_every_key_that_was_added(keys, bits, parts):
+    found = KeyFilter(np.zeros(1 << bits - 3, dtype=np.uint8))
+    ascending = np.array(sorted(keys), dtype=np.uint64)
+    for part in np.array_split(ascending, parts):
+        found.add(part)
+    assert found.may_have(ascending).tolist() == list(range(len(ascending)))
+
+
+def test_with_its_filter_a_run_reads_few_pages_for_what_it_does_not_have(tmp_path, monkeypatch):
+    one = pack(1, 20 * PAGE_HOOKS)
+    files(tmp_path).write(merge([make_run([one], dense=False)], dense_hooks=0), 1)
+    (run,) = files(tmp_path).load()
+    read: list[object] = []
+    real = os.preadv
+
+    def counted(*call: object) -> int:
+        read.append(call)
+        return real(*call)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    absent = np.sort(noise_ids(40, 7)[:, 0])
+    assert not len(run.probe(absent)[0])
+    without = len(read)
+    run.hold_filter()
+    assert not len(run.probe(absent)[0])
+    assert len(read) - without < without / 2
+    assert len(run.probe(np.sort(one.keys))[0]) == len(one.keys)
+
+
+def test_a_filter_is_held_where_the_run_does_not_fit_and_it_does(tmp_path):
+    one = pack(1, 20 * PAGE_HOOKS)
+    files(tmp_path).write(merge([make_run([one], dense=False)], dense_hooks=0), 1)
+    for room, held, filtered in ((0, False, False), (100, False, True), (200, True, False)):
+        found = levels(tmp_path, memory_bytes=levels_module._ELSE_BYTES + room * 1024)
+        found.sync(present(one), frozenset())
+        (run,) = found._runs
+        assert (run._held is not None, run._filter is not None) == (held, filtered)
+        assert finds(found, one)
 
 
 def test_a_run_without_hooks_is_asked_on_disk_and_stays(tmp_path):
