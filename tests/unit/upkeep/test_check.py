@@ -401,3 +401,28 @@ def spans_of(flags: list[bool]) -> list[tuple[int, int]]:
             spans.append((start, length))
         start += length
     return spans
+
+
+class Ended(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize("step", ["pack-set-aside", "check-recorded"])
+def test_a_check_that_ends_anywhere_is_made_good_by_the_next_one(vault, step):
+    point = vault.save([noise(SMALL, 1)])
+    for kind in ("data", "meta"):
+        flipped(vault.store, Kinds(vault.repository).names(kind)[0])
+
+    def end(now: str) -> None:
+        if now == step:
+            raise Ended
+
+    repository = vault.reopen().repository
+    plan = plan_check(repository, Share(percent=100), NOW)
+    clock = SystemClock()
+    with pytest.raises(Ended):
+        run_check(repository, plan, NoProgress(), clock, "here", write=True, trace=end)
+    result = check(vault.reopen().repository)
+    assert set(told(result)) == {point.id} and len(tombstones(vault)) == 2
+    records = [name for name in vault.store.objects if name.startswith(CHECKS)]
+    assert len(records) == (1 if step == "pack-set-aside" else 2)

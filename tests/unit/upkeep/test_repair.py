@@ -15,6 +15,7 @@ from tests.checking import Kinds, check, told
 from tests.unit.repository.conftest import Vault, new_vault
 from tests.unit.repository.test_round_trip import SMALL, noise
 from tests.unit.upkeep.test_check import changed, flipped, with_wrong_addresses
+from tests.unit.upkeep.test_gc import collect
 
 DISK = noise(3 * SMALL, 1)
 NOW = dt.timedelta(0)
@@ -190,3 +191,20 @@ def test_a_repair_that_ends_anywhere_is_done_by_the_next_one(vault, step):
         repair(vault, other, trace=end)
     assert not repair(vault, other).failed
     assert as_before(vault, old, [DISK])
+
+
+def test_a_bad_pack_that_nothing_needs_any_more_is_collected(vault):
+    """And none that a damaged point needs: its other blocks can still be had."""
+    old = vault.save([DISK])
+    name = damage(vault, "data")
+    check(vault.reopen().repository)
+    for _ in range(2):
+        collect(vault.reopen())
+    assert name in vault.store.objects
+    vault.reopen().save([changed(DISK, 50, 9)], old)
+    assert not repair(vault).failed
+    for _ in range(2):  # condemned by one run, deleted by the next
+        collect(vault.reopen())
+    assert name not in vault.store.objects
+    assert as_before(vault, old, [DISK])
+    assert not check(vault.reopen().repository).damaged
