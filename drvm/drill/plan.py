@@ -22,7 +22,7 @@ from drvm.repository.window import stored_bytes
 from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
 from drvm.restore.disks import DiskImage
 from drvm.restore.flash import rebuild_to_fit
-from drvm.restore.images import PlannedImage
+from drvm.restore.images import PlannedImage, planned_in
 from drvm.restore.plan import read_definition
 from drvm.restore.preflight import needs, problems
 from drvm.restore.source import parse
@@ -102,10 +102,7 @@ def plan_drill(
     directory = request.directory / name
     point = request.point
     original_xml = read_definition(repository, point)
-    images = tuple(
-        PlannedImage(disk, directory / f"{disk.target}.{disk.format}", disk.format)
-        for disk in point.disks
-    )
+    images = tuple(planned_in(directory, disk, point) for disk in point.disks)
     nvram_path = directory / "nvram.fd"
     tpm = repository.tpm_state(point) if host.places is not None else {}
     spec = _spec(name, images, nvram_path, request, tpm_state=bool(tpm))

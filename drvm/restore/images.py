@@ -13,12 +13,12 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from drvm.core.clock import Clock
-from drvm.core.errors import HostError, RestoreError
+from drvm.core.errors import DamageFound, HostError, RestoreError
 from drvm.core.files import sync_directory
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
@@ -26,7 +26,7 @@ from drvm.host.images import ImageTool
 from drvm.host.model import BlockWriter
 from drvm.host.nbd import NbdExport, NbdWriter
 from drvm.host.rawfile import RawFileWriter
-from drvm.repository.manifest import Disk
+from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.reader import write_disk
 from drvm.repository.repository import Repository
 from drvm.repository.window import mapped_bytes
@@ -38,16 +38,27 @@ _PARTIAL = ".drvm-partial"
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """``path`` is absolute and does not exist yet; ``format`` is ``raw`` or ``qcow2``."""
+    """``path`` is absolute and does not exist yet; ``format`` is ``raw`` or ``qcow2``. ``point``:
+    (UUID of the machine, id) of what is restored, where it may be looked up again."""
 
     disk: Disk
     path: Path
     format: str
+    point: tuple[str, str] | None = None
 
     @property
     def size_bytes(self) -> int:
         """The guest's disk in whole sectors: QEMU knows no other sizes."""
         return -(-self.disk.size_bytes // SECTOR_BYTES) * SECTOR_BYTES
+
+
+def planned_in(
+    directory: Path, disk: Disk, manifest: Manifest, image_format: str | None = None
+) -> PlannedImage:
+    """``<target>.<format>`` there; the disk's own format where none is given."""
+    kind = image_format or disk.format
+    path = directory / f"{disk.target}.{kind}"
+    return PlannedImage(disk, path, kind, (manifest.vm_uuid, manifest.id))
 
 
 class ImageRestorer:
@@ -63,14 +74,32 @@ class ImageRestorer:
         """Write the whole disk; returns the bytes written. Durable when it returns.
 
         Every block is verified. Raises ``DamageFound`` and ``RestoreError``, having left nothing.
+        Where the point was written anew since it was planned, its packs may be gone: then it is
+        restored from where it is now.
         """
         try:
-            return self._restore(image, progress)
+            try:
+                return self._restore(image, progress)
+            except DamageFound:
+                again = self._as_it_is_now(image)
+                if again is None:
+                    raise
+                return self._restore(again, progress)
         except HostError as error:
             raise RestoreError(
                 f"disk {image.disk.target} can't be restored: {error.message}",
                 hint=error.hint or f"look at the room and the health of {image.path.parent}",
             ) from None
+
+    def _as_it_is_now(self, image: PlannedImage) -> PlannedImage | None:
+        """The same disk in another generation of the point, if there is one."""
+        vm_uuid, point_id = image.point or ("", "")
+        listed = self._repository.points(vm_uuid).points if image.point is not None else ()
+        for disk in (d for point in listed if point.id == point_id for d in point.manifest.disks):
+            same = (disk.target, disk.size_bytes) == (image.disk.target, image.disk.size_bytes)
+            if same and disk.root != image.disk.root:
+                return replace(image, disk=disk)
+        return None
 
     def _restore(self, image: PlannedImage, progress: Progress) -> int:
         partial = image.path.with_name(f".{image.path.name}.{secrets.token_hex(4)}{_PARTIAL}")

@@ -16,7 +16,7 @@ from drvm.repository.repository import Repository
 from drvm.restore.definition import CpuMode, Definition, DefinitionSpec, Identity, VirtType
 from drvm.restore.disks import DiskImage
 from drvm.restore.flash import rebuild_to_fit
-from drvm.restore.images import PlannedImage
+from drvm.restore.images import PlannedImage, planned_in
 from drvm.restore.preflight import needs, problems
 from drvm.restore.source import parse
 from drvm.restore.target import gather
@@ -70,7 +70,7 @@ def plan_restore(
     pool = facts.pools.get(request.pool)
     directory = Path(pool.path) if pool is not None else Path("/nonexistent")
     disks = chosen_disks(manifest, request.disks)
-    images = tuple(_image(disk, directory, name, manifest.id, request.format) for disk in disks)
+    images = tuple(_image(disk, directory, name, manifest, request.format) for disk in disks)
     nvram = repository.blob(manifest.nvram) if manifest.nvram is not None else None
     nvram_path = directory / f"{name}-{manifest.id}-nvram.fd" if nvram is not None else None
     tpm = repository.tpm_state(manifest) if host.places is not None else {}
@@ -121,9 +121,8 @@ def plan_folder(
     if os.path.lexists(directory) and not directory.is_dir():
         raise UsageError(f"{directory} is no folder", hint="name another by --output")
     images = tuple(
-        PlannedImage(disk, directory / f"{disk.target}.{kind}", kind)
+        planned_in(directory, disk, manifest, image_format)
         for disk in chosen_disks(manifest, disks)
-        for kind in (image_format or disk.format,)
     )
     found = [f"{path} exists already: choose another folder" for path in _taken(images, None)]
     if found:
@@ -169,12 +168,13 @@ def _identity(manifest: Manifest, request: RestoreRequest, name: str) -> Identit
 
 
 def _image(
-    disk: Disk, directory: Path, name: str, point_id: str, image_format: str | None
+    disk: Disk, directory: Path, name: str, manifest: Manifest, image_format: str | None
 ) -> PlannedImage:
     kind = image_format or disk.format
     plain = directory / f"{name}-{disk.target}.{kind}"
-    dated = directory / f"{name}-{disk.target}-{point_id}.{kind}"
-    return PlannedImage(disk, dated if os.path.lexists(plain) else plain, kind)
+    dated = directory / f"{name}-{disk.target}-{manifest.id}.{kind}"
+    path = dated if os.path.lexists(plain) else plain
+    return PlannedImage(disk, path, kind, (manifest.vm_uuid, manifest.id))
 
 
 def _taken(images: tuple[PlannedImage, ...], nvram_path: Path | None) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
 from drvm.host.rawfile import RawFileWriter
+from drvm.repository.layout import pack_object, point_object
 from drvm.restore.images import ImageRestorer, PlannedImage
+from drvm.upkeep.rewrite import rewrite_point
 from tests.unit.repository.conftest import Vault, cheap_key_derivation, new_vault
 from tests.unit.repository.test_round_trip import noise
 
@@ -78,6 +81,21 @@ def test_damage_leaves_no_image(vault, tmp_path, image_format):
     with pytest.raises(DamageFound, match="of the disk"):
         restorer(vault).restore(planned(vault, tmp_path, image_format), NoProgress())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_point_that_was_written_anew_since_it_was_planned_is_restored_as_it_is(vault, tmp_path):
+    """As a collector does it that retires packs: into others, under the same id."""
+    (old,) = vault.repository.points().points
+    image = replace(planned(vault, tmp_path, "raw"), point=(old.manifest.vm_uuid, old.id))
+    need = vault.repository.need(old.manifest)
+    rewrite_point(vault.repository, old, need, level=1)
+    vault.store.delete(point_object(old.manifest.vm_uuid, old.id, old.generation))
+    for name in need:
+        vault.store.delete(pack_object(name))
+    again = vault.reopen()
+    restorer(again).restore(image, NoProgress())
+    assert image.path.read_bytes()[: len(CONTENT)] == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == [image.path.name]
 
 
 @pytest.mark.parametrize("verb", ["__init__", "write", "flush"])
