@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from drvm.config.password import MAX_PASSWORD_BYTES, read_password
-from drvm.config.settings import PasswordCommand, PasswordFile
+from drvm.config.password import MAX_PASSWORD_BYTES, read_password, weakness
+from drvm.config.settings import PasswordCommand, PasswordFile, PasswordVariable
 from drvm.core.errors import ProcessFailed, UsageError
 from drvm.core.process import SystemProcesses
 
@@ -59,3 +60,55 @@ def test_a_command_that_fails_is_an_error_without_what_it_printed() -> None:
     with pytest.raises(ProcessFailed) as caught:
         read_password(source, PROCESSES, {})
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_variable_may_hold_it() -> None:
+    source = PasswordVariable("DRVM_PASSWORD")
+    assert read_password(source, PROCESSES, {"DRVM_PASSWORD": "hunter2"}) == b"hunter2"
+    with pytest.raises(UsageError, match="DRVM_PASSWORD gave an empty"):
+        read_password(source, PROCESSES, {})
+
+
+def test_a_file_that_a_group_can_read_is_warned_of(tmp_path: Path) -> None:
+    told: list[str] = []
+    path = tmp_path / "pass"
+    path.write_bytes(b"hunter2")
+    path.chmod(0o640)
+    assert read_password(PasswordFile(path), PROCESSES, {}, told.append) == b"hunter2"
+    (words,) = told
+    assert "group" in words and "hunter2" not in words
+    path.chmod(0o600)
+    assert read_password(PasswordFile(path), PROCESSES, {}, told.append) == b"hunter2"
+    assert len(told) == 1
+
+
+def test_a_file_of_another_user_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    path = tmp_path / "pass"
+    path.write_bytes(b"hunter2")
+    path.chmod(0o600)
+    real = os.fstat
+
+    def foreign(descriptor: int) -> os.stat_result:
+        fields = list(real(descriptor))
+        fields[4] = 4711
+        return os.stat_result(fields)
+
+    monkeypatch.setattr("drvm.config.password.os.fstat", foreign)
+    read_password(PasswordFile(path), PROCESSES, {}, told.append)
+    assert told == [f"the password file {path} belongs to another user (4711)"]
+
+
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [
+        (b"short", "shorter"),
+        (b"aaaaaaaaaaaaaaaa", "different"),
+        (b"123456789012345", "digits"),
+        (b"correct horse battery staple", ""),
+    ],
+)
+def test_weak_passphrases_are_told(password: bytes, why: str) -> None:
+    assert why in weakness(password) and bool(why) == bool(weakness(password))

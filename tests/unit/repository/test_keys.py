@@ -194,3 +194,9 @@ def test_neither_keys_nor_what_opened_them_are_shown(capsys):
     shown = f"{found!r} {found} {found.keys!r} {SEALER!r} {SEALER.cipher(b'point', bytes(32))!r}"
     for secret in (MASTER.seal, MASTER.block_id, PASSPHRASE):
         assert secret.hex() not in shown and repr(secret)[2:-1] not in shown
+
+
+def test_what_some_passphrase_may_open_is_a_slot_and_nothing_else():
+    assert keys.is_slot("keys/0", slot())
+    assert not keys.is_slot("keys/0", b"noise")
+    assert not keys.is_slot("keys/0", with_fields(passes=1000))
