@@ -97,7 +97,7 @@ class FileRun:
     def __init__(self, path: Path, repository_id: bytes, room: Pages) -> None:
         """Raises ``ValueError`` for what is not whole or of another repository, and
         ``OSError`` for what can't be opened."""
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         header = self._read(_HEADER_BYTES, 0)
         magic, version, self.dense, bits, of, self.file, self.sequence, self.count, names, old = (

@@ -142,7 +142,9 @@ def place_in(run: Run, name: bytes) -> int | None:
 
 def judge(run: Run, present: Names, seen: Mask) -> None:
     """Every pack that is not ``present`` is dead, all others live. What lives is marked in
-    ``seen``, which goes with ``present``."""
+    ``seen``, which goes with ``present``, when all of the run was read: a damaged run goes, and
+    with it what it knew."""
+    living = []
     for first in range(0, len(run.dead), _NAMES_AT_ONCE):
         names = run.names(first, min(first + _NAMES_AT_ONCE, len(run.dead)))
         here = run.dead[first : first + len(names)]
@@ -150,7 +152,9 @@ def judge(run: Run, present: Names, seen: Mask) -> None:
         if len(present):
             at = np.minimum(np.searchsorted(present, names), len(present) - 1)
             np.not_equal(present[at], names, out=here)
-            seen[at[~here]] = True
+            living.append(at[~here])
+    for at in living:
+        seen[at] = True
 
 
 def name_at(names: Names, number: int) -> bytes:

@@ -257,7 +257,7 @@ class _File:
     def open(name: bytes, path: str) -> _File | None:
         """``None`` for what is no whole table; it is then as good as absent."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return None
         file = _File(name, path, descriptor)  # which closes it

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from drvm.chunker.blocks import Ids
 from drvm.core.errors import DamageFound
 from drvm.repository.index.tables import IdTables
+from tests.unit.repository.faults import within
 from tests.unit.repository.test_index import KEY, noise_ids
 
 NAME, OTHER = b"\x01" * 32, b"\x02" * 32
@@ -164,3 +165,15 @@ def test_where_nothing_can_be_written_a_segment_does_not_hold_its_table_in_memor
     assert rows is not None
     owner = rows if rows.base is None else rows.base
     assert owner.nbytes == rows.nbytes
+
+
+def test_a_fifo_in_the_place_of_a_table_holds_nobody_up(tmp_path):
+    kept, _ = tables(tmp_path)
+    kept.put(NAME, *TABLES[NAME])
+    (path,) = tmp_path.glob("??/*")
+    path.unlink()
+    os.mkfifo(path)
+    again, source = tables(tmp_path)
+    within(10, lambda: again.segment(NAME, 0))
+    assert is_right(again)
+    assert source.asked == [NAME]

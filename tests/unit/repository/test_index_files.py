@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drvm.repository.index import hooks as hooks_module
 from drvm.repository.index import levels as levels_module
 from drvm.repository.index import runs as runs_module
 from drvm.repository.index.filerun import KeyFilter
-from drvm.repository.index.hooks import PAGE_HOOKS, make_run, merge, sorted_names
+from drvm.repository.index.hooks import PAGE_HOOKS, judge, make_run, merge, sorted_names
 from drvm.repository.index.hooks import PackHooks as Hooks
 from drvm.repository.index.levels import Levels
 from drvm.repository.index.runs import RunFiles
+from tests.unit.repository.faults import within
 from tests.unit.repository.test_index import REPOSITORY, noise_ids
 
 
@@ -146,6 +148,36 @@ def test_a_damaged_page_costs_the_run_and_the_next_listing_says_so(memory_bytes,
     list(found.probe(one.keys, dense_only=False))
     assert paths(tmp_path) == []
     assert found.sync(present(one), frozenset()) == [one.name]
+
+
+def test_a_fifo_among_the_runs_holds_nobody_up(tmp_path):
+    one = pack(1, 100)
+    files(tmp_path).write(merge([make_run([one], dense=False)], dense_hooks=0), 1)
+    os.mkfifo(tmp_path / f"{bytes(16).hex()}.run")
+    found = levels(tmp_path)
+    within(10, lambda: found.sync(present(one), frozenset()))
+    assert finds(found, one)
+
+
+def test_a_run_that_cannot_be_read_to_its_end_has_shown_no_pack(monkeypatch):
+    """Else what it knew would be in no run, and not be read again either."""
+    packs = [pack(number, 3) for number in range(4)]
+    run, seen = make_run(packs, dense=False), np.zeros(4, dtype=np.bool_)
+    names = run.names
+
+    def torn(first: int, last: int) -> np.ndarray:
+        if first == 2:
+            raise ValueError("a page is damaged")
+        return names(first, last)
+
+    monkeypatch.setattr(hooks_module, "_NAMES_AT_ONCE", 2)
+    monkeypatch.setattr(run, "names", torn)
+    with pytest.raises(ValueError, match="damaged"):
+        judge(run, present(*packs), seen)
+    assert not seen.any()
+    monkeypatch.setattr(run, "names", names)
+    judge(run, present(*packs), seen)
+    assert seen.all()
 
 
 class Died(BaseException):

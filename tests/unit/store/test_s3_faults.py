@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -88,6 +89,20 @@ def open_store(running_service: Service, patient: Patient, environment: None) ->
 def store(open_store: S3Store, service: Service, clock: Patient) -> S3Store:
     """With its service and its clock as new."""
     return open_store
+
+
+def test_an_answer_is_in_memory_once(store, service):
+    body = bytes(range(256)) * (16 * MIB // 256)
+    service.will(Reply(200, body))
+    store.get("packs/a")
+    tracemalloc.start()
+    try:
+        found = store.get("packs/a")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == body
+    assert most < 1.5 * len(body)
 
 
 def part(body: bytes, content_range: str) -> Reply:
