@@ -52,8 +52,8 @@ MACHINES = ("one", "two")
 LEAVES = (0, 1, 32)
 """Those that hold data: under two level-1 nodes."""
 SIZE_BYTES = 33 * LEAF_BYTES
-POOL = 60
-MANY = 8
+POOL = 40
+MANY = 4
 """More points than these are ended by preference."""
 LIMIT_S = 120.0
 _clock = SystemClock()
@@ -105,7 +105,7 @@ class Overlaps:
 
     def round(self) -> None:
         verbs = ["backup", self.random.choice(("backup", "gc")), "gc"]
-        verbs.append(self.random.choice(("end", "rewrite", "copy", "gc", "copy-gc")))
+        verbs.append(self.random.choice(("end", "end", "rewrite", "copy", "copy-gc")))
         self.random.shuffle(verbs)
         for verb in verbs:
             self._start(verb)
@@ -124,8 +124,8 @@ class Overlaps:
         interleaving."""
         self.serial += 1
         work = getattr(self, f"_{verb.replace('-', '_')}")(self.random.getrandbits(32))
-        fate = self.random.choices(("end", "kill", "stop"), (6, 2, 2))[0]
-        at = self.random.randrange(1, 14)
+        fate = self.random.choices(("end", "kill", "stop"), (5, 2, 3))[0]
+        at = self.random.randrange(1, 9)
         pauses = [self.random.choice((0.0, 0.0, 0.001, 0.02)) for _ in range(64)]
         pid = os.fork()
         if pid:
@@ -211,7 +211,13 @@ class Overlaps:
         return work
 
     def _gc(self, seed: int) -> Callable[[Trace], None]:
-        return lambda trace: self._collect(self.here, seed, trace)
+        """Two runs: what the first condemns the second deletes."""
+
+        def work(trace: Trace) -> None:
+            for _ in range(2):
+                self._collect(self.here, seed, trace)
+
+        return work
 
     def _copy_gc(self, seed: int) -> Callable[[Trace], None]:
         return lambda trace: self._collect(self.there, seed, trace)

@@ -7,14 +7,18 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
 from drvm.core.errors import (
     DamageFound,
     RepositoryError,
     StoreUnreachable,
+    TamperingFound,
     UnsupportedFormat,
     UsageError,
 )
+from drvm.core.ids import new_point_id
 from drvm.repository.generations import Generation, Status
 from drvm.repository.layout import (
     CONDEMNED,
@@ -610,3 +614,107 @@ def test_two_collectors_that_take_turns_at_every_step_lose_nothing(faulty):
     assert len(turns) == 6
     fresh = faulty.reopen()
     assert [fresh.load(point) for point in points(fresh)] == [[noise(SMALL, 1)], [noise(SMALL, 2)]]
+
+
+def test_an_answer_that_was_lost_to_another_is_told_as_such(faulty):
+    generations = faulty.repository.generations
+    left = leave_pending(faulty)
+    assert generations.give_up(left)
+    assert not generations.give_up(left)
+
+
+def test_a_manifest_under_the_name_of_another_point_makes_it_refuse(faulty):
+    """A key holder can seal anything under any name."""
+    point = points(faulty)[0]
+    (name,) = (n for n in faulty.store.objects if n.startswith(POINTS) and point.id in n)
+    other = replace(point.manifest, id=new_point_id())
+    sealed = faulty.repository._sealer.seal_object(b"point", name, other.encode())
+    faulty.store.put(name, sealed)
+    faulty.store.put(final_object(point.id, name[-16:]), b"unreadable")
+    (found,) = plan(faulty).damaged
+    assert "the manifest of another point" in found.reasons[0]
+
+
+def test_a_map_without_a_root_and_one_of_two_levels_are_walked(faulty):
+    """A disk of zeroes, and one with nodes above its level-1 nodes."""
+    content = bytearray(33 * LEAF_BYTES)
+    content[:BLOCK_BYTES] = noise(BLOCK_BYTES, 50)
+    content[-BLOCK_BYTES:] = noise(BLOCK_BYTES, 51)
+    point = faulty.save([bytes(BLOCK_BYTES), bytes(content)], step=LEAF_BYTES)
+    need = faulty.repository.generations.need()
+    need.add(point.manifest)
+    assert need.needed == faulty.repository.need(point.manifest)
+    end(faulty, *points(faulty)[:-1])
+    collect(faulty)
+    collect(faulty)
+    assert packs(faulty) == own_packs(faulty, point)
+
+
+def test_a_node_that_belongs_elsewhere_is_no_node(faulty):
+    """A disk that claims to be larger than its map is."""
+    point = points(faulty)[0]
+    (disk,) = point.manifest.disks
+    larger = replace(point.manifest, disks=(replace(disk, size_bytes=33 * LEAF_BYTES),))
+    need = faulty.repository.generations.need()
+    need.add(larger)
+    assert list(need.unread.values()) == ["a disk map is damaged: node belongs elsewhere"]
+
+
+def test_a_pack_that_is_locked_is_not_deleted_before_its_time(faulty, monkeypatch):
+    left = leave_pending(faulty)
+    faulty.repository.generations.give_up(left)
+    end(faulty, points(faulty)[0])
+    collect(faulty)
+    until = [dt.datetime.now(dt.UTC) + HOUR]
+    monkeypatch.setattr("drvm.upkeep.gc.retained_until", lambda store, name: until[0])
+    done = collect(faulty)
+    assert (done.deleted, done.locked, done.cleared) == (0, 4, 0)
+    until[0] -= 2 * HOUR
+    assert collect(faulty).deleted == 4
+
+
+def test_tampering_means_no_collection(faulty, monkeypatch):
+    def tampered() -> None:
+        raise TamperingFound("objects were changed by somebody")
+
+    end(faulty, points(faulty)[0])
+    monkeypatch.setattr(faulty.repository, "check_untouched", tampered)
+    planned = plan(faulty)
+    with pytest.raises(TamperingFound):
+        run_gc(faulty.repository, planned, Collected())
+    assert planned.condemn == ()
+
+
+def test_only_the_first_reasons_of_much_damage_are_told(faulty):
+    contents = [noise(SMALL, seed) for seed in range(60, 65)]
+    for content in contents:
+        faulty.save([content])
+    whole = faulty.save(contents)
+    data = {n for d in whole.manifest.disks for n in faulty.repository.disk_map(d).packs()}
+    data -= {disk.root.ref().pack for disk in whole.manifest.disks}
+    for name in data:
+        faulty.store.delete(pack_object(name))
+    (found,) = (d for d in plan(faulty).damaged if d.generation.point_id == whole.id)
+    assert len(found.reasons) == 4 and found.reasons[-1] == "and 2 more"
+
+
+def test_a_point_that_is_ended_while_it_is_judged_is_no_damage(faulty):
+    damaged = points(faulty)[-1]
+    faulty.store.delete(only_pack(faulty, damaged))
+    vault = faulty.reopen()
+    (name,) = (n for n in faulty.store.objects if n.startswith(POINTS) and damaged.id in n)
+
+    def ends(verb: str, asked: str) -> None:
+        if (verb, asked) == ("head", name):
+            faulty.store.objects.pop(name, None)
+
+    faulty.store.before = ends
+    assert plan(vault).damaged == ()
+
+
+def test_a_point_is_given_up_once(faulty):
+    left = leave_pending(faulty)
+    planned = plan(faulty, later=8 * DAY)
+    faulty.repository.generations.give_up(left)
+    run_gc(faulty.repository, planned, done := Collected())
+    assert done.given_up == 0

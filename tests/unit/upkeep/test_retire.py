@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace as altered
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
+from drvm.core.errors import DamageFound
 from drvm.core.ids import new_point_id
 from drvm.repository.layout import pack_object
 from drvm.repository.points import Point
@@ -237,3 +238,55 @@ def test_points_of_other_machines_that_share_a_pack_are_written_anew_too(faulty)
         collect(faulty)
     fresh = faulty.reopen()
     assert [fresh.load(left) for left in points(fresh)] == [[content]] * 2
+
+
+def test_what_was_given_up_is_not_looked_at(faulty):
+    """Its blocks are dead, though its manifest is still there."""
+    mostly_dead(faulty)
+
+    def dies(verb: str, name: str) -> None:
+        if verb == "create" and name.startswith("final/"):
+            raise KeyboardInterrupt
+
+    faulty.store.before = dies
+    with pytest.raises(KeyboardInterrupt):
+        faulty.save([noise(SMALL)])
+    faulty.store.before = lambda verb, name: None
+    generations = faulty.repository.generations
+    for generation in generations.listed():
+        generations.give_up(generation)  # of those that are decided nothing changes
+    assert len(plan(faulty).packs) == 1
+
+
+def test_a_point_ended_since_the_survey_is_left_out(faulty):
+    point, _ = mostly_dead(faulty)
+    now = dt.datetime.now(dt.UTC) + DAYS
+    found = survey(faulty.repository, now)
+    end(faulty, point)
+    assert plan_retire(faulty.repository, found, RULES) == RetirePlan()
+
+
+def test_a_leaf_that_cannot_be_read_stops_the_planning(faulty, monkeypatch):
+    mostly_dead(faulty)
+
+    def damaged(*_: object) -> None:
+        raise ValueError("it has no runs")
+
+    monkeypatch.setattr(retire, "decode_leaf", damaged)
+    with pytest.raises(DamageFound, match="it has no runs"):
+        plan(faulty)
+
+
+def test_a_point_ended_between_plan_and_run_is_passed_over(faulty):
+    point, _ = mostly_dead(faulty)
+    planned = plan(faulty)
+    ended: list[str] = []
+
+    def ends(step: str) -> None:
+        if step == "data-stored" and not ended:
+            ended.append(step)
+            end(faulty, point)
+
+    retired = Retired()
+    run_retire(faulty.repository, planned, retired, level=1, trace=ends)
+    assert (retired.rewritten, points(faulty)) == (0, ())
