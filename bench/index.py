@@ -104,7 +104,7 @@ def build(directory: Path, tib: float) -> None:
     for number, share in enumerate(SHARES):
         real = range(number * each, (number + 1) * each)
         packs = max(1, int(tib * PACKS_PER_TIB * share))
-        files.write(run_of(int(hooks * share), packs, real, number + 1), 100 - number)
+        files.write(run_of(int(hooks * share), packs, real, number + 1), number)
     listing = b"".join(run.names(0, len(run.dead)).tobytes() for run in files.load())
     np.save(directory / "listing.npy", sorted_names(listing))
     tables = IdTables(directory / "ids", KEY, lambda name: None, 1 << 50)
