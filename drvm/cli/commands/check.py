@@ -119,7 +119,7 @@ def command(
     if invocation.output.json:
         invocation.output.document(_fields(result, repairs, dry_run=dry_run))
     else:
-        _show(invocation.output, result, repairs)
+        show(invocation.output, result, repairs)
     _warn(invocation, result, repairs)
     if result.damaged and (repairs is None or not _healed(result, repairs)):
         raise DamageFound(_verdict(result, repairs), hint=_hint(result, repairs, dry_run=dry_run))
@@ -150,7 +150,7 @@ def _run(
         return check_of(wiring, share, progress, invocation.trace, write=not dry_run)
 
 
-def _show(output: Output, result: CheckResult, repairs: Repairs | None) -> None:
+def show(output: Output, result: CheckResult, repairs: Repairs | None) -> None:
     points = "" if result.never_read is None else f"{result.points} points, "
     output.line(
         f"{points}{result.packs} packs ({format_bytes(result.packs_bytes)});"
