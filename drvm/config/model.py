@@ -200,7 +200,7 @@ class RepositoryCheckConfig(ScheduledSection):
     read_data_percent: Annotated[float, Field(ge=0, le=100)] = 10.0
 
 
-class GcConfig(Section):
+class GcConfig(ScheduledSection):
     grace_s: DurationText = Field(default=86400.0, alias="grace")
     give_up_after_s: DurationText = Field(default=604800.0, alias="give_up_after", ge=3600)
     max_rewrite_bytes: SizeBytes = Field(

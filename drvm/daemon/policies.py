@@ -25,7 +25,7 @@ from drvm.wiring.jobs import (
     take_point,
     watch_standing,
 )
-from drvm.wiring.upkeep import check_of, lengthen_locks
+from drvm.wiring.upkeep import check_of, collect, lengthen_locks
 
 log = logging.getLogger("drvm.daemon")
 
@@ -34,8 +34,8 @@ OpenWiring = Callable[[], AbstractContextManager[Wiring]]
 
 
 def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
-    """A job for each schedule of policies and of the check; policies without one are only for
-    hand-made points. Locks are lengthened once a day, where there are any."""
+    """A job for each schedule: of policies (those without one are only for hand-made points), of
+    the check, of the collector. Locks are lengthened once a day, where there are any."""
     found = []
     for policy in settings.policies:
         if policy.schedule is not None:
@@ -53,7 +53,21 @@ def jobs(settings: Settings, open_wiring: OpenWiring) -> list[Job]:
     check = settings.check
     if check.schedule is not None:
         found.append(Job("check", check.schedule, check.time_zone, _check(check, open_wiring)))
+    gc = settings.gc
+    if gc.schedule is not None:
+        found.append(Job("gc", gc.schedule, gc.time_zone, _collect(open_wiring)))
     return found
+
+
+def _collect(open_wiring: OpenWiring) -> Callable[[Progress], None]:
+    def run(progress: Progress) -> None:
+        with open_wiring() as wiring:
+            done, retired = collect(wiring, progress)
+        log.info("%d packs condemned, %d deleted", done.condemned, done.deleted)
+        if retired.failed:
+            log.warning("%d points could not be written anew: drvm check", retired.failed)
+
+    return run
 
 
 def _check(check: RepositoryCheckConfig, open_wiring: OpenWiring) -> Callable[[Progress], None]:

@@ -20,12 +20,12 @@ from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.first_versions import FirstVersions, Later
 from drvm.store.probe import store_time
 from drvm.upkeep.check import CheckResult, plan_check, run_check
-from drvm.upkeep.gc import GcPlan, GcRules, plan_gc
+from drvm.upkeep.gc import Collected, GcPlan, GcRules, plan_gc, run_gc
 from drvm.upkeep.locks import LockPlan, plan_locks, run_locks
 from drvm.upkeep.prune import PrunePlan, plan_prune
 from drvm.upkeep.repair import Repairs, Tools, run_repair
 from drvm.upkeep.retention import NO_RULES, SETTLED, Now, Rules
-from drvm.upkeep.retire import RetirePlan, RetireRules, plan_retire
+from drvm.upkeep.retire import Retired, RetirePlan, RetireRules, plan_retire, run_retire
 from drvm.upkeep.survey import Survey, survey
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import machines
@@ -186,6 +186,20 @@ def check_of(
     return run_check(
         repository, plan, progress, wiring.clock, wiring.writer, write=write, trace=trace
     )
+
+
+def collect(
+    wiring: Wiring, progress: Progress, trace: Trace = no_trace
+) -> tuple[Collected, Retired]:
+    """A whole ``drvm gc``, as the config says. Raises where it is refused, having done nothing."""
+    done, retired = Collected(), Retired()
+    found, plan = plan_gc_of(wiring, gc_rules_of(wiring), trace=trace, progress=progress)
+    run_gc(wiring.repository(), plan, done, trace, progress)
+    retire = plan_retire_of(wiring, found, None, progress)
+    run_retire(
+        wiring.repository(), retire, retired, level=wiring.level, trace=trace, progress=progress
+    )
+    return done, retired
 
 
 def repair_hits(

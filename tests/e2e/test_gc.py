@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from drvm.core.clock import SystemClock
+from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
+from drvm.daemon.policies import jobs
 from drvm.lab.services import S3Server
 from tests.appliance import Appliance, make_appliance
 from tests.refusals import assert_clear, unchanged
@@ -91,6 +93,21 @@ def test_two_runs_free_the_space_and_a_dry_run_changes_nothing(appliance: Applia
     assert not list((store / "condemned").iterdir())
     assert len(list((store / "index").iterdir())) == 2
     assert restored(appliance, "vm1") == content(1)
+
+
+@only_directory
+def test_the_daemon_collects_on_its_schedule(appliance: Appliance) -> None:
+    appliance.config.write_text(
+        appliance.config.read_text().replace("  grace: 1s", '  grace: 1s\n  schedule: "0 4 * * *"')
+    )
+    appliance.drvm("forget", "--vm", "vm0", "--yes")
+    store = aged(appliance)
+    with appliance.wiring() as wiring:
+        (job,) = jobs(wiring.settings, appliance.wiring)
+    for left in (2, 0):
+        job.run(NoProgress())
+        assert len(list((store / "condemned").iterdir())) == left
+    assert len(list((store / "packs").iterdir())) == 4
 
 
 @only_directory

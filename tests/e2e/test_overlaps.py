@@ -17,6 +17,7 @@ def test_every_point_that_says_ok_restores_on_a_directory(tmp_path: Path) -> Non
 
 
 @pytest.mark.s3
+@pytest.mark.long  # every process makes an S3 client: half a minute a round on a busy host
 def test_every_point_that_says_ok_restores_on_s3(
     tmp_path: Path, seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
