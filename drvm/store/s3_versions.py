@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,22 +56,15 @@ class S3History:
 
     def list(self, prefix: str) -> Iterator[Version]:
         base.check_prefix(prefix)
-        found: dict[str, dict[str, tuple[dt.datetime, int, Version]]] = {}
-        count = 0
+        found: list[Version] = []
         after: dict[str, str] = {}
         while True:
             page = self._bucket.call(prefix, functools.partial(self._page, prefix, after))
-            for version in self._entries(prefix, page):
-                count += 1  # S3 lists the versions of a name the newest first
-                found.setdefault(version.name, {})[version.id] = (
-                    version.modified,
-                    -count,
-                    version,
-                )
-            if count > MAX_LISTED:
+            found += self._entries(prefix, page)
+            if len(found) > MAX_LISTED:
                 raise ObjectDamaged(f"{self._bucket.address} lists more than {MAX_LISTED} versions")
             if not page["IsTruncated"]:
-                return self._ordered(found)
+                return _ordered(found)
             following = {"KeyMarker": str(page.get("NextKeyMarker") or "")}
             if page.get("NextVersionIdMarker"):
                 following["VersionIdMarker"] = str(page["NextVersionIdMarker"])
@@ -128,14 +122,14 @@ class S3History:
                 identity = str(entry.get("VersionId", "null"))
                 yield Version(name, identity, info.size_bytes, info.modified, etag, marker)
 
-    @staticmethod
-    def _ordered(
-        found: dict[str, dict[str, tuple[dt.datetime, int, Version]]],
-    ) -> Iterator[Version]:
-        """By name; of one name by time, and where that is the same second by the listing."""
-        for name in sorted(found):
-            for _, _, version in sorted(found[name].values(), key=lambda kept: kept[:2]):
-                yield version
+
+def _ordered(found: list[Version]) -> Iterator[Version]:
+    """By name and time; each once, though a page came twice. S3 lists the versions of a name the
+    newest first, which tells what came first within a second."""
+    found.reverse()
+    found.sort(key=lambda version: (version.name, version.modified))
+    for _, versions in itertools.groupby(found, lambda version: version.name):
+        yield from {version.id: version for version in versions}.values()
 
 
 def _code(error: ClientError) -> str:

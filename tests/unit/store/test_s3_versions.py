@@ -46,10 +46,10 @@ def version(key: str, identity: str, *, size: str = "1", time: str = TIME) -> st
     )
 
 
-def marker(key: str, identity: str) -> str:
+def marker(key: str, identity: str, time: str) -> str:
     return (
         f"<DeleteMarker><Key>{key}</Key><VersionId>{identity}</VersionId>"
-        f"<LastModified>{TIME}</LastModified></DeleteMarker>"
+        f"<LastModified>{time}</LastModified></DeleteMarker>"
     )
 
 
@@ -99,11 +99,15 @@ def test_pages_of_versions_are_joined_and_put_in_order(store: S3Store, service: 
         page(
             version("pre/packs/b", "3"),
             version("pre/packs/b", "2", time="2026-11-23T03:00:00.000Z"),
-            marker("pre/packs/a", "9"),
+            marker("pre/packs/a", "9", "2026-11-23T05:00:00.000Z"),
             following=("pre/packs/b", "2"),
         ),
         page(version("pre/packs/b", "1", time="2026-11-23T03:00:00.000Z"), following=("k", "")),
-        page(version("pre/packs/a", "8"), version("pre/packs/a b", "7")),
+        page(
+            version("pre/packs/a", "8"),
+            version("pre/packs/a b", "7"),
+            version("pre/packs/b", "3"),  # twice
+        ),
     )
     assert listed(store) == [
         ("packs/a", "8", False),
