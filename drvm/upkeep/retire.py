@@ -143,11 +143,11 @@ def run_retire(
         trace("pack-condemned")
         done.condemned += 1
     for generation in plan.points:
-        manifest = _manifest(repository, generation, None)
-        if manifest is None:
-            continue
-        point = Point(manifest, generation.generation)
         try:
+            manifest = _manifest(repository, generation, repository.generations.decided(generation))
+            if manifest is None:
+                continue
+            point = Point(manifest, generation.generation)
             rewrite_point(
                 repository, point, plan.packs, level=level, progress=progress, trace=trace
             )
@@ -167,14 +167,13 @@ def _slice(names: Sequence[bytes], now: dt.datetime, most: int) -> frozenset[byt
     return frozenset(n for n in names if int.from_bytes(n[:8], "big") % slices == day % slices)
 
 
-def _manifest(
-    repository: Repository, generation: Generation, decided: Decided | None
-) -> Manifest | None:
-    """``None`` for what was given up, or ended since."""
-    if decided is not None and decided.status is Status.ABORTED:
+def _manifest(repository: Repository, generation: Generation, decided: Decided) -> Manifest | None:
+    """``None`` for what was given up, or ended since. Raises ``DamageFound`` where it is not what
+    the final names."""
+    if decided.status is Status.ABORTED:
         return None
     try:
-        return repository.generations.manifest(generation)
+        return repository.generations.manifest(generation, decided.manifest_sha256)
     except ObjectMissing:
         return None
 

@@ -290,3 +290,15 @@ def test_a_point_ended_between_plan_and_run_is_passed_over(faulty):
     retired = Retired()
     run_retire(faulty.repository, planned, retired, level=1, trace=ends)
     assert (retired.rewritten, points(faulty)) == (0, ())
+
+
+def test_a_manifest_that_is_not_the_one_its_final_names_is_not_written_anew(faulty):
+    """Whoever holds a key could have sealed another in its place since it was surveyed."""
+    point, _ = mostly_dead(faulty)
+    planned = plan(faulty)
+    (generation,) = planned.points
+    lie = altered(point.manifest, vm="another").encode()
+    sealed = faulty.repository._sealer.seal_object(b"point", generation.name, lie)
+    faulty.store.put(generation.name, sealed)
+    assert done(faulty, planned) == Retired(condemned=1, failed=1)
+    assert len(faulty.repository.generations.listed()) == 1
