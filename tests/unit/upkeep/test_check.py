@@ -426,3 +426,35 @@ def test_a_check_that_ends_anywhere_is_made_good_by_the_next_one(vault, step):
     assert set(told(result)) == {point.id} and len(tombstones(vault)) == 2
     records = [name for name in vault.store.objects if name.startswith(CHECKS)]
     assert len(records) == (1 if step == "pack-set-aside" else 2)
+
+
+def test_what_was_passed_by_before_a_pack_turned_out_to_be_bad_is_found_all_the_same(vault):
+    """Of the first disk a leaf is damaged, which a listing does not read; of the second a node."""
+    disks = [noise(SMALL, 1), noise(SMALL, 2)]
+    point = vault.save(disks)
+    first, second = (vault.repository.disk_map(disk) for disk in point.manifest.disks)
+    leaf, node = first.child(0, 0), second.child(1, 0)
+    assert leaf.ref.pack == node.ref.pack
+    offset = vault.repository.packs.open(leaf.ref.pack).frames.offset
+    for blob in (leaf, node):
+        flipped(vault.store, pack_object(blob.ref.pack), int(offset[blob.ref.number]) + 3)
+    lost = told(check(vault.reopen().repository, None))
+    assert lost == brute_force(vault.reopen().repository, {point.id: (point, disks)})
+    assert lost[point.id].keys() == {"vda", "vdb"}
+
+
+def test_an_address_at_which_there_is_no_block_is_found(vault, monkeypatch):
+    put = DiskMapWriter.put
+
+    def astray(self: DiskMapWriter, index: int, leaf: Leaf, digest: bytes) -> None:
+        ordinal = leaf.ordinal.copy()
+        ordinal[0] = 45  # the second frame has eight blocks
+        put(self, index, Leaf(leaf.packs, leaf.pack, ordinal), digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskMapWriter, "put", astray)
+        point = vault.save([noise(SMALL, 1)])
+    result = check(vault.reopen().repository)
+    expected = brute_force(vault.reopen().repository, {point.id: (point, [noise(SMALL, 1)])})
+    assert told(result) == expected and expected
+    assert "wrong addresses" in result.bad_packs[0].reason

@@ -10,7 +10,7 @@ from drvm.core.progress import NoProgress, no_trace
 from drvm.repository.layout import POINTS
 from drvm.repository.points import Point
 from drvm.upkeep.copy import plan_copy, run_copy
-from drvm.upkeep.repair import Repairs, Tools, run_repair
+from drvm.upkeep.repair import Repairs, Tools, _Repairing, run_repair
 from tests.checking import Kinds, check, told
 from tests.unit.repository.conftest import Vault, new_vault
 from tests.unit.repository.test_round_trip import SMALL, noise
@@ -208,3 +208,14 @@ def test_a_bad_pack_that_nothing_needs_any_more_is_collected(vault):
     assert name not in vault.store.objects
     assert as_before(vault, old, [DISK])
     assert not check(vault.reopen().repository).damaged
+
+
+def test_a_generation_that_somebody_made_meanwhile_stays(vault):
+    """Two repairs at once: each ends what was decided before its own, and the last one stays."""
+    first = vault.save([DISK])
+    second = vault.repository.commit(first.manifest)
+    repairing = _Repairing(vault.reopen().repository, (), frozenset(), None, tools())
+    third = vault.repository.commit(first.manifest)
+    assert repairing.superseded() == ()
+    left = {name.rpartition(".")[2] for name in vault.store.objects if name.startswith(POINTS)}
+    assert left == {second.generation, third.generation}
