@@ -17,6 +17,7 @@ from drvm.core.process import Processes, SystemProcesses
 from drvm.lab import guest as lab
 from drvm.lab import services
 from tests.guests import MakeGuest, Sleeper, guests, remove_leftovers
+from tests.nonces import Nonces, watched
 
 # No test may depend on how busy the machine is. The short form tries the same examples every time,
 # the long form other ones, and more.
@@ -62,6 +63,14 @@ def pytest_terminal_summary(
     count = config.stash.get(_left_out, 0)  # several workers collect the same tests each
     if count:
         terminalreporter.write_line(f"{count} long tests left out; --long runs them too")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nonces() -> Iterator[Nonces]:
+    """No test of this process seals two pieces alike; whichever does, fails."""
+    seen = Nonces()
+    with watched(seen):
+        yield seen
 
 
 @pytest.fixture(scope="session")
