@@ -7,13 +7,14 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
 from drvm.core.extents import Extent, ExtentKind, align
 from drvm.core.progress import Progress
+from drvm.core.threads import Threads
 from drvm.core.units import MIB
 from drvm.host.model import BlockReader
 from drvm.repository.disk_writer import DiskWriter, Place
@@ -133,7 +134,7 @@ class _Workers:
     def __init__(self, source: FrozenDisk, target: DiskWriter) -> None:
         self._source = source
         self._target = target
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="store")
+        self._pool = Threads(_WORKERS, "store")
         self._own = threading.local()
         self._opened: list[BlockReader] = []
         self._lock = threading.Lock()
@@ -162,7 +163,7 @@ class _Workers:
             yield load
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.end()
         for reader in self._opened:
             reader.close()
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import TypeVar
@@ -22,6 +21,7 @@ import numpy as np
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, LEAF_BYTES, BlockHasher, Ids, zero_ids
 from drvm.chunker.frames import FRAME_BYTES
 from drvm.core.errors import DamageFound
+from drvm.core.threads import Threads
 from drvm.core.units import MIB
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.frame_cache import FrameCache
@@ -119,9 +119,7 @@ class _Workers:
         self._size_bytes = size_bytes
         self._progress = progress
         self._own = threading.local()
-        self._pool = ThreadPoolExecutor(
-            _WORKERS, thread_name_prefix="restore", initializer=self._make_room
-        )
+        self._pool = Threads(_WORKERS, "restore", self._make_room)
         self._under_way: deque[Callable[[], None]] = deque()
         self._stop = threading.Event()
 
@@ -142,7 +140,7 @@ class _Workers:
 
     def close(self) -> None:
         self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.end()
 
     def _make_room(self) -> None:
         self._own.room = make_room(_FRAMES_TOGETHER * FRAME_BYTES)

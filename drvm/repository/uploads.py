@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from drvm.core.errors import DamageFound, ObjectMissing, OutcomeUnknown
+from drvm.core.threads import Threads
 from drvm.repository.layout import pack_object
 from drvm.repository.pack import SealedPack
 from drvm.store.base import Store
@@ -19,7 +20,7 @@ class Uploads:
 
     def __init__(self, store: Store, *, threads: int = 2, in_flight: int = 2) -> None:
         self._store = store
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="upload")
+        self._pool = Threads(threads, "upload")
         self._room = threading.Semaphore(in_flight)
         self._pending: list[Future[None]] = []
         self.stored_bytes = 0
@@ -50,7 +51,7 @@ class Uploads:
         self._pending = []
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.end()
 
     def _reap(self) -> None:
         """Forget the uploads that ended well. One that failed is kept: it is never forgotten."""
