@@ -59,7 +59,7 @@ from drvm.repository.layout import (
 )
 from drvm.repository.paper import Paper
 from drvm.repository.points import create_once
-from drvm.store.base import Store
+from drvm.store.base import ObjectInfo, Store
 
 MAX_SLOTS = 256
 """How many are read, the oldest of them: whoever floods the store delays nobody for long."""
@@ -131,7 +131,8 @@ class Keyring:
         """A new slot, read back from the store and opened before this returns; its id.
 
         A crash leaves the slot or none. Raises ``DamageFound`` where the store gives back other
-        bytes: the slot is then taken away again, as far as the store lets us.
+        bytes, and ``RepositoryError`` where so many are older that no reader comes to it: the slot
+        is then taken away again, as far as the store lets us.
         """
         return _add(self._store, self._opened, passphrase, about, trace).slot.removeprefix(KEYS)
 
@@ -194,14 +195,17 @@ class Keyring:
 def read_slots(store: Store) -> list[tuple[str, bytes]]:
     """(name, bytes) of the key slots, the oldest first. One that is larger than any can be counts
     as empty."""
-    found = [info for info in store.list(KEYS) if parse_slot(info.name) is not None]
-    found.sort(key=lambda info: (info.modified, info.name))
     slots = []
-    for info in found[:MAX_SLOTS]:
+    for info in _looked_at(store):
         with contextlib.suppress(ObjectMissing):
             small = info.size_bytes <= MAX_SLOT_BYTES
             slots.append((info.name, store.get(info.name) if small else b""))
     return slots
+
+
+def _looked_at(store: Store) -> list[ObjectInfo]:
+    found = [info for info in store.list(KEYS) if parse_slot(info.name) is not None]
+    return sorted(found, key=lambda info: (info.modified, info.name))[:MAX_SLOTS]
 
 
 def new_slot(
@@ -290,6 +294,14 @@ def _add(store: Store, opened: Opened, passphrase: bytes, about: About, trace: T
             f"the new key slot can't be relied on: {error}",
             hint="the slots that were there before are as they were; drvm doctor tests the store",
         ) from None
+    if all(info.name != made.slot for info in _looked_at(store)):
+        with contextlib.suppress(DrvmError):
+            store.delete(made.slot)
+        raise RepositoryError(
+            f"there are {MAX_SLOTS} older key slots: nobody would look at a new one",
+            hint="take away those that are foreign: drvm key list, drvm key remove; where no "
+            f"passphrase is known, the objects below {KEYS} that somebody added, by other tools",
+        )
     trace("slot-proven")
     return replace(made, data=stored[0][1])
 

@@ -10,17 +10,22 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import itertools
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from drvm.core.errors import ObjectExists, ObjectMissing, StoreRefused, TamperingFound
+from drvm.core.units import MIB
 from drvm.store import base
 from drvm.store.history import LockMode, Version, VersionedStore
 
 _REMEMBERED = 65536
 _SHOWN = 3
+_LEAST_PART_BYTES = 5 * MIB
+_PARTS = re.compile(r'"?[0-9a-f]{32}-[0-9]{1,5}"?', re.ASCII)
+"""The ETag of what was uploaded in parts: how many they were stands at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +245,18 @@ def _judge(versions: Sequence[Version]) -> tuple[Version | None, str]:
     kept = [version for version in versions if not version.marker]
     if not kept:
         return None, ""
-    first = kept[0]
+    first = next((version for version in kept if not _in_parts(version)), kept[0])
     if any((v.etag, v.size_bytes) != (first.etag, first.size_bytes) for v in kept):
         return first, "overwritten"
     return first, "deleted" if len(kept) < len(versions) else ""
+
+
+def _in_parts(version: Version) -> bool:
+    """Whether it was uploaded in parts, which drvm never does, nor do tools that copy a bucket
+    where the object is as small as that. S3 dates such an upload by when it was begun, and it may
+    end years later: begun when a name is known and the object not yet there, it would seem to be
+    the first."""
+    return version.size_bytes < _LEAST_PART_BYTES and _PARTS.fullmatch(version.etag) is not None
 
 
 def _info(version: Version) -> base.ObjectInfo:

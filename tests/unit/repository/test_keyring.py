@@ -345,6 +345,23 @@ def test_a_flood_of_slots_is_not_read_and_the_oldest_are(store: MemoryStore) -> 
     assert all(len(data) == 0 for _, data in found[1:])
 
 
+def test_no_slot_goes_for_one_that_readers_would_not_look_at(store: MemoryStore) -> None:
+    page = ring(store).paper()
+    for number in range(MAX_SLOTS):
+        store.put(f"keys/{number:016x}", b"x")
+    keyring, before = ring(store), names(store)
+    for make in (
+        lambda: keyring.change(SECOND, ABOUT),
+        lambda: keyring.add(SECOND, ABOUT),
+        lambda: from_paper(store, page, SECOND, ABOUT),
+    ):
+        with pytest.raises(RepositoryError, match="256 older") as caught:
+            make()
+        assert "drvm key remove" in caught.value.hint
+        assert names(store) == before
+    assert opens(store, FIRST)
+
+
 # -- paper ------------------------------------------------------------------------------------
 def test_a_page_makes_a_new_slot_without_any_passphrase(store: MemoryStore) -> None:
     page = paper.page(ring(store).paper(), "there", "now")

@@ -8,10 +8,10 @@ import pytest
 
 from drvm.core.errors import ObjectExists, ObjectMissing, StoreRefused, TamperingFound
 from drvm.store.first_versions import FirstVersions, alarms_of, first_versions, retained_until
-from drvm.store.history import LockRule
+from drvm.store.history import LockRule, Version
 from drvm.store.memory import MemoryStore
 from tests.fakes.clock import FakeClock
-from tests.fakes.versioned_store import VersionedMemory
+from tests.fakes.versioned_store import Kept, VersionedMemory
 
 LOOSE = ("probe/",)
 
@@ -121,6 +121,39 @@ def test_a_name_that_somebody_deleted_can_not_be_created_anew(
     with pytest.raises(ObjectExists):
         store.put_if_absent("final/a", b"another decision")
     assert store.get("final/a") == b"ok"
+
+
+def in_parts(name: str, data: bytes, begun: dt.datetime) -> Kept:
+    """S3 dates what was uploaded in parts by when that was begun, however much later it ended."""
+    etag = f"{'ab' * 16}-1"
+    return Kept(Version(name, "in parts", len(data), begun, etag), data)
+
+
+def test_what_was_begun_in_parts_before_an_object_came_is_not_the_object(
+    bucket: VersionedMemory, store: FirstVersions
+) -> None:
+    """The name of a final is told by its manifest before the final is there."""
+    ours = bucket.kept["final/a"][0].version
+    early = in_parts("final/a", b"aborted", ours.modified - dt.timedelta(seconds=1))
+    bucket.kept["final/a"].insert(0, early)
+    fresh = FirstVersions(bucket, loose=LOOSE)
+    assert fresh.get("final/a") == b"ok"
+    assert "final/a (overwritten)" in alarms_of(fresh)[0]
+    (later,) = fresh.later("final/")
+    assert later.versions == (early.version,)
+    assert fresh.undo(later) and fresh.get("final/a") == b"ok"
+
+
+def test_what_has_only_versions_in_parts_is_the_first_of_them(
+    bucket: VersionedMemory, store: FirstVersions
+) -> None:
+    """Other tools copy a repository as they like."""
+    now = bucket.clock.now()
+    bucket.kept["packs/b"] = [in_parts("packs/b", b"copied", now)]
+    bucket.kept["packs/c"] = [in_parts("packs/c", bytes(9 << 20), now)]
+    bucket.put("packs/c", b"lies")
+    assert store.get("packs/b") == b"copied"
+    assert store.head("packs/c").size_bytes == 9 << 20
 
 
 def test_loose_names_come_and_go(bucket: VersionedMemory, store: FirstVersions) -> None:
