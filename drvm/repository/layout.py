@@ -30,6 +30,8 @@ LOOSE = ("probe/", "leases/")
 """Objects that may come and go; every other is created once under its name."""
 LOCKED = (CONFIG, KEYS, PACKS, POINTS, FINALS)
 """What Object Lock keeps: all that a restore needs."""
+WRITTEN_ONCE = (*LOCKED, PINS, INDEX, CONDEMNED, LEAVING, CHECKS, DRILLS)
+"""All that is created once under its name: a later version is somebody else's."""
 PROBES = "probe/"
 
 PACK_MAX_BYTES = 32 * 1024 * 1024

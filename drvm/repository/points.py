@@ -46,6 +46,7 @@ from drvm.repository.layout import (
     pack_name,
     parse_point,
     point_object,
+    tombstone,
 )
 from drvm.repository.manifest import Manifest, decode_manifest, digest
 from drvm.store.base import MAX_OBJECT_BYTES, Store
@@ -117,6 +118,12 @@ def commit(
     _decide(store, sealer, manifest.id, generation, "ok", sealed)
     trace("final-created")
     return Point(manifest, generation)
+
+
+def condemn(store: Store, name: bytes) -> None:
+    """Create the pack's tombstone; one that is there already serves, whatever it says."""
+    with contextlib.suppress(ObjectExists):
+        store.put_if_absent(tombstone(name), b"")
 
 
 def condemned_packs(store: Store) -> frozenset[bytes]:

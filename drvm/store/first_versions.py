@@ -13,7 +13,7 @@ import itertools
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from drvm.core.errors import ObjectExists, ObjectMissing, StoreRefused, TamperingFound
@@ -80,8 +80,11 @@ class FirstVersions:
     @property
     def alarms(self) -> tuple[str, ...]:
         """What was found in the listings and reads so far, a line for each kind of object."""
+        return self.alarms_below(("",))
+
+    def alarms_below(self, prefixes: tuple[str, ...]) -> tuple[str, ...]:
         with self._lock:
-            found = sorted(self._alarms.items())
+            found = sorted(item for item in self._alarms.items() if item[0].startswith(prefixes))
         lines = []
         for kind, group in itertools.groupby(found, lambda item: item[0].partition("/")[0]):
             mine = list(group)
@@ -287,14 +290,14 @@ def alarms_of(store: base.Store) -> tuple[str, ...]:
     return store.alarms if isinstance(store, FirstVersions) else ()
 
 
-def check_untouched(store: base.Store, prefixes: Iterable[str]) -> None:
-    """Look at all objects below ``prefixes``; raises ``TamperingFound`` for any alarm. Asks nothing
-    where no versions are kept."""
+def check_untouched(store: base.Store, prefixes: tuple[str, ...]) -> None:
+    """Look at all objects below ``prefixes``; raises ``TamperingFound`` for any alarm there. Asks
+    nothing where no versions are kept."""
     if isinstance(store, FirstVersions):
         for prefix in prefixes:
             store.list(prefix)
-        if store.alarms:
-            raise TamperingFound(f"objects were changed by somebody: {'; '.join(store.alarms)}")
+        if alarms := store.alarms_below(prefixes):
+            raise TamperingFound(f"objects were changed by somebody: {'; '.join(alarms)}")
 
 
 def retained_until(store: base.Store, name: str) -> dt.datetime | None:

@@ -17,7 +17,7 @@ from drvm.core.progress import NoProgress, Progress, Trace, no_trace
 from drvm.core.text import printable
 from drvm.repository.generations import Generation, Status
 from drvm.repository.layout import index_object, pack_object, tombstone
-from drvm.repository.points import end_point
+from drvm.repository.points import condemn, end_point
 from drvm.repository.repository import Repository
 from drvm.repository.select import MIN_PREFIX
 from drvm.store.base import Store
@@ -180,7 +180,7 @@ def run_gc(
                 hint="run drvm gc again",
             )
     for doomed in plan.condemn:
-        store.put(tombstone(doomed.name), b"")
+        condemn(store, doomed.name)
         trace("pack-condemned")
         done.condemned += 1
     repository.catalog.forget(frozenset(doomed.name for doomed in plan.delete))

@@ -23,11 +23,11 @@ from drvm.core.errors import DamageFound, ObjectMissing, PacksCondemned, Unknown
 from drvm.core.progress import NoProgress, Progress, Trace, no_trace
 from drvm.core.units import MIB
 from drvm.repository.generations import Decided, Generation, Status
-from drvm.repository.layout import pack_object, tombstone
+from drvm.repository.layout import pack_object
 from drvm.repository.manifest import Manifest
 from drvm.repository.nodes import Node
 from drvm.repository.packs import BlobRef
-from drvm.repository.points import Point
+from drvm.repository.points import Point, condemn
 from drvm.repository.repository import Repository
 from drvm.repository.window import WINDOW_LEAVES
 from drvm.store.first_versions import retained_until
@@ -139,7 +139,7 @@ def run_retire(
     their new one, or both; the packs go by later runs once no generation needs them. Raises the
     store's errors, with ``done`` telling what was done before."""
     for name in sorted(plan.packs):
-        repository.store.put(tombstone(name), b"")
+        condemn(repository.store, name)
         trace("pack-condemned")
         done.condemned += 1
     for generation in plan.points:

@@ -12,7 +12,7 @@ from drvm.core.errors import TamperingFound, UnknownVm, UsageError
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.text import printable
 from drvm.repository.checks import Share
-from drvm.repository.layout import LOCKED, PINS
+from drvm.repository.layout import WRITTEN_ONCE
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
@@ -108,11 +108,12 @@ def lengthen_locks(
 
 
 def later_versions(wiring: Wiring) -> tuple[FirstVersions, tuple[Later, ...]]:
-    """What somebody did to what is needed; nothing where no versions are kept."""
+    """What somebody did to whatever raises an alarm. Raises ``UsageError`` where no versions are
+    kept."""
     store = wiring.repository().store
     if not isinstance(store, FirstVersions):
         raise UsageError("this repository keeps no versions", hint="docs/S3.md says how it would")
-    return store, tuple(later for prefix in (*LOCKED, PINS) for later in store.later(prefix))
+    return store, tuple(later for prefix in WRITTEN_ONCE for later in store.later(prefix))
 
 
 def _is_of(point: Point, *vms: str) -> bool:

@@ -1,18 +1,39 @@
 """Locks are lengthened for what stays; what somebody changed or what is locked does not go."""
 
 import datetime as dt
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from drvm.core.errors import TamperingFound
 from drvm.core.progress import NoProgress
-from drvm.repository.layout import CONFIG, FINALS, INDEX, KEYS, LOCKED, LOOSE, PACKS, POINTS
+from drvm.repository.layout import (
+    CHECKS,
+    CONDEMNED,
+    CONFIG,
+    FINALS,
+    INDEX,
+    KEYS,
+    LEAVING,
+    LOCKED,
+    LOOSE,
+    PACKS,
+    POINTS,
+    tombstone,
+)
+from drvm.repository.pins import Pin
 from drvm.repository.points import Point
 from drvm.store.first_versions import FirstVersions
 from drvm.store.history import LockRule
+from drvm.upkeep.gc import Collected, Doomed, GcPlan, run_gc
 from drvm.upkeep.locks import LockPlan, plan_locks, run_locks
 from drvm.upkeep.prune import PrunePlan, plan_prune, run_prune
 from drvm.upkeep.retention import Now, Rules
+from drvm.upkeep.retire import Retired, RetirePlan, Retiring, run_retire
+from drvm.upkeep.survey import survey
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.upkeep import later_versions
 from tests.fakes.clock import FakeClock
 from tests.fakes.versioned_store import VersionedMemory
 from tests.unit.repository.conftest import Vault, new_vault
@@ -148,8 +169,55 @@ def test_a_second_version_of_a_tombstone_or_an_index_object_holds_nothing_up(
     locked: Vault, bucket: VersionedMemory, clock: FakeClock
 ) -> None:
     clock.sleep(31 * 86400)
-    bucket.put(next(name for name in bucket.kept if name.startswith(INDEX)), b"")
+    index = next(name for name in bucket.kept if name.startswith(INDEX))
+    notice = f"{CONDEMNED}{'ab' * 32}"
+    for name in (index, notice):
+        bucket.put(name, b"ours")
+        bucket.put(name, b"somebody's")
     assert len(prune(locked, clock).going) == 2
+    found = survey(locked.repository, clock.now())
+    assert found.tampering is None
+    told = "; ".join(locked.repository.points().problems)
+    assert INDEX[:-1] in told and CONDEMNED[:-1] in told
+
+
+def test_whatever_alarms_is_listed_and_can_be_undone(
+    locked: Vault, bucket: VersionedMemory
+) -> None:
+    """But for what may come and go, and what is not of the repository."""
+    bucket.lock = None
+    locked.repository.pin(points(locked)[0], Pin("", "2026-11-23T04:00:00.000000Z", "kvm1"))
+    locked.repository.put_drill(points(locked)[0].manifest.vm_uuid, "ab" * 8, b"")
+    for kind in (CONDEMNED, LEAVING, CHECKS, "probe/", "others/"):
+        bucket.put(f"{kind}{'ab' * 8}", b"first")
+    changed = {name.partition("/")[0]: name for name in bucket.kept}
+    for name in changed.values():
+        bucket.put(name, b"somebody's")
+    wiring = cast(Wiring, SimpleNamespace(repository=lambda: locked.repository))
+    store, found = later_versions(wiring)
+    assert {later.name for later in found} == {
+        name for kind, name in changed.items() if kind not in ("probe", "others")
+    }
+    assert len(found) == 11
+    assert all(store.undo(later) for later in found)
+    assert later_versions(wiring)[1] == ()
+
+
+def test_a_pack_is_condemned_once_whoever_did_it_before(
+    bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    """A second version with other bytes would be an alarm that nobody else raised."""
+    bucket.lock = None
+    vault = new_vault(FirstVersions(bucket, loose=LOOSE))  # type: ignore[arg-type]
+    names = [bytes([number]) * 32 for number in range(2)]
+    for name in names:
+        bucket.put(tombstone(name), b"a check set it aside")
+    retiring = RetirePlan((Retiring((names[0],), 0, "dead"),))
+    run_retire(vault.repository, retiring, Retired(), level=1)
+    now = clock.now()
+    doomed = GcPlan(now, 0, 0, 0, 0, condemn=(Doomed(names[1], 0),))
+    run_gc(vault.repository, doomed, Collected())
+    assert [len(bucket.kept[tombstone(name)]) for name in names] == [1, 1]
 
 
 def test_whoever_may_not_delete_can_not_undo(locked: Vault, bucket: VersionedMemory) -> None:
