@@ -134,9 +134,16 @@ def present_packs(store: Store) -> frozenset[bytes]:
     return _names(store, PACKS)
 
 
-def _names(store: Store, prefix: str) -> frozenset[bytes]:
+def usable_packs(store: Store) -> frozenset[bytes]:
+    """Those that are there, without those that a check found bad: its tombstones say so, and those
+    of a collector are empty."""
+    return present_packs(store) - _names(store, CONDEMNED, least_bytes=1)
+
+
+def _names(store: Store, prefix: str, least_bytes: int = 0) -> frozenset[bytes]:
     """The packs that the objects below ``prefix`` are called after; others are not ours."""
-    objects = (PACKS + info.name.removeprefix(prefix) for info in store.list(prefix))
+    listed = (info for info in store.list(prefix) if info.size_bytes >= least_bytes)
+    objects = (PACKS + info.name.removeprefix(prefix) for info in listed)
     return frozenset(name for name in map(pack_name, objects) if name is not None)
 
 

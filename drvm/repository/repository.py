@@ -272,8 +272,8 @@ class Repository:
         """Point id -> when its generations were decided, good or not, by the store's time."""
         return protocol.final_times(self.store)
 
-    def present_packs(self) -> frozenset[bytes]:
-        return protocol.present_packs(self.store)
+    def usable_packs(self) -> frozenset[bytes]:
+        return protocol.usable_packs(self.store)
 
     def end_point(self, point: Point, trace: Trace = no_trace) -> None:
         """That one delete ends it; its packs stay until a collector finds them not needed."""

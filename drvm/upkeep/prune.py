@@ -52,8 +52,8 @@ def plan_prune(
     """``rules``: those of a machine by its name. Only the points of ``listing`` are looked at.
 
     No point goes because of newer ones that were not looked at: whatever stays in its stead must
-    be whole, with each pack that it needs in the store. Raises the store's errors. Where somebody
-    overwrote or deleted objects, ``refusal`` says so: nothing goes.
+    be whole, with each pack that it needs in the store and none set aside. Raises the store's
+    errors. Where somebody overwrote or deleted objects, ``refusal`` says so: nothing goes.
     """
     points = {point.id: point for point in listing.points}
     notes = pin_notes(repository.pins())
@@ -156,11 +156,12 @@ def pin_notes(pins: Mapping[str, Iterable[Pin]]) -> dict[str, str]:
 
 
 class _Wholeness:
-    """Whether points have all their packs; each is asked for once, and so is what they share."""
+    """Whether points have all their packs, and none that a check set aside; each is asked for
+    once, and so is what they share."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._present: frozenset[bytes] | None = None
+        self._usable: frozenset[bytes] | None = None
         self._known: dict[str, bool] = {}
         self._nodes: dict[BlobRef, int] = {}
 
@@ -173,10 +174,10 @@ class _Wholeness:
         return self._known[point.id]
 
     def _lacks(self, manifest: Manifest) -> bool:
-        if self._present is None:
-            self._present = self._repository.present_packs()
-        present = self._present
+        if self._usable is None:
+            self._usable = self._repository.usable_packs()
+        usable = self._usable
         maps = map(self._repository.disk_map, manifest.disks)
-        return any(blob.ref().pack not in present for blob in manifest.blobs()) or any(
-            disk_map.fold(lambda name: name not in present, self._nodes) for disk_map in maps
+        return any(blob.ref().pack not in usable for blob in manifest.blobs()) or any(
+            disk_map.fold(lambda name: name not in usable, self._nodes) for disk_map in maps
         )

@@ -151,7 +151,8 @@ def _decide_series(
 def _doubt(point: Candidate, now: Now) -> str | None:
     """Why a point counts for nothing, if it does."""
     latest = max(point.created, point.finished)
-    if latest > min(point.stored, now.host, now.store) + CLOCK_TOLERANCE:
+    ahead = latest > min(point.stored, now.host, now.store) + CLOCK_TOLERANCE
+    if ahead or point.created > point.first_stored + CLOCK_TOLERANCE:
         return "dated in the future: it counts for nothing"
     return None if point.sound else "not whole: it counts for nothing"
 

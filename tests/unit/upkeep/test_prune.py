@@ -8,14 +8,16 @@ from msgspec.structs import replace
 
 from drvm.core.errors import PacksCondemned, StoreUnreachable
 from drvm.core.ids import new_point_id
-from drvm.repository.layout import CONDEMNED, FINALS, PACKS, POINTS, pack_object
+from drvm.repository.layout import CONDEMNED, FINALS, PACKS, POINTS, pack_object, tombstone
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.upkeep.prune import PrunePlan, plan_prune, run_prune
 from drvm.upkeep.retention import NO_RULES, Now, Rules
+from tests.checking import check
 from tests.unit.repository.conftest import Vault, new_vault
 from tests.unit.repository.faults import FaultyStore
 from tests.unit.repository.test_round_trip import SMALL, noise
+from tests.unit.upkeep.test_check import flipped
 
 LATER = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
 NOW = Now(LATER, LATER)
@@ -129,6 +131,24 @@ def test_newer_points_that_all_lack_packs_leave_the_last_whole_one(faulty):
     lose_a_pack(faulty, middle)
     lose_a_pack(faulty, newest)
     assert plan(faulty.reopen()).going == ()
+
+
+def test_a_newer_point_that_needs_a_pack_which_a_check_set_aside_pushes_nobody_out(faulty):
+    oldest, middle, newest = points(faulty)
+    flipped(faulty.store, data_pack(faulty, newest))
+    assert [hit.id for hit in check(faulty.reopen().repository).hits] == [newest.id]
+    planned = plan(faulty.reopen())
+    assert [point.id for point in planned.going] == [oldest.id]
+    assert reasons(planned)[newest.id] == ("not whole: it counts for nothing",)
+    assert reasons(planned)[middle.id][0] == "the last good point"
+
+
+def test_a_pack_that_a_collector_condemned_is_as_good_as_any(faulty):
+    """It found it needed by nobody; a writer came, and needs it."""
+    *_, newest = points(faulty)
+    for name in faulty.repository.need(newest.manifest):
+        faulty.store.put(tombstone(name), b"")
+    assert len(plan(faulty).going) == 2
 
 
 def test_a_damaged_manifest_is_told_and_pushes_nobody_out(faulty):

@@ -167,6 +167,24 @@ def test_a_point_that_was_written_again_is_no_later_point() -> None:
     assert kept(run([*again, *nightly(3)[1:]], Rules(last=1))) == ["kvm1-0"]
 
 
+def test_a_point_dated_in_the_future_counts_for_nothing_also_after_it_was_written_anew() -> None:
+    """Its date has passed by then, and is still not the day that it shows."""
+    ahead = dataclasses.replace(
+        point(NOW - DAY + HOUR, name="ahead", stored=NOW - 20 * DAY), stored=NOW - HOUR
+    )
+    decisions = run([*nightly(10), ahead], Rules(daily=3))
+    assert decisions["ahead"].reasons == ("dated in the future: it counts for nothing",)
+    assert kept(decisions) == ["kvm1-2", "kvm1-1", "ahead", "kvm1-0"]
+
+
+def test_a_point_that_took_several_attempts_counts() -> None:
+    """What its final names was finished long after its first attempt was given up."""
+    slow = dataclasses.replace(
+        point(NOW - 5 * HOUR, name="slow"), finished=NOW - HOUR, stored=NOW - HOUR
+    )
+    assert "dated" not in " ".join(run([slow], Rules(last=1))["slow"].reasons)
+
+
 def test_a_point_just_stored_is_not_removed_yet() -> None:
     young = [point(NOW - dt.timedelta(minutes=n), name=f"y{n}") for n in (30, 10, 5)]
     decisions = run(young, Rules(last=1))
