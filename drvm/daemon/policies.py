@@ -89,6 +89,8 @@ def _lengthen(open_wiring: OpenWiring) -> Callable[[Progress], None]:
         with open_wiring() as wiring:
             plan, lengthened = lengthen_locks(wiring, progress)
             log.info("%d of %d objects locked until %s", lengthened, plan.objects, plan.until)
+            if plan.damage is not None:
+                raise plan.damage
 
     return run
 

@@ -126,10 +126,11 @@ def plan_gc(found: Survey, now: Now, rules: GcRules) -> GcPlan:
         for generation, decided in found.attempts
         if decided.status is Status.ABORTED and older(generation.stored, rules.settled)
     )
+    whole, dead = found.whole(), frozenset(give_up)
     damaged = tuple(
         damaged
         for damaged in found.damaged
-        if damaged.generation not in give_up and not found.whole_elsewhere(damaged)
+        if (g := damaged.generation) not in dead and (g.vm_uuid, g.point_id) not in whole
     )
     sizes = {name: info.size_bytes for name, info in found.packs.items()}
     plan = GcPlan(
@@ -241,7 +242,9 @@ def forget_damaged(
 ) -> tuple[str, ...]:
     """End points that ``plan`` refuses for, named by their ids or how these begin; all or none. A
     survey made before knows nothing of that. Raises ``UsageError`` for any other, and for pinned
-    ones."""
+    ones; and what ``plan`` refuses for beside them."""
+    if plan.tampering is not None or plan.clock is not None:
+        raise refusal(plan)
     damaged = {d.generation.point_id: d.generation.vm_uuid for d in plan.damaged}
     chosen: dict[str, str] = {}
     for text in wanted:

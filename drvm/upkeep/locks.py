@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from drvm.core.errors import ObjectMissing
+from drvm.core.errors import DamageFound, ObjectMissing
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.repository.layout import CONFIG, KEYS, final_object, pack_object, point_object
 from drvm.repository.points import Point
@@ -26,24 +26,38 @@ _CHUNK = 512
 @dataclass(frozen=True, slots=True)
 class LockPlan:
     """``ending``: objects that are locked for less than half of the rule's days, or not at all;
-    they get locked until ``until``. ``absent``: what points need and is not there."""
+    they get locked until ``until``. ``absent``: what points need and is not there; ``unread``: why
+    it is not known what else they need."""
 
     points: int
     objects: int
     ending: tuple[str, ...]
     absent: tuple[str, ...]
+    unread: tuple[str, ...]
     until: dt.datetime
 
+    @property
+    def damage(self) -> DamageFound | None:
+        """What to raise when all else is locked."""
+        if not self.absent and not self.unread:
+            return None
+        said = [f"{len(self.absent)} objects that points need are not there"] if self.absent else []
+        return DamageFound(
+            "; ".join((*said, *self.unread)), hint="what else points need is locked; drvm check"
+        )
 
-def needed_objects(repository: Repository, points: Iterable[Point]) -> set[str]:
-    """The names of all that a restore of the points reads."""
+
+def needed_objects(
+    repository: Repository, points: Iterable[Point]
+) -> tuple[set[str], tuple[str, ...]]:
+    """(the names of all that a restore of the points reads, why some of it can't be told)."""
     names = {CONFIG, *(info.name for info in repository.store.list(KEYS))}
-    packs: set[bytes] = set()
+    need = repository.generations.need()
     for point in points:
         names.add(point_object(point.manifest.vm_uuid, point.id, point.generation))
         names.add(final_object(point.id, point.generation))
-        packs |= repository.need(point.manifest)
-    return names | {pack_object(pack) for pack in packs}
+        need.add(point.manifest)
+    return names | {pack_object(pack) for pack in need.needed}, tuple(need.unread.values())
 
 
 def plan_locks(
@@ -55,9 +69,10 @@ def plan_locks(
     progress: Progress,
 ) -> LockPlan:
     """One request for each object that the points need. ``now`` is the store's time. Raises the
-    store's errors, and ``RepositoryError`` where a disk map can't be read."""
+    store's errors."""
     progress.stage(f"finding what {len(points)} points need")
-    names = sorted(needed_objects(repository, points))
+    needed, unread = needed_objects(repository, points)
+    names = sorted(needed)
     soon = now + dt.timedelta(days=rule.days) / 2
     progress.stage(f"looking at the locks of {len(names)} objects")
 
@@ -74,6 +89,7 @@ def plan_locks(
         objects=len(names),
         ending=tuple(name for name in names if states[name] == "ending"),
         absent=tuple(name for name in names if states[name] == "absent"),
+        unread=unread,
         until=rule.until(now),
     )
 

@@ -57,14 +57,13 @@ class Survey:
     probes: tuple[ObjectInfo, ...] = ()
     tampering: TamperingFound | None = None
 
-    def whole_elsewhere(self, found: Damaged) -> bool:
-        """Whether the point is whole by another generation."""
+    def whole(self) -> frozenset[tuple[str, str]]:
+        """(VM's UUID, id) of the points that are whole by some generation."""
         bad = {damaged.generation for damaged in self.damaged}
-        mine = found.generation
-        return any(
-            (other.vm_uuid, other.point_id) == (mine.vm_uuid, mine.point_id)
-            for other, decided in self.attempts
-            if decided.status is Status.OK and other not in bad
+        return frozenset(
+            (generation.vm_uuid, generation.point_id)
+            for generation, decided in self.attempts
+            if decided.status is Status.OK and generation not in bad
         )
 
 
@@ -150,10 +149,15 @@ class _Needs:
                 self._unread.add(generation)
 
     def _read(self, need: Need, generation: Generation, decided: Decided) -> str:
-        """Why it can't be read. One that was ended since it was listed needs nothing."""
+        """Why it can't be read. One that was ended since it was listed needs nothing; that an
+        object was not found once is no proof of it."""
+        generations = self._repository.generations
         try:
-            manifest = self._repository.generations.manifest(generation, decided.manifest_sha256)
-        except ObjectMissing:
+            manifest = generations.manifest(generation, decided.manifest_sha256)
+        except ObjectMissing as error:
+            mine = generations.of(generation.vm_uuid, generation.point_id)
+            if any(one.generation == generation.generation for one in mine):
+                return str(error)
             self._ended.add(generation)
             return ""
         except DamageFound as error:

@@ -100,7 +100,8 @@ def lengthen_locks(
     pruning = plan_prune_of(wiring, write=False)
     let_go = () if pruning.refusal is not None else (*pruning.going, *pruning.held)
     staying = [point for point in repository.points().points if point not in let_go]
-    plan = plan_locks(repository, store, staying, rule, store_time(store), progress)
+    now = wiring.clock.now() if dry_run else store_time(store)
+    plan = plan_locks(repository, store, staying, rule, now, progress)
     lengthened = 0 if dry_run else run_locks(store, plan, rule, progress, trace)
     if isinstance(pruning.refusal, TamperingFound):
         raise pruning.refusal

@@ -8,7 +8,6 @@ from drvm.cli.invocation import Invocation
 from drvm.cli.opening import opened, warn
 from drvm.cli.views import short_time
 from drvm.core.clock import rfc3339
-from drvm.core.errors import DamageFound
 from drvm.wiring.upkeep import lengthen_locks
 
 
@@ -39,6 +38,7 @@ def command(invocation: Invocation, dry_run: bool) -> None:
                 "lengthened": lengthened,
                 "until": rfc3339(plan.until),
                 "absent": plan.absent,
+                "unread": plan.unread,
             }
         )
     else:
@@ -49,7 +49,7 @@ def command(invocation: Invocation, dry_run: bool) -> None:
             f"{count} of {plan.objects} objects that {plan.points} points need {word} until "
             f"{until} UTC"
         )
-    if plan.absent:
-        for name in plan.absent[:10]:
-            warn(invocation, f"{name} is not there")
-        raise DamageFound(f"{len(plan.absent)} objects that points need are not there")
+    for name in plan.absent[:10]:
+        warn(invocation, f"{name} is not there")
+    if plan.damage is not None:
+        raise plan.damage

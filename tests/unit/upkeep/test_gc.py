@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
 from drvm.core.errors import (
     DamageFound,
+    ObjectMissing,
     RepositoryError,
     StoreUnreachable,
     TamperingFound,
@@ -672,6 +673,46 @@ def test_what_is_locked_is_not_deleted_before_its_time(faulty, monkeypatch):
     until[0] -= 2 * HOUR
     done = collect(faulty)
     assert (done.deleted, done.locked, done.cleared) == (4, 0, 1)
+
+
+def test_a_manifest_that_is_listed_and_not_found_was_not_ended(faulty):
+    """A store that says 404 of an object once, and of no other."""
+    point, *_ = points(faulty)
+    for name in own_packs(faulty, point):
+        faulty.store.put(tombstone(bytes.fromhex(name.removeprefix(PACKS))), b"")
+    (manifest,) = (name for name in faulty.store.objects if point.id in name and POINTS in name)
+
+    def errs(verb: str, name: str) -> None:
+        if (verb, name) == ("get", manifest):
+            raise ObjectMissing(f"there is no {name}")
+
+    faulty.store.before = errs
+    with pytest.raises(DamageFound, match=point.id):
+        collect(faulty)
+    faulty.store.before = lambda verb, name: None
+    assert own_packs(faulty, point) <= packs(faulty)
+
+
+@pytest.mark.parametrize("why", ["clock", "tampering"])
+def test_damaged_points_are_ended_only_where_nothing_else_speaks_against_it(
+    faulty, monkeypatch, why
+):
+    def tampered() -> None:
+        raise TamperingFound("objects were changed by somebody")
+
+    point, *_ = points(faulty)
+    for name in own_packs(faulty, point):
+        faulty.store.delete(name)
+    if why == "tampering":
+        monkeypatch.setattr(faulty.repository, "check_untouched", tampered)
+    now = dt.datetime.now(dt.UTC)
+    host = now + DAY if why == "clock" else now
+    planned = plan_gc(survey(faulty.repository, now), Now(host, now), AT_ONCE)
+    assert [damaged.generation.point_id for damaged in planned.damaged] == [point.id]
+    before = set(faulty.store.objects)
+    with pytest.raises(RepositoryError, match=why if why == "clock" else "changed"):
+        forget_damaged(faulty.repository, planned, [point.id])
+    assert set(faulty.store.objects) == before
 
 
 def test_tampering_means_no_collection(faulty, monkeypatch):

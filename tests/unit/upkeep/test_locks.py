@@ -20,6 +20,7 @@ from drvm.repository.layout import (
     LOOSE,
     PACKS,
     POINTS,
+    pack_object,
     tombstone,
 )
 from drvm.repository.pins import Pin
@@ -129,6 +130,20 @@ def test_what_is_not_there_is_told_and_the_rest_is_locked(
     plan = locks(locked, points(locked), clock.now())
     assert plan.absent == (f"{PACKS}{pack.hex()}",)
     assert lengthen(locked, plan) == plan.objects - 1
+
+
+def test_a_damaged_disk_map_keeps_nothing_else_from_being_locked(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    damaged = points(locked)[0].manifest.disks[0].root
+    assert damaged is not None
+    bucket.kept[pack_object(damaged.ref().pack)][0].data = b"noise"
+    clock.sleep(20 * 86400)
+    vault = locked.reopen()
+    plan = locks(vault, points(vault), clock.now())
+    assert len(plan.ending) == plan.objects - len(plan.absent)
+    assert plan.damage is not None and damaged.ref().pack.hex() in plan.damage.message
+    assert lengthen(vault, plan) == len(plan.ending)
 
 
 def test_a_locked_point_stays_until_its_lock_ends(locked: Vault, clock: FakeClock) -> None:
