@@ -21,15 +21,23 @@ from drvm.chunker.blocks import BLOCK_BYTES, Ids
 from drvm.chunker.frames import FRAME_BLOCKS
 from drvm.chunker.runs import ZERO
 from drvm.core.clock import Clock
-from drvm.core.errors import DamageFound, DrvmError, Interrupted, StoreRefused, StoreUnreachable
+from drvm.core.errors import (
+    DamageFound,
+    DrvmError,
+    Interrupted,
+    ObjectMissing,
+    StoreRefused,
+    StoreUnreachable,
+)
 from drvm.core.progress import Progress, Trace
-from drvm.repository.generations import Status
+from drvm.repository.generations import Decided, Generation, Status
 from drvm.repository.layout import final_object
 from drvm.repository.leaf_reader import I64, LeafReader, Rows
 from drvm.repository.manifest import Disk, StoredBlob
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
 from drvm.store.probe import store_time
+from drvm.upkeep.agreement import agrees
 from drvm.upkeep.check_points import PointHit
 from drvm.upkeep.copy import CopyPlan, PlannedPoint, run_copy
 from drvm.upkeep.retention import SETTLED
@@ -206,18 +214,35 @@ class _Repairing:
         order = self._order(good.id, good.generation)
         try:
             for old in generations.of(good.manifest.vm_uuid, good.id):
-                status = generations.decided(old).status
-                if old.generation == good.generation or status not in _DECIDED:
+                decided = generations.decided(old)
+                if old.generation == good.generation or decided.status not in _DECIDED:
                     continue
-                if status is Status.OK and self._order(old.point_id, old.generation) > order:
+                if (
+                    decided.status is Status.OK
+                    and self._order(old.point_id, old.generation) > order
+                ):
                     continue
-                if store_time(store) - old.stored < self._tools.settled:
+                if not self._may_stand_for(good, old, decided):
+                    left = f"an older generation of point {good.id} shows something else, and stays"
+                elif store_time(store) - old.stored < self._tools.settled:
                     left = f"a damaged generation of point {good.id} is too young to be removed"
                 else:
                     generations.end(old, self._tools.trace)
         except StoreRefused as error:
             left = f"a damaged generation of point {good.id} can't be removed: {error.message}"
         return left
+
+    def _may_stand_for(self, good: Point, old: Generation, decided: Decided) -> bool:
+        """Whether nothing is lost with the older one: whoever holds the keys can write a younger
+        one that lies."""
+        try:
+            manifest = self._repository.generations.manifest(old, decided.manifest_sha256)
+        except (DamageFound, ObjectMissing):
+            return True
+        try:
+            return agrees(self._repository, good.manifest, manifest)
+        except DamageFound:
+            return False
 
     def _order(self, point_id: str, generation: str) -> tuple[dt.datetime, str]:
         final = self._repository.store.head(final_object(point_id, generation))

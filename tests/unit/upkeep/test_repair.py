@@ -3,11 +3,12 @@
 import datetime as dt
 
 import pytest
+from msgspec.structs import replace
 
 from drvm.core.clock import SystemClock
-from drvm.core.errors import StoreRefused, StoreUnreachable
+from drvm.core.errors import DamageFound, StoreRefused, StoreUnreachable
 from drvm.core.progress import NoProgress, no_trace
-from drvm.repository.layout import POINTS
+from drvm.repository.layout import POINTS, pack_object
 from drvm.repository.points import Point
 from drvm.upkeep.copy import plan_copy, run_copy
 from drvm.upkeep.repair import Repairs, Tools, _Repairing, run_repair
@@ -219,3 +220,59 @@ def test_a_generation_that_somebody_made_meanwhile_stays(vault):
     assert repairing.superseded() == ()
     left = {name.rpartition(".")[2] for name in vault.store.objects if name.startswith(POINTS)}
     assert left == {second.generation, third.generation}
+
+
+@pytest.mark.parametrize("lie", ["disk", "definition", "instant", "firmware"])
+def test_a_generation_that_shows_something_else_is_not_ended(vault, lie):
+    """Whoever holds the keys can write a false one of any point: the true one must stay."""
+    true, other = vault.save([DISK]), vault.save([changed(DISK, 3, 4)])
+    (disk,) = true.manifest.disks
+    fields = {
+        "disk": {"disks": other.manifest.disks},
+        "definition": {"definition": disk.root},
+        "instant": {"created": "2026-11-23T04:00:00.000000Z"},
+        "firmware": {"nvram": disk.root},
+    }
+    false = vault.repository.commit(replace(true.manifest, **fields[lie]))
+    (told,) = repair(vault).left
+    assert true.id in told and "something else" in told
+    assert generations(vault, true) == 2
+    vault.repository.generations.end(
+        next(g for g in vault.repository.generations.listed() if g.generation == false.generation)
+    )
+    assert as_before(vault, true, [DISK])
+
+
+def test_a_false_generation_that_is_repaired_takes_only_itself_along(vault):
+    true, lie = vault.save([DISK]), noise(3 * SMALL, 7)
+    other = vault.save([lie])
+    false = vault.repository.commit(replace(true.manifest, disks=other.manifest.disks))
+    theirs = vault.repository.disk_map(other.manifest.disks[0]).packs()
+    kinds = Kinds(vault.repository).names("data")
+    (pack,) = {pack_object(name) for name in theirs} & set(kinds)
+    flipped(vault.store, pack, 20)
+    check(vault.reopen().repository)
+    vault.reopen().save([changed(lie, 50, 9)], other)
+    repaired = {point.id: point for point in repair(vault).points}
+    assert "something else" in repaired[true.id].left
+    left = {g.generation for g in vault.repository.generations.listed() if g.point_id == true.id}
+    assert left == {true.generation, repaired[true.id].generation} != {false.generation}
+
+
+def test_nor_one_that_shows_something_else_as_far_as_it_can_be_read(vault):
+    disks = [DISK, noise(SMALL, 5)]
+    true = vault.save(disks)
+    others = vault.save([changed(DISK, 3, 4), noise(SMALL, 6)])
+    lost = pack_object(true.manifest.disks[1].root.ref().pack)
+    vault.repository.commit(replace(true.manifest, disks=others.manifest.disks))
+    repository = vault.reopen().repository
+    fetch = repository.packs.blob
+
+    def torn(ref):
+        if ref == true.manifest.disks[1].root.ref():
+            raise DamageFound(f"{lost} is damaged")
+        return fetch(ref)
+
+    repository.packs.blob = torn
+    (told,) = run_repair(repository, (), frozenset(), None, tools()).left
+    assert "something else" in told and generations(vault, true) == 2
