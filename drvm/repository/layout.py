@@ -13,6 +13,7 @@ import msgspec
 from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS
 from drvm.chunker.frames import FRAME_BLOCKS
 from drvm.core.errors import DamageFound, UnsupportedFormat
+from drvm.core.text import printable
 
 FORMAT_VERSION = 0
 CONFIG = "drvm.json"
@@ -37,6 +38,7 @@ PROBES = "probe/"
 PACK_MAX_BYTES = 32 * 1024 * 1024
 PACK_MAX_BLOCKS = 65536
 FANOUT = 32
+_SHOWN_CHARS = 200
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
@@ -71,17 +73,22 @@ def decode_config(data: bytes) -> RepositoryConfig:
     version = decode_json(data, _AnyVersion, CONFIG).format_version
     if version != FORMAT_VERSION:
         raise UnsupportedFormat(
-            f"the repository has format version {version}; this drvm knows {FORMAT_VERSION}",
+            f"the repository has format version {_short(str(version))}; "
+            f"this drvm knows {FORMAT_VERSION}",
             hint="use the version of drvm that wrote it, or a newer one",
         )
     config = decode_json(data, RepositoryConfig, CONFIG)
     if config.features:
-        raise UnsupportedFormat(f"the repository needs the features {', '.join(config.features)}")
+        raise UnsupportedFormat(
+            f"the repository needs the features {_short(', '.join(config.features))}"
+        )
     own = RepositoryConfig(config.format_version, config.repository_id, ())
     if config != own:
         raise UnsupportedFormat("the repository has other constants than this version of drvm")
     if re.fullmatch(r"[0-9a-f]{32}", config.repository_id) is None:
-        raise DamageFound(f"{CONFIG} is damaged: {config.repository_id!r} is not a repository id")
+        raise DamageFound(
+            f"{CONFIG} is damaged: {_short(config.repository_id)!r} is not a repository id"
+        )
     return config
 
 
@@ -91,7 +98,12 @@ def decode_json(data: bytes, kind: type[_Document], what: str) -> _Document:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DamageFound(f"{what} is damaged: {error}") from None
+        raise DamageFound(f"{what} is damaged: {_short(str(error))}") from None
+
+
+def _short(text: str) -> str:
+    """What somebody else wrote, for a message."""
+    return printable(text, _SHOWN_CHARS)
 
 
 class _AnyVersion(msgspec.Struct):

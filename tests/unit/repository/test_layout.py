@@ -55,6 +55,22 @@ def test_what_another_drvm_wrote_is_refused(fields):
         decode_config(changed(**fields))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"features": ["x" * 100_000]},
+        {"features": ["x"] * 100_000},
+        {"repository_id": "x" * 100_000},
+        {"x" * 100_000: 1},
+        {"format_version": 10**4000},
+    ],
+)
+def test_what_is_told_of_it_is_short(fields):
+    with pytest.raises(RepositoryError) as caught:
+        decode_config(changed(**fields))
+    assert len(caught.value.message) < 500
+
+
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(data):
     with pytest.raises(RepositoryError):
