@@ -110,14 +110,16 @@ def run_copy(
     clock: Clock,
     progress: Progress,
     trace: Trace = no_trace,
+    banned: frozenset[bytes] = frozenset(),
 ) -> Copied:
-    """Copy what the plan says, oldest first; ``writer`` names this machine.
+    """Copy what the plan says, oldest first; ``writer`` names this machine. Nothing relies on
+    packs of the target that are ``banned``.
 
     A crash leaves the points that were copied, and packs that the next run finds again by their
     ids. A point whose data is damaged in the source is left out and told, and the others go on;
     raises what the stores raise, and ``PacksCondemned``.
     """
-    target.refresh()
+    target.refresh(banned)
     total = sum(disk.size_bytes for point in plan.going for disk in point.manifest.disks)
     progress.stage(f"copying {len(plan.going)} points to {target.store.location}", total)
     twins, copied, gone, failed = dict(plan.twins), [], [], []
@@ -127,7 +129,10 @@ def run_copy(
             base = _base(point, plan.known, twins)
             origin = CopiedFrom(source.id, writer, rfc3339(clock.now()))
             copy = _Copy(source, target, point, origin, base)
-            return write_point(target, copy, level=level, progress=_Within(progress), trace=trace)
+            within = _Within(progress)
+            return write_point(
+                target, copy, banned=banned, level=level, progress=within, trace=trace
+            )
 
         try:
             made = _any_generation(source, point, write)

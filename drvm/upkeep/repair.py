@@ -2,13 +2,15 @@
 
 A point is repaired by a new generation of its own id, which needs none of the bad packs. Blocks
 come from what is left of the bad packs, from other packs of the repository (the backups since have
-stored anew what they needed of bad ones), and from the twin of the point in a second repository.
-Every leaf must have the digest that it had; where the disk map itself is lost, the twin is copied
-back whole. A point is never removed: the damaged generation goes when a whole one is good.
+stored anew what they needed of bad ones), from another generation, and from the twin of the point
+in a second repository. Every leaf must have the digest that it had; where the disk map itself is
+lost, the twin is copied back whole. A point is never removed: the damaged generation goes when a
+whole one is good.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,6 +30,7 @@ from drvm.core.errors import (
     ObjectMissing,
     StoreRefused,
     StoreUnreachable,
+    UnknownPoint,
 )
 from drvm.core.progress import Progress, Trace
 from drvm.repository.generations import Decided, Generation, Status
@@ -123,11 +126,15 @@ class _Repairing:
         twin = _of(self._theirs, hit)
         reason = "its manifest is lost"
         made: Point | None = None
-        for attempt in (self._rewritten, self._copied_back):
+        if not self._repository.generations.of(hit.vm_uuid, hit.id):
+            return Repaired(hit.id, reason="it was removed meanwhile")
+        for attempt in (self._rewritten, self._written_as_another, self._copied_back):
             try:
                 made = attempt(mine, twin)
             except (Interrupted, StoreUnreachable):
                 raise
+            except UnknownPoint as error:
+                return Repaired(hit.id, reason=error.message)
             except DrvmError as error:
                 reason = error.message
             if made is not None:
@@ -157,6 +164,21 @@ class _Repairing:
             trace=self._tools.trace,
         )
 
+    def _written_as_another(self, mine: Point | None, twin: Point | None) -> Point | None:
+        """From another good generation that shows the same, such as a killed rewriter leaves."""
+        generations = self._repository.generations
+        if mine is None:
+            return None
+        for other in generations.of(mine.manifest.vm_uuid, mine.id):
+            decided = generations.decided(other)
+            if other.generation == mine.generation or decided.status is not Status.OK:
+                continue
+            with contextlib.suppress(DamageFound, ObjectMissing):
+                manifest = generations.manifest(other, decided.manifest_sha256)
+                if agrees(self._repository, manifest, mine.manifest):
+                    return self._rewritten(Point(manifest, other.generation), twin)
+        return None
+
     def _copied_back(self, mine: Point | None, twin: Point | None) -> Point | None:
         """From the twin alone; what else the repository has is shared."""
         if twin is None or self._other is None:
@@ -172,6 +194,7 @@ class _Repairing:
             clock=self._tools.clock,
             progress=self._tools.progress,
             trace=self._tools.trace,
+            banned=self._bad,
         )
         if copied.failed:
             raise copied.failed[0][1]
@@ -217,10 +240,8 @@ class _Repairing:
                 decided = generations.decided(old)
                 if old.generation == good.generation or decided.status not in _DECIDED:
                     continue
-                if (
-                    decided.status is Status.OK
-                    and self._order(old.point_id, old.generation) > order
-                ):
+                later = self._order(old.point_id, old.generation) > order
+                if decided.status is Status.OK and later:
                     continue
                 if not self._may_stand_for(good, old, decided):
                     left = f"an older generation of point {good.id} shows something else, and stays"
@@ -314,10 +335,8 @@ class _Elsewhere:
 
 def _of(listing: Listing, hit: PointHit) -> Point | None:
     """The point with the id and the machine of the one that is hit."""
-    for point in listing.points:
-        if (point.id, point.manifest.vm_uuid) == (hit.id, hit.vm_uuid):
-            return point
-    return None
+    named = (p for p in listing.points if (p.id, p.manifest.vm_uuid) == (hit.id, hit.vm_uuid))
+    return next(named, None)
 
 
 def _twin_blob(mine: Point, twin: Point | None, blob: StoredBlob) -> StoredBlob | None:

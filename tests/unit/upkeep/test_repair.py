@@ -9,11 +9,14 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import DamageFound, StoreRefused, StoreUnreachable
 from drvm.core.progress import NoProgress, no_trace
 from drvm.repository.layout import POINTS, pack_object
-from drvm.repository.points import Point
+from drvm.repository.points import Point, end_point
+from drvm.repository.repository import Repository
+from drvm.repository.trust import HostTrust
 from drvm.upkeep.copy import plan_copy, run_copy
 from drvm.upkeep.repair import Repairs, Tools, _Repairing, run_repair
+from drvm.upkeep.rewrite import rewrite_point
 from tests.checking import Kinds, check, told
-from tests.unit.repository.conftest import Vault, new_vault
+from tests.unit.repository.conftest import PASSPHRASE, Vault, new_vault
 from tests.unit.repository.test_round_trip import SMALL, noise
 from tests.unit.upkeep.test_check import changed, flipped, with_wrong_addresses
 from tests.unit.upkeep.test_gc import collect
@@ -154,6 +157,60 @@ def test_without_the_right_to_delete_points_are_repaired_and_that_is_told(vault,
     (repaired,) = repair(vault, other).points
     assert "no deletes here" in repaired.left
     assert as_before(vault, old, [DISK])
+
+
+@pytest.mark.parametrize("kind", ["data", "meta", "points"])
+def test_a_point_that_was_removed_meanwhile_does_not_come_back(vault, kind):
+    old = vault.save([DISK])
+    other = copied(vault)
+    damage(vault, kind)
+    found = check(vault.reopen().repository)
+    bad = frozenset(pack.name for pack in found.bad_packs)
+    end_point(vault.store, old.manifest.vm_uuid, old.id)
+    repairs = run_repair(vault.reopen().repository, found.hits, bad, other.repository, tools())
+    assert [point.reason for point in repairs.failed] == ["it was removed meanwhile"]
+    assert generations(vault, old) == 0
+
+
+def test_a_point_that_is_removed_while_it_is_repaired_does_not_come_back(vault):
+    old = vault.save([DISK])
+    other = copied(vault)
+    damage(vault, "data")
+
+    def removed(step: str) -> None:
+        if step == "data-stored":
+            end_point(vault.store, old.manifest.vm_uuid, old.id)
+
+    (failed,) = repair(vault, other, trace=removed).failed
+    assert "removed meanwhile" in failed.reason
+    assert generations(vault, old) == 0
+
+
+def test_bad_packs_that_could_not_be_set_aside_serve_no_repair(vault):
+    old = vault.save([DISK])
+    other = copied(vault)
+    damage(vault, "data")
+    vault.store.put(damage(vault, "meta"), b"noise")  # the disk map can't be read
+    found = check(vault.reopen().repository, write=False)
+    bad = frozenset(pack.name for pack in found.bad_packs)
+    assert len(bad) == 2
+    believing = HostTrust("repository")
+    repository = Repository.open(vault.store, PASSPHRASE, trust=believing)
+    assert not run_repair(repository, found.hits, bad, other.repository, tools()).failed
+    assert as_before(vault, old, [DISK])
+
+
+def test_an_older_generation_that_is_whole_repairs_the_one_that_is_read(vault):
+    """What a rewriter leaves that was killed before it ended the old one."""
+    old = vault.save([DISK])
+    root = old.manifest.disks[0].root.ref().pack
+    made = rewrite_point(vault.repository, old, frozenset((root,)), level=1)
+    flipped(vault.store, pack_object(made.manifest.disks[0].root.ref().pack))
+    assert set(told(check(vault.reopen().repository))) == {old.id}
+    (repaired,) = repair(vault).points
+    assert repaired.generation and not repaired.left
+    assert as_before(vault, old, [DISK])
+    assert generations(vault, old) == 1
 
 
 def test_a_store_that_goes_away_ends_the_repair(vault, monkeypatch):
