@@ -221,7 +221,8 @@ def new_slot(
 def from_paper(
     store: Store, paper: Paper, passphrase: bytes, about: About, trace: Trace = no_trace
 ) -> str:
-    """Make a slot of what a page holds, and ``drvm.json`` where that is lost; the slot's id.
+    """Make a slot of what a page holds, and ``drvm.json`` where that is lost; the slot's id. A
+    damaged one stays: the slot's own copy serves.
 
     Nothing is written before something of the repository has opened by these keys, if there is
     anything to open. Raises ``NoRepository`` where there is nothing at all, ``UsageError`` where
@@ -231,7 +232,7 @@ def from_paper(
     lost = False
     try:
         config = decode_config(store.get(CONFIG))
-    except ObjectMissing:
+    except (ObjectMissing, DamageFound):
         config, lost = own, True
     if config != own:
         raise UsageError(
@@ -273,8 +274,9 @@ def _prove(store: Store, sealer: Sealer, *, lost: bool) -> None:
 
 
 def _some(store: Store, prefix: str) -> Iterator[str]:
-    for _, info in zip(range(_TRIED), store.list(prefix), strict=False):
-        yield info.name
+    """The oldest: what somebody added since opens by nothing."""
+    oldest = sorted(store.list(prefix), key=lambda info: (info.modified, info.name))
+    yield from (info.name for info in oldest[:_TRIED])
 
 
 def _add(store: Store, opened: Opened, passphrase: bytes, about: About, trace: Trace) -> Opened:

@@ -32,6 +32,7 @@ MAX_LABEL_CHARS = 100
 _MEMORY_BOUNDS = range(MEMORY_KIB, 1024 * 1024 + 1)
 _PASSES_BOUNDS = range(PASSES, 17)
 _LANES_BOUNDS = range(1, 17)
+_NO_SLOTS = "they lie under keys/; drvm key import makes a new one from the paper form"
 _NONCE = bytes(12)  # the wrapping key serves once: its salt is fresh
 
 
@@ -122,7 +123,7 @@ def open_slots(
     somebody added delay only whoever has the wrong passphrase.
     """
     if not slots:
-        raise DamageFound("the repository has no key slots", hint="they lie under keys/")
+        raise DamageFound("the repository has no key slots", hint=_NO_SLOTS)
     damaged: list[str] = []
     readable: list[tuple[str, bytes, KeySlot, bytes, bytes]] = []
     for name, data in slots:

@@ -380,6 +380,30 @@ def test_a_page_also_puts_back_a_lost_config(store: MemoryStore) -> None:
     assert store.get("drvm.json") == config
 
 
+@pytest.mark.parametrize("noise", [b"", b"{}", b'{"format_version": 0}'])
+def test_a_page_opens_a_repository_whose_config_and_slots_are_noise(
+    store: MemoryStore, noise: bytes
+) -> None:
+    keyring = ring(store)
+    held = keyring.paper()
+    keyring.add(SECOND, ABOUT)
+    store.put("drvm.json", noise)
+    store.put(f"keys/{keyring.slot_in_use}", noise)
+    from_paper(store, held, THIRD, ABOUT)
+    assert opens(store, THIRD) and store.get("drvm.json") == noise
+
+
+def test_finals_that_somebody_added_do_not_keep_a_page_from_its_proof(vault) -> None:  # type: ignore[no-untyped-def]
+    vault.save([b"x" * 4096])
+    held = vault.repository.keyring.paper()
+    for name in names(vault.store):
+        vault.store.delete(name)
+    for number in range(30):
+        vault.store.put(f"final/{number:016x}.{number:016x}", b"noise")
+    from_paper(vault.store, held, SECOND, ABOUT)
+    assert opens(vault.store, SECOND)
+
+
 def test_a_page_of_another_repository_is_refused(store: MemoryStore) -> None:
     other = MemoryStore()
     held = Repository.create(other, FIRST).keyring.paper()
