@@ -25,7 +25,7 @@ from drvm.upkeep.retention import SETTLED, Candidate, Decision, Now, Rules, deci
 class PrunePlan:
     """``decisions`` are shown; ``going`` are the points that they remove. ``problems``: damaged
     points, which count for nothing. ``refusal``: why nothing may be removed at all. ``held``: what
-    no rule keeps, but a lock or the refusal."""
+    no rule keeps, but a lock, the refusal, or somebody who writes it anew."""
 
     decisions: tuple[Decision, ...]
     going: tuple[Point, ...]
@@ -79,7 +79,8 @@ def plan_prune(
         candidates |= {point.id: replace(point, sound=False) for point in torn}
     refusal = _refusal(repository, now)
     wanted = [points[decision.point.id] for decision in decisions if not decision.kept]
-    held = {point.id: why for point in wanted if (why := _hold(repository, point, refusal, now))}
+    reasons = {point.id: _hold(repository, point, refusal, now, settled) for point in wanted}
+    held = {identity: why for identity, why in reasons.items() if why}
     decisions = tuple(
         replace(decision, kept=True, reasons=(held[decision.point.id],))
         if decision.point.id in held
@@ -110,11 +111,19 @@ def _refusal(repository: Repository, now: Now) -> RepositoryError | None:
 
 
 def _hold(
-    repository: Repository, point: Point, refusal: RepositoryError | None, now: Now
+    repository: Repository,
+    point: Point,
+    refusal: RepositoryError | None,
+    now: Now,
+    settled: dt.timedelta,
 ) -> str | None:
-    """Why a point stays that no rule keeps."""
+    """Why a point stays that no rule keeps. ``settled`` is for all its generations, also those
+    without a final, which have no say in ``decide``."""
     if refusal is not None:
         return "somebody changed objects: nothing goes"
+    made = repository.generations.of(point.manifest.vm_uuid, point.id)
+    if any(now.store - generation.stored < settled for generation in made):
+        return "is being written anew"
     until = repository.locked_until(point)
     if until is not None and until > now.store:
         return f"locked until {rfc3339(until)}"

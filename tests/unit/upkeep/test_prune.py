@@ -235,6 +235,29 @@ def test_a_crash_at_any_step_leaves_points_ended_or_untouched(faulty, step, afte
     assert [point.id for point in points(faulty)] == [old[2].id]
 
 
+def test_a_point_that_is_being_written_anew_is_not_ended_yet(faulty):
+    """Its new manifest is younger than a request lives: a late duplicate could bring it back."""
+    oldest, middle, _ = points(faulty)
+
+    def dies(verb: str, name: str) -> None:
+        if verb == "create" and name.startswith(FINALS):
+            raise KeyboardInterrupt
+
+    begun = dt.datetime.now(dt.UTC)
+    for name, (data, _) in list(faulty.store.objects.items()):
+        faulty.store.objects[name] = data, begun - dt.timedelta(hours=2)
+    faulty.store.before = dies
+    with pytest.raises(KeyboardInterrupt):
+        faulty.repository.commit(oldest.manifest)
+    faulty.store.before = lambda verb, name: None
+    planned = plan(faulty, now=Now(begun, begun))
+    assert planned.going == (middle,)
+    assert planned.held == (oldest,)
+    assert reasons(planned)[oldest.id] == ("is being written anew",)
+    later = begun + dt.timedelta(hours=1)
+    assert plan(faulty, now=Now(later, later)).going == (oldest, middle)
+
+
 def test_only_the_points_that_are_given_are_decided_about(faulty):
     other = points(faulty)[0].manifest
     faulty.repository.commit(replace(other, id=new_point_id(), vm="db1"))
