@@ -29,6 +29,8 @@ from drvm.core.text import printable
 _COMPLETE = "_DRVM_COMPLETE"
 """The variable by which click's completion scripts call us."""
 
+_PASSWORD = "DRVM_PASSWORD"  # noqa: S105 - the name of the variable
+
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
@@ -152,8 +154,10 @@ def program() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    environ = dict(os.environ)
     if argv is None:
         hide_memory()
+        os.environ.pop(_PASSWORD, None)  # libraries start children too
     flags = Flags()
     colour = not os.environ.get("NO_COLOR")
     output = Output(sys.stdout, flags, colour=colour)
@@ -164,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags=flags,
         clock=SystemClock(),
         processes=SystemProcesses(),
-        environ=os.environ,
+        environ=environ,
         colour=colour,
     )
     try:

@@ -233,3 +233,22 @@ def test_a_full_disk_behind_stdout_is_told() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("drvm: error: no space left on device")
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_the_passphrase_is_in_the_environment_of_no_child_also_not_of_libraries(
+    tmp_path: Path,
+) -> None:
+    """The AWS SDK starts the command of a profile that names one, with all of our variables."""
+    config, seen = tmp_path / "config", tmp_path / "seen"
+    config.write_text(f"[default]\ncredential_process = sh -c 'env > {seen}; exit 1'\n")
+    done = drvm(
+        "points",
+        DRVM_REPOSITORY="s3://bucket/there",
+        DRVM_PASSWORD="planted secret",
+        AWS_ENDPOINT_URL="http://127.0.0.1:9",
+        AWS_CONFIG_FILE=str(config),
+        HOME=str(tmp_path),
+    )
+    assert done.returncode == 1 and "no usable credentials" in done.stderr
+    assert "AWS_CONFIG_FILE" in seen.read_text()
+    assert "planted" not in seen.read_text()
