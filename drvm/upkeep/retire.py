@@ -9,14 +9,15 @@ on when, or whether, it is done. docs/adr/027-collection.md.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS
+from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BLOCKS, leaf_count
 from drvm.chunker.frames import FRAME_BLOCKS
 from drvm.chunker.runs import decode_leaf
 from drvm.core.errors import DamageFound, ObjectMissing, PacksCondemned, UnknownPoint
@@ -43,8 +44,9 @@ class RetireRules:
     """``most_bytes``: of stored data that one run may write anew. ``dead_share``: a pack with a
     smaller living part is mostly dead. ``small_least``: so many small packs that one machine's
     latest point needs are worth to be made one. ``reads``: how often a pack may be read, as a
-    multiple of its frames. ``sample``: packs that one run looks into, others in their turn;
-    ``most_leaves``, ``most_points``: that it reads and writes for that.
+    multiple of its frames. ``sample``: packs that one run looks into, others in their turn, and of
+    small ones that go together; ``most_leaves``: that it reads for either, of packs and of latest
+    points; ``most_points``: that it writes.
 
     ``age`` and ``settled``: no younger pack is retired, no younger generation replaced, by the
     store's time; the latter is changed by tests only."""
@@ -121,7 +123,7 @@ def plan_retire(
         if decided.status is Status.OK and (known is None or known.created < manifest.created):
             latest[manifest.vm_uuid] = manifest
     groups = [*_dead(repository, sample, old, rules)]
-    for manifest in latest.values():
+    for manifest in _in_turn(latest, found.now, rules.most_leaves):
         groups += _read_badly(repository, manifest, old, rules)
     return _chosen(repository, found, groups, rules)
 
@@ -165,6 +167,22 @@ def _slice(names: Sequence[bytes], now: dt.datetime, most: int) -> frozenset[byt
     slices = math.ceil(len(names) / most)
     day = now.date().toordinal()
     return frozenset(n for n in names if int.from_bytes(n[:8], "big") % slices == day % slices)
+
+
+def _in_turn(
+    latest: Mapping[str, Manifest], now: dt.datetime, most_leaves: int
+) -> Iterator[Manifest]:
+    """Of other machines every day, one after the other, as long as their disks have no more leaves
+    than may be read; of one at least."""
+    order = sorted(latest)
+    first = now.date().toordinal() % max(1, len(order))
+    read = 0
+    for identity in order[first:] + order[:first]:
+        leaves = sum(leaf_count(disk.size_bytes) for disk in latest[identity].disks)
+        if read and read + leaves > most_leaves:
+            return
+        read += leaves
+        yield latest[identity]
 
 
 def _manifest(repository: Repository, generation: Generation, decided: Decided) -> Manifest | None:
@@ -260,6 +278,8 @@ def _read_badly(
             for name, numbers in frames.items():
                 reads[name] = reads.get(name, 0) + len(numbers)
     small = tuple(sorted(n for n in reads if n in sizes and sizes[n] < rules.small_bytes))
+    together = itertools.accumulate(sizes[name] for name in small[: rules.sample])
+    small = small[: sum(total <= rules.most_bytes for total in together)]
     for name, count in reads.items():
         if name in sizes and count > rules.reads * len(repository.packs.open(name).frames.offset):
             why = f"a restore of {manifest.vm} reads its frames {count} times"
@@ -275,6 +295,8 @@ def _chosen(
     """As many groups as may be, in their order: within the bounds, none that is locked, and none
     that a generation needs which may not be replaced yet."""
     groups = [g for g in groups if not _locked(repository, found, *map(pack_object, g.packs))]
+    count = itertools.accumulate(len(group.packs) for group in groups)
+    groups = [g for g, packs in zip(groups, count, strict=True) if packs <= 4 * rules.sample]
     masks = _masks(repository, found, [name for group in groups for name in group.packs])
     taken: list[Retiring] = []
     points: dict[Generation, None] = {}

@@ -17,6 +17,7 @@ from drvm.core.progress import NoProgress, Progress, Trace, no_trace
 from drvm.repository.generations import Decided, Generation, Status
 from drvm.repository.layout import PACKS, PROBES, pack_name, pack_object
 from drvm.repository.need import Need
+from drvm.repository.packs import BlobRef
 from drvm.repository.points import condemned_packs
 from drvm.repository.repository import Repository
 from drvm.store.base import ObjectInfo
@@ -130,7 +131,7 @@ class _Needs:
         self._add(need, others)
         lost |= need.unread.keys()
         damaged = []
-        for attempt in (*good, *others) if lost else [a for a in good + others if self._bad(a)]:
+        for attempt in self._concerned([*good, *others], lost):
             needed, reasons = self._judge(*attempt, lost)
             need.needed |= needed  # read now, though it could not be before
             if reasons:
@@ -138,8 +139,29 @@ class _Needs:
         there = [attempt for attempt in attempts if attempt[0] not in self._ended]
         return _Found(there, frozenset(need.needed), tuple(damaged))
 
-    def _bad(self, attempt: tuple[Generation, Decided]) -> bool:
-        return attempt[0] in self._unread
+    def _concerned(self, attempts: Attempts, lost: set[bytes]) -> list[tuple[Generation, Decided]]:
+        """Those that can't be read, or need what is lost. What points share is looked at once."""
+        known: dict[BlobRef, int] = {}
+
+        def needs(attempt: tuple[Generation, Decided]) -> bool:
+            generation, decided = attempt
+            if generation in self._unread:
+                return True
+            try:
+                manifest = self._repository.generations.manifest(
+                    generation, decided.manifest_sha256
+                )
+                maps = map(self._repository.disk_map, manifest.disks)
+                return any(blob.ref().pack in lost for blob in manifest.blobs()) or any(
+                    disk_map.fold(lambda name: name in lost, known) for disk_map in maps
+                )
+            except (ObjectMissing, DamageFound):
+                return True
+
+        if not lost:
+            return [attempt for attempt in attempts if attempt[0] in self._unread]
+        found = zip(attempts, mapped(needs, attempts), strict=True)
+        return [attempt for attempt, is_concerned in found if is_concerned]
 
     def _add(self, need: Need, attempts: Attempts) -> None:
         for (generation, _), problem in zip(

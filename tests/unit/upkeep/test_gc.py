@@ -36,7 +36,7 @@ from drvm.repository.points import Point
 from drvm.upkeep.gc import Collected, GcPlan, GcRules, forget_damaged, plan_gc, refusal, run_gc
 from drvm.upkeep.prune import run_prune
 from drvm.upkeep.retention import Now
-from drvm.upkeep.survey import survey
+from drvm.upkeep.survey import _Needs, survey
 from tests.unit.repository.conftest import Vault, new_vault
 from tests.unit.repository.faults import FaultyStore
 from tests.unit.repository.test_round_trip import SMALL, noise
@@ -725,6 +725,22 @@ def test_tampering_means_no_collection(faulty, monkeypatch):
     with pytest.raises(TamperingFound):
         run_gc(faulty.repository, planned, Collected())
     assert planned.condemn == ()
+
+
+def test_only_points_that_need_what_is_lost_are_looked_at_once_more(faulty, monkeypatch):
+    """Each by itself: where points share nodes that is what costs."""
+    damaged, *_ = points(faulty)
+    faulty.store.delete(min(own_packs(faulty, damaged)))
+    looked: list[str] = []
+    judge = _Needs._judge
+
+    def counted(self, generation, decided, lost):
+        looked.append(generation.point_id)
+        return judge(self, generation, decided, lost)
+
+    monkeypatch.setattr(_Needs, "_judge", counted)
+    assert [found.generation.point_id for found in plan(faulty).damaged] == [damaged.id]
+    assert looked == [damaged.id]
 
 
 def test_only_the_first_reasons_of_much_damage_are_told(faulty):

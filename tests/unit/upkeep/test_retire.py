@@ -163,6 +163,29 @@ def test_many_small_packs_become_one_and_every_point_stays(faulty):
     assert plan(fresh) == RetirePlan()
 
 
+def test_of_many_small_packs_so_many_go_together_as_may_be_written(faulty):
+    many_small(faulty, 20)
+    sizes = sorted(len(data) for name, (data, _) in faulty.store.objects.items() if "packs" in name)
+    planned = plan(faulty, replace(RULES, most_bytes=17 * sizes[-1]))
+    assert 16 <= len(planned.packs) < 20
+    assert planned.write_bytes <= 17 * sizes[-1]
+    assert len(plan(faulty, replace(RULES, sample=18)).packs) == 18
+
+
+def test_every_machine_has_its_turn(faulty):
+    base = faulty.save([noise(SMALL)]).manifest
+    base = altered(base, disks=(altered(base.disks[0], size_bytes=3 * LEAF_BYTES),))
+    latest = {str(n): altered(base, vm=str(n)) for n in range(5)}
+    today = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
+    turns = [
+        [m.vm for m in retire._in_turn(latest, today + dt.timedelta(days=n), 7)] for n in range(5)
+    ]
+    assert [len(turn) for turn in turns] == [2] * 5
+    assert {vm for turn in turns for vm in turn} == set(latest)
+    assert [m.vm for m in retire._in_turn(latest, today, 1)] == turns[0][:1]
+    assert [*retire._in_turn({}, today, 1)] == []
+
+
 def test_few_small_packs_stay(faulty):
     many_small(faulty, 15)
     assert plan(faulty) == RetirePlan()
