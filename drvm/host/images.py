@@ -107,7 +107,13 @@ class ImageTool:
         nothing."""
         with _new_file(path) as descriptor:
             if image_format == "raw":
-                os.ftruncate(descriptor, size_bytes)
+                try:
+                    os.ftruncate(descriptor, size_bytes)
+                except OSError as error:
+                    raise HostError(
+                        f"{path} can't have {size_bytes} bytes: {error.strerror}",
+                        hint="choose a place whose file system takes files of this size",
+                    ) from None
                 return
             argv = ["qemu-img", "create", "-q", "-f", image_format]
             for name in _CREATE_OPTIONS:

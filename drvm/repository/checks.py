@@ -24,6 +24,7 @@ from drvm.core.progress import Trace, no_trace
 from drvm.repository.crypto import Sealer
 from drvm.repository.keys import MAX_SLOT_BYTES, is_slot
 from drvm.repository.layout import CHECKS, KEYS, check_object, decode_json, is_check
+from drvm.repository.manifest import MAX_COUNT
 from drvm.repository.packcheck import Fault, examine
 from drvm.repository.points import create_once
 from drvm.store.base import Store
@@ -104,9 +105,9 @@ class CheckRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     length: Annotated[str, msgspec.Meta(pattern=r"\A[01][0-9a-f]{16}\Z")]
     rotates: bool
     seconds: Annotated[float, msgspec.Meta(ge=0)]
-    packs: Annotated[int, msgspec.Meta(ge=0)]
-    read_bytes: Annotated[int, msgspec.Meta(ge=0)]
-    damaged: Annotated[int, msgspec.Meta(ge=0)]
+    packs: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+    read_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+    damaged: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
     created: str
     host: str
 

@@ -15,7 +15,10 @@ from drvm.repository.packs import BlobRef
 
 MAX_DISK_BYTES = 1 << 52
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+MAX_COUNT = (1 << 63) - 1
+"""Numbers of other sizes are no numbers of bytes: they only upset whoever computes with them."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 
 class StoredBlob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

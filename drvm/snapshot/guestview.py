@@ -100,7 +100,7 @@ def _size(answer: Any, field: str) -> str:
 
 
 def _address(text: str, told: Any) -> str:
-    prefix = told.get("prefix")
+    prefix = told.get("prefix") if isinstance(told, dict) else None
     try:
         interface = ipaddress.ip_interface(f"{text}/{prefix}" if type(prefix) is int else text)
     except ValueError:

@@ -57,6 +57,12 @@ def test_no_link_is_followed_when_an_image_is_made(images: ImageTool, tmp_path: 
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_raw_image_larger_than_any_file_is_refused(images: ImageTool, tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="can't have"):
+        images.create_image(tmp_path / "new", "raw", (1 << 63) - 1, {})
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_failed_overlay_leaves_no_file(images: ImageTool, tmp_path: Path) -> None:
     base, overlay = tmp_path / "base", tmp_path / "overlay"
     base.write_bytes(bytes(MIB))

@@ -116,6 +116,11 @@ json_values = st.recursive(
 )
 
 
+def test_addresses_that_are_none_are_left_out() -> None:
+    cards = [{"name": "eth0", "ip-addresses": [7, None, "x", {"ip-address": "192.0.2.7"}]}]
+    assert told({"guest-network-get-interfaces": cards}) == {"addresses": "eth0 192.0.2.7/32"}
+
+
 @given(st.fixed_dictionaries(dict.fromkeys(HONEST, json_values)))
 def test_any_answer_leaves_only_short_printable_texts_under_known_names(
     answers: dict[str, Any],
