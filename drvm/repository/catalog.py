@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drvm.chunker.blocks import Ids, zero_ids
-from drvm.core.errors import ObjectMissing, RepositoryError
+from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError
 from drvm.core.progress import NoProgress, Progress
 from drvm.repository.crypto import Sealer
 from drvm.repository.index import objects
@@ -156,7 +156,7 @@ class Catalog:
         try:
             sealed = self._store.get(object_name)
             return objects.decode(self._sealer.open_object(b"index", object_name, sealed))
-        except (ObjectMissing, RepositoryError, ValueError):
+        except (ObjectDamaged, ObjectMissing, RepositoryError, ValueError):
             return []
 
     def _read(self, names: Sequence[bytes], progress: Progress) -> None:

@@ -19,7 +19,7 @@ from typing import Annotated
 import msgspec
 
 from drvm.chunker.blocks import BlockHasher
-from drvm.core.errors import ObjectMissing, RepositoryError, UsageError
+from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError, UsageError
 from drvm.core.progress import Trace, no_trace
 from drvm.repository.crypto import Sealer
 from drvm.repository.keys import MAX_SLOT_BYTES, is_slot
@@ -181,6 +181,8 @@ class Checks:
             return is_slot(name, self._store.get(name))
         except ObjectMissing:  # removed since the listing
             return True
+        except ObjectDamaged:
+            return False
 
 
 def create_record(
@@ -201,7 +203,7 @@ def read_history(store: Store, sealer: Sealer) -> History:
             try:
                 plain = sealer.open_object(b"check", info.name, store.get(info.name))
                 record = decode_json(plain, CheckRecord, info.name)
-            except RepositoryError:
+            except (ObjectDamaged, RepositoryError):
                 unreadable.append(info.name)
                 continue
             runs.append(Past(record, _before(info.modified, record.seconds)))

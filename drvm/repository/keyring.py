@@ -27,6 +27,7 @@ from drvm.core.errors import (
     DamageFound,
     DrvmError,
     NoRepository,
+    ObjectDamaged,
     ObjectExists,
     ObjectMissing,
     RepositoryError,
@@ -257,7 +258,7 @@ def _prove(store: Store, sealer: Sealer, *, lost: bool) -> None:
                 return
         tried += 1
     for name in _some(store, FINALS):
-        with contextlib.suppress(RepositoryError, ObjectMissing):
+        with contextlib.suppress(RepositoryError, ObjectDamaged, ObjectMissing):
             sealer.open_object(b"final", name, store.get(name))
             return
         tried += 1

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 
-from drvm.core.errors import ObjectMissing, RepositoryError, UsageError
+from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError, UsageError
 from drvm.core.progress import Trace, no_trace
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import PINS, decode_json, parse_pin, pin_object
@@ -74,5 +74,5 @@ def list_pins(store: Store, sealer: Sealer) -> dict[str, tuple[Pin, ...]]:
 def _read(store: Store, sealer: Sealer, name: str) -> Pin:
     try:
         return decode_json(sealer.open_object(b"pin", name, store.get(name)), Pin, name)
-    except RepositoryError:
+    except (ObjectDamaged, RepositoryError):
         return UNREADABLE

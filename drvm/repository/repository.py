@@ -14,6 +14,7 @@ from drvm.chunker.blocks import BlockHasher, Ids
 from drvm.core.errors import (
     DamageFound,
     NoRepository,
+    ObjectDamaged,
     ObjectExists,
     ObjectMissing,
     RepositoryError,
@@ -324,10 +325,9 @@ class Repository:
     def drills(self) -> list[bytes]:
         """All records; one that is damaged or goes away meanwhile is left out."""
         records = []
-        for info in self.store.list(DRILLS):
-            with contextlib.suppress(ObjectMissing, RepositoryError):
-                sealed = self.store.get(info.name)
-                records.append(self._sealer.open_object(b"drill", info.name, sealed))
+        for name in [info.name for info in self.store.list(DRILLS)]:
+            with contextlib.suppress(ObjectDamaged, ObjectMissing, RepositoryError):
+                records.append(self._sealer.open_object(b"drill", name, self.store.get(name)))
         return records
 
     # -- index --------------------------------------------------------------------------------
