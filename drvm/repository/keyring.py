@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from drvm.core.clock import rfc3339
 from drvm.core.errors import (
     DamageFound,
     DrvmError,
@@ -61,6 +62,7 @@ from drvm.repository.layout import (
 from drvm.repository.paper import Paper
 from drvm.repository.points import create_once
 from drvm.store.base import ObjectInfo, Store
+from drvm.store.first_versions import retained_until
 
 MAX_SLOTS = 256
 """How many are read, the oldest of them: whoever floods the store delays nobody for long."""
@@ -142,11 +144,16 @@ class Keyring:
         one was read back and opened. A crash in between leaves both."""
         old = self._opened.slot
         self._opened = _add(self._store, self._opened, passphrase, about, trace)
-        self.remove(old.removeprefix(KEYS), trace)
+        try:
+            self.remove(old.removeprefix(KEYS), trace)
+        except (RepositoryError, StoreRefused) as error:
+            words = f"the new passphrase opens key slot {self.slot_in_use}; {error.message}"
+            raise type(error)(words, hint=error.hint) from None
         return self.slot_in_use
 
     def remove(self, slot_id: str, trace: Trace = no_trace) -> None:
-        """Delete another slot than the one in use, which stays whatever others do meanwhile.
+        """Delete another slot than the one in use, which stays whatever others do meanwhile. Where
+        Object Lock refuses that, the notice stays, so that the lock may end (upkeep/locks.py).
 
         A crash leaves the slot with a notice, or some notices without a slot, which mean nothing.
         """
@@ -164,9 +171,15 @@ class Keyring:
             self._stays(slot_id)
             trace("slots-listed")
             self._store.delete(name)
-        except (RepositoryError, StoreRefused):  # so it was not deleted
-            self._store.delete(notice)
-            raise
+        except (RepositoryError, StoreRefused) as error:  # so it was not deleted
+            until = retained_until(self._store, name) if isinstance(error, StoreRefused) else None
+            if until is None:
+                self._store.delete(notice)
+                raise
+            raise StoreRefused(
+                f"key slot {slot_id} is locked until {rfc3339(until)}",
+                hint="its lock is lengthened no more: drvm key remove again when it has ended",
+            ) from None
         trace("slot-deleted")
         for left in [info.name for info in self._store.list(f"{LEAVING}{slot_id}.")]:
             self._store.delete(left)

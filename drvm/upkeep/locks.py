@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from drvm.core.errors import DamageFound, ObjectMissing
 from drvm.core.progress import Progress, Trace, no_trace
-from drvm.repository.layout import CONFIG, KEYS, final_object, pack_object, point_object
+from drvm.repository.layout import CONFIG, final_object, pack_object, point_object, slot_object
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
 from drvm.store.first_versions import FirstVersions
@@ -50,8 +50,13 @@ class LockPlan:
 def needed_objects(
     repository: Repository, points: Iterable[Point]
 ) -> tuple[set[str], tuple[str, ...]]:
-    """(the names of all that a restore of the points reads, why some of it can't be told)."""
-    names = {CONFIG, *(info.name for info in repository.store.list(KEYS))}
+    """(the names of all that a restore of the points reads, why some of it can't be told).
+
+    Of the key slots those that stay: one that is to go would never go, and what somebody put there
+    need not stay. Where none would be left (who can only write can say so of all) all of them."""
+    slots = repository.keyring.slots()
+    staying = [slot for slot in slots if slot.state == "good"] or slots
+    names = {CONFIG, *(slot_object(slot.id) for slot in staying)}
     need = repository.generations.need()
     for point in points:
         names.add(point_object(point.manifest.vm_uuid, point.id, point.generation))

@@ -6,8 +6,9 @@ from typing import cast
 
 import pytest
 
-from drvm.core.errors import TamperingFound
+from drvm.core.errors import StoreRefused, TamperingFound
 from drvm.core.progress import NoProgress
+from drvm.repository.keys import UNNAMED
 from drvm.repository.layout import (
     CHECKS,
     CONDEMNED,
@@ -21,6 +22,7 @@ from drvm.repository.layout import (
     PACKS,
     POINTS,
     pack_object,
+    slot_object,
     tombstone,
 )
 from drvm.repository.pins import Pin
@@ -105,6 +107,53 @@ def test_locks_are_lengthened_where_less_than_half_is_left(
     assert lengthen(locked, plan) == plan.objects
     assert until(bucket, "") == {clock.now() + dt.timedelta(days=30), None}
     assert locks(locked, points(locked), clock.now()).ending == ()
+
+
+def test_a_passphrase_that_is_to_go_goes_when_its_lock_ends(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    keyring = locked.repository.keyring
+    going = keyring.add(b"the one that leaked", UNNAMED)
+    for _ in range(2):
+        with pytest.raises(StoreRefused, match="locked until 2026-12-23"):
+            keyring.remove(going)
+    assert {slot.id: slot.state for slot in keyring.slots()}[going] == "leaving"
+    clock.sleep(16 * 86400)
+    plan = locks(locked, points(locked), clock.now())
+    assert slot_object(going) not in plan.ending
+    assert slot_object(keyring.slot_in_use) in plan.ending
+    lengthen(locked, plan)
+    clock.sleep(15 * 86400)
+    keyring.remove(going)
+    assert [slot.id for slot in keyring.slots()] == [keyring.slot_in_use]
+    assert list(locked.store.list(LEAVING)) == []
+
+
+def test_a_change_that_a_lock_holds_up_says_that_the_new_passphrase_opens(locked: Vault) -> None:
+    keyring = locked.repository.keyring
+    with pytest.raises(StoreRefused, match=r"the new passphrase opens.* locked until"):
+        keyring.change(b"the new one", UNNAMED)
+    assert keyring.slot_in_use in {slot.id for slot in keyring.slots() if slot.state == "good"}
+
+
+def test_slots_that_somebody_put_there_are_not_locked(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    bucket.lock = None
+    bucket.put(f"{KEYS}{'0' * 16}", b"noise")
+    clock.sleep(16 * 86400)
+    plan = locks(locked, points(locked), clock.now())
+    assert [name for name in plan.ending if name.startswith(KEYS)] == [
+        slot_object(locked.repository.keyring.slot_in_use)
+    ]
+
+
+def test_where_every_slot_is_to_go_all_are_locked(locked: Vault, clock: FakeClock) -> None:
+    """Somebody who can only write could say so of all."""
+    slot = locked.repository.keyring.slot_in_use
+    locked.store.put(f"{LEAVING}{slot}.{'0' * 16}", b"")
+    clock.sleep(16 * 86400)
+    assert slot_object(slot) in locks(locked, points(locked), clock.now()).ending
 
 
 def test_what_only_points_that_go_need_is_not_lengthened(
