@@ -32,12 +32,14 @@ from drvm.core.errors import (
     OutcomeUnknown,
     PacksCondemned,
     RepositoryError,
+    StoreRefused,
 )
 from drvm.core.ids import new_generation
 from drvm.core.progress import Trace, no_trace
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import (
     CONDEMNED,
+    CONFIG,
     FINALS,
     PACKS,
     POINTS,
@@ -124,6 +126,18 @@ def condemn(store: Store, name: bytes) -> None:
     """Create the pack's tombstone; one that is there already serves, whatever it says."""
     with contextlib.suppress(ObjectExists):
         store.put_if_absent(tombstone(name), b"")
+
+
+def check_is_there(store: Store) -> None:
+    """Raises ``StoreRefused`` where ``drvm.json`` went since the repository was opened: a disk that
+    was unmounted leaves an empty directory, in which points would be made, or found missing."""
+    try:
+        store.head(CONFIG)
+    except ObjectMissing:
+        raise StoreRefused(
+            f"the repository at {store.location} is not there any more",
+            hint="mount it again if it is on a disk of its own",
+        ) from None
 
 
 def condemned_packs(store: Store) -> frozenset[bytes]:

@@ -237,6 +237,7 @@ class Repository:
         What it needs is read back from its own disk maps. Other hosts are told of the session's
         packs first; the local index is written last."""
         need = self.need(manifest)
+        self.check_is_there()
         if self.catalog.share():
             trace("index-shared")
         manifest = msgspec.structs.replace(manifest, mark=self._mark(manifest) if own else None)
@@ -273,8 +274,9 @@ class Repository:
         """Point id -> when its generations were decided, good or not, by the store's time."""
         return protocol.final_times(self.store)
 
-    def usable_packs(self) -> frozenset[bytes]:
-        return protocol.usable_packs(self.store)
+    def check_is_there(self) -> None:
+        if not self._problems:
+            protocol.check_is_there(self.store)
 
     def end_point(self, point: Point, trace: Trace = no_trace) -> None:
         """That one delete ends it; its packs stay until a collector finds them not needed."""
@@ -282,14 +284,12 @@ class Repository:
 
     def is_there(self, point: Point) -> bool:
         """Whether this generation of the point has not been ended since it was read."""
-        manifest = point.manifest
-        name = point_object(manifest.vm_uuid, point.id, point.generation)
-        return name in protocol.manifests(self.store, manifest.vm_uuid, point.id)
+        name = point_object(point.manifest.vm_uuid, point.id, point.generation)
+        return name in protocol.manifests(self.store, point.manifest.vm_uuid, point.id)
 
     def was_ended(self, point: Point) -> bool:
         """Whether a point of this id was good here once, and was removed."""
-        vm_uuid = point.manifest.vm_uuid
-        return protocol.was_ended(self.store, self._sealer, vm_uuid, point.id)
+        return protocol.was_ended(self.store, self._sealer, point.manifest.vm_uuid, point.id)
 
     def locked_until(self, point: Point) -> dt.datetime | None:
         """By Object Lock, if it is: the last of its manifests. It can't end before."""

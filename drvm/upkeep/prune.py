@@ -16,7 +16,7 @@ from drvm.core.progress import Trace, no_trace
 from drvm.repository.manifest import Manifest
 from drvm.repository.packs import BlobRef
 from drvm.repository.pins import Pin
-from drvm.repository.points import Listing, Point
+from drvm.repository.points import Listing, Point, usable_packs
 from drvm.repository.repository import Repository
 from drvm.upkeep.retention import SETTLED, Candidate, Decision, Now, Rules, decide
 
@@ -184,7 +184,7 @@ class _Wholeness:
 
     def _lacks(self, manifest: Manifest) -> bool:
         if self._usable is None:
-            self._usable = self._repository.usable_packs()
+            self._usable = usable_packs(self._repository.store)
         usable = self._usable
         maps = map(self._repository.disk_map, manifest.disks)
         return any(blob.ref().pack not in usable for blob in manifest.blobs()) or any(

@@ -107,6 +107,7 @@ def survey(
     trace("finals-read")
     progress.stage("reading what the points need")
     found = _Needs(repository, packs).of(attempts)
+    repository.check_is_there()
     return Survey(now, index_objects, condemned, packs, *found, probes, _tampering(repository))
 
 

@@ -13,7 +13,15 @@ from drvm.core.errors import (
 )
 from drvm.core.ids import new_point_id
 from drvm.repository import points
-from drvm.repository.layout import CONDEMNED, FINALS, PACKS, POINTS, final_object, point_object
+from drvm.repository.layout import (
+    CONDEMNED,
+    CONFIG,
+    FINALS,
+    PACKS,
+    POINTS,
+    final_object,
+    point_object,
+)
 from drvm.repository.manifest import Manifest
 from tests.unit.repository.conftest import VM, Vault, new_vault
 from tests.unit.repository.faults import FaultyStore
@@ -48,6 +56,7 @@ def test_the_order_is_manifest_then_condemned_then_packs_then_final(faulty):
     faulty.store.calls.clear()
     point = commit(faulty, manifest)
     assert [call for call in faulty.store.calls if not call.startswith(("get", "tail"))] == [
+        f"head {CONFIG}",
         f"create {point_object(VM, point.id, point.generation)}",
         f"list {CONDEMNED}",
         f"list {PACKS}",

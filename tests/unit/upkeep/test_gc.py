@@ -14,6 +14,7 @@ from drvm.core.errors import (
     DamageFound,
     ObjectMissing,
     RepositoryError,
+    StoreRefused,
     StoreUnreachable,
     TamperingFound,
     UnsupportedFormat,
@@ -725,6 +726,24 @@ def test_tampering_means_no_collection(faulty, monkeypatch):
     with pytest.raises(TamperingFound):
         run_gc(faulty.repository, planned, Collected())
     assert planned.condemn == ()
+
+
+def test_a_disk_that_was_unmounted_meanwhile_is_no_empty_repository(faulty):
+    """An empty directory is left: nothing is listed there, and no point is made in it."""
+    mounted = dict(faulty.store.objects)
+    manifest = points(faulty)[0].manifest
+
+    def unmounted(verb: str, name: str) -> None:
+        if (verb, name) == ("list", POINTS):
+            faulty.store.objects.clear()
+
+    faulty.store.before = unmounted
+    with pytest.raises(StoreRefused, match="not there any more"):
+        collect(faulty)
+    with pytest.raises(StoreRefused, match="not there any more"):
+        faulty.repository.commit(manifest)
+    assert faulty.store.objects == {}
+    faulty.store.objects.update(mounted)
 
 
 def test_only_points_that_need_what_is_lost_are_looked_at_once_more(faulty, monkeypatch):
