@@ -101,7 +101,7 @@ def write_point(
                 raise
             banned |= error.packs
             target.refresh(banned)
-    raise AssertionError("unreachable")
+    raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
 
 
 def stretches(kinds: npt.NDArray[Any]) -> list[tuple[int, int]]:

@@ -126,3 +126,9 @@ def test_a_piece_opens_only_at_its_own_place():
 def test_keys_are_not_printed():
     assert KEYS.seal.hex() not in repr(KEYS)
     assert repr(KEYS.seal) not in repr(KEYS)
+
+
+def test_an_object_that_holds_less_than_it_claims_is_refused():
+    packed = struct.pack("<I", 10) + zstandard.compress(b"nine byte")
+    with pytest.raises(DamageFound, match="other than 10 bytes"):
+        sealer().open_object(b"final", NAME, sealed_raw(packed))

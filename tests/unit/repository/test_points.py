@@ -351,3 +351,39 @@ def test_a_final_that_says_nothing_is_damage(vault, body):
     listing = vault.repository.points()
     assert listing.points == ()
     assert len(listing.problems) == 1
+
+
+def test_a_point_is_current_in_its_generation_in_another_good_one_or_not_at_all(vault):
+    first = vault.save([noise(SMALL)])
+    second = commit(vault, first.manifest)
+    assert vault.repository.current(first) == first
+    name = point_object(VM, first.id, first.generation)
+    vault.store.delete(name)
+    assert vault.repository.current(first) == second
+    vault.store.put(point_object(VM, first.id, second.generation), b"noise")
+    assert vault.repository.current(first) is None
+    vault.repository.end_point(first)
+    assert vault.repository.current(first) is None
+
+
+def test_a_point_was_ended_if_it_was_good_once_and_no_manifest_is_left(vault):
+    point = vault.save([noise(SMALL)])
+    assert not vault.repository.was_ended(point)
+    vault.repository.end_point(point)
+    assert vault.repository.was_ended(point)
+    final = final_object(point.id, point.generation)
+    vault.store.put(final, b"noise")
+    assert not vault.repository.was_ended(point)
+    vault.store.delete(final)
+    assert not vault.repository.was_ended(point)
+
+
+def test_a_point_that_was_only_given_up_was_not_ended(faulty):
+    manifest = again(faulty)
+    (pack, *_) = faulty.repository.need(manifest)
+    faulty.store.put(CONDEMNED + pack.hex(), b"")
+    with pytest.raises(PacksCondemned):
+        commit(faulty, manifest)
+    point = points.Point(manifest, "0" * 16)
+    faulty.repository.end_point(point)
+    assert not faulty.repository.was_ended(point)

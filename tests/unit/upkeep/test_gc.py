@@ -795,3 +795,14 @@ def test_a_point_is_given_up_once(faulty):
     faulty.repository.generations.give_up(left)
     run_gc(faulty.repository, planned, done := Collected())
     assert done.given_up == 0
+
+
+def test_a_point_without_blobs_whose_nodes_are_lost_makes_it_refuse(faulty):
+    """Beside a manifest that can't be read either."""
+    whole = points(faulty)[-1]
+    bare = faulty.repository.commit(replace(whole.manifest, id=new_point_id(), definition=None))
+    (name,) = (n for n in faulty.store.objects if n.startswith(POINTS) and whole.id in n)
+    faulty.store.put(name, b"noise")
+    faulty.store.delete(pack_object(bare.manifest.disks[0].root.ref().pack))
+    found = plan(faulty.reopen()).damaged
+    assert {damaged.generation.point_id for damaged in found} == {whole.id, bare.id}

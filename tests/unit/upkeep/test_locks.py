@@ -289,3 +289,19 @@ def test_whoever_may_not_delete_can_not_undo(locked: Vault, bucket: VersionedMem
     bucket.may_delete = False
     (later,) = locked.store.later(CONFIG)  # type: ignore[attr-defined]
     assert not locked.store.undo(later)  # type: ignore[attr-defined]
+
+
+def test_where_everything_is_there_no_damage_is_told(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    assert locks(locked, points(locked), clock.now()).damage is None
+
+
+def test_what_was_collected_since_the_plan_needs_no_lock(
+    locked: Vault, bucket: VersionedMemory, clock: FakeClock
+) -> None:
+    clock.sleep(16 * 86400)
+    plan = locks(locked, points(locked), clock.now())
+    clock.sleep(15 * 86400)
+    locked.store.delete(plan.ending[-1])
+    assert lengthen(locked, plan) == plan.objects - 1

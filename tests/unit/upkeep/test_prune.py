@@ -265,3 +265,15 @@ def test_only_the_points_that_are_given_are_decided_about(faulty):
     listed = Listing(tuple(p for p in points(faulty) if p.manifest.vm == "db1"), ())
     planned = plan_prune(faulty.repository, listed, rules.__getitem__, NOW)
     assert [decision.point.vm for decision in planned.decisions] == ["db1"]
+
+
+def test_a_point_whose_disk_map_cannot_be_read_pushes_none_out(faulty):
+    last = faulty.save([noise(SMALL, 9)])
+    broken = points(faulty)[2]
+    root = broken.manifest.disks[0].root
+    faulty.store.put(f"{PACKS}{root.pack}", b"noise")
+    fresh = faulty.reopen()
+    planned = plan(fresh, Rules(last=2))
+    assert [point.id for point in planned.going] == [points(fresh)[0].id]
+    assert reasons(planned)[broken.id] == ("not whole: it counts for nothing",)
+    assert last.id not in [point.id for point in planned.going]

@@ -302,3 +302,9 @@ def test_a_point_that_counts_for_nothing_changes_nothing_for_the_others(
         dataclasses.replace(odd, host="elsewhere"),
     ):
         assert removed(decided([*points, lie], rules)) == removed(decided(points, rules))
+
+
+def test_a_point_at_the_end_of_the_calendar_has_a_day_of_its_own() -> None:
+    first = point(dt.datetime(1, 1, 1, 0, 30, tzinfo=dt.UTC), name="first")
+    decisions = run([first, *nightly(3)], Rules(daily=2, time_zone="America/New_York"))
+    assert "first" not in kept(decisions)

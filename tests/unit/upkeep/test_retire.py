@@ -12,9 +12,11 @@ from drvm.chunker.blocks import BLOCK_BYTES, LEAF_BYTES
 from drvm.core.errors import DamageFound
 from drvm.core.ids import new_point_id
 from drvm.repository.layout import pack_object
+from drvm.repository.nodes import Child, Node
+from drvm.repository.packs import BlobRef
 from drvm.repository.points import Point
 from drvm.upkeep import retire
-from drvm.upkeep.retire import Retired, RetirePlan, RetireRules, plan_retire, run_retire
+from drvm.upkeep.retire import Retired, RetirePlan, RetireRules, _Sample, plan_retire, run_retire
 from drvm.upkeep.survey import survey
 from tests.unit.repository.conftest import Vault, new_vault
 from tests.unit.repository.faults import FaultyStore
@@ -325,3 +327,14 @@ def test_a_manifest_that_is_not_the_one_its_final_names_is_not_written_anew(faul
     faulty.store.put(generation.name, sealed)
     assert done(faulty, planned) == Retired(condemned=1, failed=1)
     assert len(faulty.repository.generations.listed()) == 1
+
+
+def test_a_leaf_that_was_seen_is_none_beyond_the_bound():
+    child = Child(BlobRef(bytes(32), 1), packs=(b"a" * 32,))
+    node = Node(1, 1, {0: child})
+    sample = _Sample(frozenset(child.packs), 1)
+    sample.look(node)
+    sample.look(node)
+    assert sample.beyond == set()
+    sample.look(Node(1, 1, {0: Child(BlobRef(bytes(32), 2), packs=child.packs)}))
+    assert sample.beyond == set(child.packs)
