@@ -33,7 +33,7 @@ from drvm.host.images import ImageTool
 from drvm.repository.crypto import MasterKeys
 from drvm.repository.index.sparse import DEFAULT_LIMITS
 from drvm.repository.keys import Opened
-from drvm.repository.layout import FORMAT_VERSION, RepositoryConfig
+from drvm.repository.layout import CONFIG, FORMAT_VERSION, RepositoryConfig
 from drvm.repository.points import Point, end_point
 from drvm.repository.reader import write_disk
 from drvm.repository.repository import Repository
@@ -76,6 +76,7 @@ class Site:
     @staticmethod
     def make(open_store: Callable[[], Store], number: int) -> Site:
         config = RepositoryConfig(FORMAT_VERSION, f"{number:032x}", ())
+        open_store().put(CONFIG, config.encode())
         return Site(open_store, Opened(MasterKeys.generate(), config, "", b""))
 
     def repository(self, cache: Path | None = None) -> Repository:
