@@ -246,7 +246,7 @@ def from_paper(
     lost = False
     try:
         config = decode_config(store.get(CONFIG))
-    except (ObjectMissing, DamageFound):
+    except (ObjectMissing, ObjectDamaged, DamageFound):
         config, lost = own, True
     if config != own:
         raise UsageError(
@@ -257,7 +257,7 @@ def from_paper(
     _prove(store, Sealer(paper.keys, own.repository_id), lost=lost)
     made = _add(store, Opened(paper.keys, own, "", b""), passphrase, about, trace)
     if lost:
-        with contextlib.suppress(ObjectExists):
+        with contextlib.suppress(ObjectExists, ObjectDamaged):
             create_once(store, CONFIG, own.encode())
     return made.slot.removeprefix(KEYS)
 

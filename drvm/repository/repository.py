@@ -151,7 +151,7 @@ class Repository:
         problems: tuple[str, ...] = ()
         try:
             config = decode_config(store.get(CONFIG))
-        except (ObjectMissing, DamageFound) as error:
+        except (ObjectMissing, ObjectDamaged, DamageFound) as error:
             if not slots and isinstance(error, ObjectMissing):
                 raise NoRepository(
                     f"there is no repository at {store.location}",

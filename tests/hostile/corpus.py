@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hostile import definitions, manifests, maps, objects, packs, planted, slots
+from tests.hostile import definitions, manifests, maps, objects, packs, planted, slots, stores
 from tests.hostile.case import Case
 
 KINDS: dict[str, dict[str, Case]] = {
@@ -12,6 +12,7 @@ KINDS: dict[str, dict[str, Case]] = {
     "slots": slots.CASES,
     "costs": slots.COSTS,
     "objects": objects.CASES,
+    "stores": stores.CASES,
     "definitions": definitions.CASES,
 }
 PLANTED = planted.CASES

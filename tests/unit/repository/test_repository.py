@@ -7,11 +7,14 @@ import pytest
 from drvm.core.errors import (
     DamageFound,
     NoRepository,
+    ObjectDamaged,
     RepositoryError,
     StoreUnreachable,
     UsageError,
     WrongKey,
 )
+from drvm.repository.keyring import from_paper
+from drvm.repository.keys import UNNAMED
 from drvm.repository.layout import CONFIG, KEYS
 from drvm.repository.repository import Repository
 from drvm.store.memory import MemoryStore
@@ -89,6 +92,24 @@ def test_a_lost_config_is_read_from_the_key_slot_and_said_to_be_lost(vault, dama
     assert listing.points == (point,)
     assert [problem for problem in listing.problems if CONFIG in problem]
     assert again.load(point) == [content]
+
+
+def test_a_config_larger_than_any_object_is_as_good_as_none(vault, monkeypatch):
+    point = vault.save([noise(SMALL)])
+    page = vault.repository.keyring.paper()
+    get = vault.store.get
+
+    def refused(name: str, **asked: int) -> bytes:
+        if name == CONFIG:
+            raise ObjectDamaged(f"{name}: more bytes at once than are taken")
+        return get(name, **asked)
+
+    monkeypatch.setattr(vault.store, "get", refused)
+    again = Repository.open(vault.store, PASSPHRASE)
+    assert again.points().points == (point,)
+    assert [problem for problem in again.points().problems if CONFIG in problem]
+    from_paper(vault.store, page, b"another", UNNAMED)
+    assert Repository.open(vault.store, b"another").points().points == (point,)
 
 
 def test_init_puts_a_lost_config_back(vault):
