@@ -20,7 +20,7 @@ def agrees(repository: Repository, good: Manifest, old: Manifest) -> bool:
     errors, and ``DamageFound`` where ``good`` can't be read."""
     if _facts(good) != _facts(old):
         return False
-    for ours, theirs in _blobs(good, old):
+    for ours, theirs in blobs(good, old):
         if ours is None or theirs is None or ours == theirs:
             if ours != theirs:
                 return False
@@ -39,7 +39,8 @@ def _facts(manifest: Manifest) -> list[object]:
     return [manifest.id, manifest.vm_uuid, manifest.vm, manifest.created, disks]
 
 
-def _blobs(good: Manifest, old: Manifest) -> Iterator[tuple[StoredBlob | None, StoredBlob | None]]:
+def blobs(good: Manifest, old: Manifest) -> Iterator[tuple[StoredBlob | None, StoredBlob | None]]:
+    """Definition, NVRAM and TPM state of both, side by side."""
     yield good.definition, old.definition
     yield good.nvram, old.nvram
     for name in sorted({*good.tpm, *old.tpm}):

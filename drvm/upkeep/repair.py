@@ -40,7 +40,7 @@ from drvm.repository.manifest import Disk, StoredBlob
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
 from drvm.store.probe import store_time
-from drvm.upkeep.agreement import agrees
+from drvm.upkeep.agreement import agrees, blobs
 from drvm.upkeep.check_points import PointHit
 from drvm.upkeep.copy import CopyPlan, PlannedPoint, run_copy
 from drvm.upkeep.retention import SETTLED
@@ -165,18 +165,21 @@ class _Repairing:
         )
 
     def _written_as_another(self, mine: Point | None, twin: Point | None) -> Point | None:
-        """From another good generation that shows the same, such as a killed rewriter leaves."""
-        generations = self._repository.generations
-        if mine is None:
-            return None
-        for other in generations.of(mine.manifest.vm_uuid, mine.id):
+        """From another good generation, such as a killed rewriter leaves; not where they show
+        different things, for who knows which is true?"""
+        generations, good = self._repository.generations, []
+        for other in generations.of(mine.manifest.vm_uuid, mine.id) if mine else []:
             decided = generations.decided(other)
-            if other.generation == mine.generation or decided.status is not Status.OK:
+            if decided.status is Status.OK:
+                with contextlib.suppress(DamageFound, ObjectMissing):
+                    manifest = generations.manifest(other, decided.manifest_sha256)
+                    good.append(Point(manifest, other.generation))
+        for point in good:
+            if mine and point.generation == mine.generation:
                 continue
-            with contextlib.suppress(DamageFound, ObjectMissing):
-                manifest = generations.manifest(other, decided.manifest_sha256)
-                if agrees(self._repository, manifest, mine.manifest):
-                    return self._rewritten(Point(manifest, other.generation), twin)
+            with contextlib.suppress(DamageFound):
+                if all(agrees(self._repository, point.manifest, one.manifest) for one in good):
+                    return self._rewritten(point, twin)
         return None
 
     def _copied_back(self, mine: Point | None, twin: Point | None) -> Point | None:
@@ -340,11 +343,5 @@ def _of(listing: Listing, hit: PointHit) -> Point | None:
 
 
 def _twin_blob(mine: Point, twin: Point | None, blob: StoredBlob) -> StoredBlob | None:
-    if twin is None:
-        return None
-    own, theirs = mine.manifest, twin.manifest
-    if blob == own.definition:
-        return theirs.definition
-    if blob == own.nvram:
-        return theirs.nvram
-    return next((theirs.tpm.get(name) for name, stored in own.tpm.items() if stored == blob), None)
+    pairs = blobs(mine.manifest, twin.manifest) if twin is not None else ()
+    return next((theirs for own, theirs in pairs if own == blob), None)

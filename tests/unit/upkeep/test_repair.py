@@ -213,6 +213,19 @@ def test_an_older_generation_that_is_whole_repairs_the_one_that_is_read(vault):
     assert generations(vault, old) == 1
 
 
+def test_of_generations_that_show_different_things_none_repairs_another(vault):
+    """Whoever holds the keys can have written one of them."""
+    true, other = vault.save([DISK]), vault.save([changed(DISK, 3, 4)])
+    false = vault.repository.commit(replace(true.manifest, disks=other.manifest.disks))
+    root = true.manifest.disks[0].root.ref().pack
+    made = rewrite_point(vault.repository, true, frozenset((root,)), level=1)
+    flipped(vault.store, pack_object(made.manifest.disks[0].root.ref().pack))
+    (failed,) = repair(vault).failed
+    assert failed.id == true.id
+    left = {g.generation for g in vault.repository.generations.listed() if g.point_id == true.id}
+    assert left == {true.generation, false.generation, made.generation}
+
+
 def test_a_store_that_goes_away_ends_the_repair(vault, monkeypatch):
     vault.save([DISK])
     other = copied(vault)
