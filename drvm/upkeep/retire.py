@@ -104,7 +104,7 @@ def plan_retire(
 ) -> RetirePlan:
     """Reads only. ``found`` must be a survey that nothing speaks against. Raises the store's
     errors, and ``DamageFound``."""
-    progress = progress or NoProgress()
+    progress, found = progress or NoProgress(), found.without_damaged()
     progress.stage("looking for packs to retire")
     old = {
         name: info.size_bytes

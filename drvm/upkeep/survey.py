@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from drvm.core.errors import DamageFound, ObjectMissing, TamperingFound
@@ -57,6 +57,11 @@ class Survey:
     damaged: tuple[Damaged, ...]
     probes: tuple[ObjectInfo, ...] = ()
     tampering: TamperingFound | None = None
+
+    def without_damaged(self) -> Survey:
+        """Nothing is known of damaged generations, and nothing is done for them."""
+        bad = {damaged.generation for damaged in self.damaged}
+        return replace(self, attempts=[a for a in self.attempts if a[0] not in bad])
 
     def whole(self) -> frozenset[tuple[str, str]]:
         """(VM's UUID, id) of the points that are whole by some generation."""

@@ -17,8 +17,9 @@ from drvm.repository.packs import BlobRef
 from drvm.repository.points import Point
 from drvm.upkeep import retire
 from drvm.upkeep.retire import Retired, RetirePlan, RetireRules, _Sample, plan_retire, run_retire
+from drvm.upkeep.rewrite import rewrite_point
 from drvm.upkeep.survey import survey
-from tests.unit.repository.conftest import Vault, new_vault
+from tests.unit.repository.conftest import VM, Vault, new_vault
 from tests.unit.repository.faults import FaultyStore
 from tests.unit.repository.test_round_trip import SMALL, noise
 from tests.unit.upkeep.test_gc import collect, end, packs, points
@@ -289,6 +290,20 @@ def test_a_point_ended_since_the_survey_is_left_out(faulty):
     found = survey(faulty.repository, now)
     end(faulty, point)
     assert plan_retire(faulty.repository, found, RULES) == RetirePlan()
+
+
+@pytest.mark.parametrize("part", ["points/", "root"])
+def test_a_damaged_generation_of_a_point_that_is_whole_by_another_is_left_out(faulty, part):
+    """A collector does not refuse for it; so it must not end in an error every day."""
+    point, _ = mostly_dead(faulty)
+    whole = rewrite_point(faulty.repository, point, faulty.repository.need(point.manifest), level=1)
+    assert points(faulty)[0].generation == whole.generation
+    root = pack_object(point.manifest.disks[0].root.ref().pack)
+    name = root if part == "root" else f"points/{VM}/{point.id}.{point.generation}"
+    faulty.store.put(name, b"noise")
+    fresh = faulty.reopen()
+    collect(fresh)
+    assert plan(fresh) == RetirePlan()
 
 
 def test_a_leaf_that_cannot_be_read_stops_the_planning(faulty, monkeypatch):
