@@ -1,7 +1,9 @@
-"""``python -m tests.hostile KIND PLACE [--long] [--only CASE]``: the cases of a kind, one after
-the other, below the directory ``PLACE``; a line of JSON for each.
+"""``python -m tests.hostile PLACE KIND... [--long] [--only CASE]``: the cases of each kind, one
+after the other, in the directory ``PLACE``; a line of JSON for each. Ends with 1 where not all
+were tried.
 
-The process has no more address space than what it needs at the beginning and ``ROOM`` beside it.
+Each kind has a process of its own, with no more address space than what it needs at the beginning
+and ``ROOM`` beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 import resource
 import sys
+import traceback
 from pathlib import Path
 
 from drvm.repository import keys
@@ -42,36 +45,54 @@ def honest() -> tuple[Vault, list[bytes]]:
     return vault, disks
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=[*KINDS, "planted"])
-    parser.add_argument("place", type=Path)
-    parser.add_argument("--long", action="store_true", help="those that take long, and no others")
-    parser.add_argument("--only", metavar="CASE")
-    options = parser.parse_args()
-    if options.kind != "costs":
+def trials(kind: str, options: argparse.Namespace) -> None:
+    if kind != "costs":
         cheap_keys()
-    cases = KINDS.get(options.kind, PLANTED)
     vault, disks = honest()
-    opened = vault.repository.keyring
-    os.chdir(options.place)
+    keyring = vault.repository.keyring
 
     def forge() -> Forge:
-        return Forge(vault.store, opened._opened.keys, vault.repository.id)
+        return Forge(vault.store, keyring._opened.keys, vault.repository.id)
 
     trial.run("warm-up", harmless(lambda forge: forge.point()), forge(), options.place, disks)
     limit = trial.status_kib("VmPeak") * 1024 + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_FSIZE, (trial.MAX_FILE_BYTES, trial.MAX_FILE_BYTES))
-    for name, case in cases.items():
+    for name, case in KINDS.get(kind, PLANTED).items():
         if name != options.only if options.only else case.long != options.long:
             continue
-        sys.stderr.write(f"{name}\n")
+        sys.stderr.write(f"{kind}: {name}\n")
         faulthandler.dump_traceback_later(WALL_S, exit=True)
         done = trial.run(name, case, forge(), options.place, disks)
         faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(dataclasses.asdict(done)), flush=True)
+        print(json.dumps({"kind": kind, **dataclasses.asdict(done)}), flush=True)
+
+
+def apart(kind: str, options: argparse.Namespace) -> bool:
+    """Whether all went well, in a process that needs no second look at the imports."""
+    child = os.fork()
+    if child == 0:
+        try:
+            trials(kind, options)
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("place", type=Path)
+    parser.add_argument("kinds", nargs="+", choices=[*KINDS, "planted"])
+    parser.add_argument("--long", action="store_true", help="those that take long, and no others")
+    parser.add_argument("--only", metavar="CASE")
+    options = parser.parse_args()
+    os.chdir(options.place)
+    ended = [apart(kind, options) for kind in options.kinds]
+    return 0 if all(ended) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

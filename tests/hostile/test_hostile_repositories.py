@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,13 +21,19 @@ MAX_PEAK_MIB = 512
 """Of the process, which has 100 to begin with."""
 
 
-def trials(kind: str, place: Path, *flags: str) -> dict[str, dict[str, Any]]:
-    """What came of each case, by its name."""
+class Tried(NamedTuple):
+    """Kind -> case -> what came of it; ``said``: the end of what the process told."""
+
+    found: dict[str, dict[str, dict[str, Any]]]
+    said: str
+
+
+def tried(place: Path, kinds: Iterable[str], *flags: str) -> Tried:
     (place / "tmp").mkdir()
     (place / "precious").write_text("nothing may touch this")
     (place / "vda.raw").write_text("nor this, whatever a disk is called")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.hostile", kind, str(place), *flags],
+        [sys.executable, "-m", "tests.hostile", str(place), *kinds, *flags],
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(place),
@@ -39,34 +46,38 @@ def trials(kind: str, place: Path, *flags: str) -> dict[str, dict[str, Any]]:
         timeout=LIMIT_S,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    return {trial["name"]: trial for trial in found}
+    found: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in kinds}
+    for trial in map(json.loads, done.stdout.splitlines()):
+        found[trial["kind"]][trial["name"]] = trial
+    return Tried(found, done.stderr[-4000:])
 
 
-def assert_bounded(found: dict[str, dict[str, Any]]) -> None:
-    problems = {name: trial["problems"] for name, trial in found.items() if trial["problems"]}
-    assert problems == {}
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Tried:
+    return tried(tmp_path_factory.mktemp("hostile"), KINDS)
+
+
+def assert_bounded(kind: str, tried: Tried, *, long: bool) -> None:
+    """All were tried, and nothing was that must not be."""
+    found = tried.found[kind]
+    assert set(found) == {n for n, c in KINDS[kind].items() if c.long == long}, tried.said
+    assert {n: t["problems"] for n, t in found.items() if t["problems"]} == {}
     assert {n: t["peak_mib"] for n, t in found.items() if t["peak_mib"] > MAX_PEAK_MIB} == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_liar_wrote_is_refused_or_harmless(kind: str, tmp_path: Path) -> None:
-    found = trials(kind, tmp_path)
-    assert set(found) == {name for name, case in KINDS[kind].items() if not case.long}
-    assert_bounded(found)
+def test_what_a_liar_wrote_is_refused_or_harmless(kind: str, short: Tried) -> None:
+    assert_bounded(kind, short, long=False)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [k for k in KINDS if any(c.long for c in KINDS[k].values())])
 def test_what_a_liar_wrote_much_of_is_refused_or_harmless(kind: str, tmp_path: Path) -> None:
-    found = trials(kind, tmp_path, "--long")
-    assert set(found) == {name for name, case in KINDS[kind].items() if case.long}
-    assert_bounded(found)
+    assert_bounded(kind, tried(tmp_path, [kind], "--long"), long=True)
 
 
 def test_a_trial_sees_what_must_not_be(tmp_path: Path) -> None:
-    found = trials("planted", tmp_path)
+    found = tried(tmp_path, ["planted"]).found["planted"]
     assert {name for name, trial in found.items() if trial["problems"]} == set(PLANTED)
 
 
