@@ -119,9 +119,14 @@ def check_name(name: str) -> str:
     return name
 
 
+def is_prefix(prefix: str) -> bool:
+    """Whether some name can begin with it."""
+    return len(prefix) <= MAX_NAME_LENGTH and _PREFIX.fullmatch(prefix) is not None
+
+
 def check_prefix(prefix: str) -> str:
-    """``prefix`` itself if some name can begin with it, or ``ValueError``."""
-    if len(prefix) > MAX_NAME_LENGTH or _PREFIX.fullmatch(prefix) is None:
+    """``prefix`` itself, or ``ValueError``."""
+    if not is_prefix(prefix):
         raise ValueError(f"{prefix!r:.200} is not the beginning of an object's name")
     return prefix
 

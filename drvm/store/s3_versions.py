@@ -18,6 +18,8 @@ from drvm.store.s3_client import Bucket
 from drvm.store.s3_errors import in_doubt
 
 MAX_LISTED = 10_000_000
+_VERSIONS = ".versions"
+_Found = list[Version]
 
 # Services differ in how they say that there is no lock on an object, or none in its bucket.
 _NO_LOCK = {
@@ -57,22 +59,14 @@ class S3History:
     def list(self, prefix: str) -> Iterator[Version]:
         base.check_prefix(prefix)
         found: list[Version] = []
-        after: dict[str, str] = {}
-        while True:
-            page = self._bucket.call(prefix, functools.partial(self._page, prefix, after))
-            found += self._entries(prefix, page)
-            if len(found) > MAX_LISTED:
-                raise ObjectDamaged(f"{self._bucket.address} lists more than {MAX_LISTED} versions")
-            if not page["IsTruncated"]:
-                return _ordered(found)
-            following = {"KeyMarker": str(page.get("NextKeyMarker") or "")}
-            if page.get("NextVersionIdMarker"):
-                following["VersionIdMarker"] = str(page["NextVersionIdMarker"])
-            if following == after or not following["KeyMarker"]:
-                raise StoreUnreachable(
-                    f"{self._bucket.address}: the listing of versions does not go on after a page"
-                )
-            after = following
+        parts = [prefix]
+        known = {prefix}
+        for part in parts:  # which may become more
+            for last in self._pages(prefix, part, found):
+                more = [part for part in _passed_over(prefix, last) if part not in known]
+                known.update(more)
+                parts += more
+        return _ordered(found)
 
     def delete(self, name: str, version: str) -> None:
         named = self._bucket.at(base.check_name(name), version)
@@ -101,6 +95,26 @@ class S3History:
         )
 
     # -- inside -------------------------------------------------------------------------------
+    def _pages(self, prefix: str, part: str, found: _Found) -> Iterator[str]:
+        """Add all that the service lists of ``part`` to ``found``; the names where pages ended."""
+        after: dict[str, str] = {}
+        while True:
+            page = self._bucket.call(part, functools.partial(self._page, part, after))
+            found += self._entries(prefix, part, page)
+            if len(found) > MAX_LISTED:
+                raise ObjectDamaged(f"{self._bucket.address} lists more than {MAX_LISTED} versions")
+            if not page["IsTruncated"]:
+                return
+            following = {"KeyMarker": str(page.get("NextKeyMarker") or "")}
+            if page.get("NextVersionIdMarker"):
+                following["VersionIdMarker"] = str(page["NextVersionIdMarker"])
+            if following == after or not following["KeyMarker"]:
+                raise StoreUnreachable(
+                    f"{self._bucket.address}: the listing of versions does not go on after a page"
+                )
+            after = following
+            yield after["KeyMarker"].removeprefix(self._bucket.key(""))
+
     def _page(self, prefix: str, after: dict[str, str]) -> Any:
         page = self._client.list_object_versions(
             Bucket=self._bucket.address.bucket, Prefix=self._bucket.key(prefix), **after
@@ -109,10 +123,15 @@ class S3History:
             raise in_doubt(self._bucket.request(prefix), "not a listing")
         return page
 
-    def _entries(self, prefix: str, page: Any) -> Iterator[Version]:
+    def _entries(self, prefix: str, part: str, page: Any) -> Iterator[Version]:
+        """What lies below ``prefix``. SeaweedFS shows ``a`` also to who asks for ``a.ver``."""
         for kind in ("Versions", "DeleteMarkers"):
             for entry in page.get(kind, ()):
-                name = self._bucket.own_name(prefix, str(entry.get("Key", "")))
+                key = str(entry.get("Key", ""))
+                asked = key.startswith(self._bucket.key(prefix))
+                if not asked and f"{key}{_VERSIONS}".startswith(self._bucket.key(part)):
+                    continue
+                name = self._bucket.own_name(prefix, key)
                 if not base.is_name(name):
                     continue
                 marker = kind == "DeleteMarkers"
@@ -121,6 +140,23 @@ class S3History:
                 etag = "" if marker else str(entry.get("ETag", ""))
                 identity = str(entry.get("VersionId", "null"))
                 yield Version(name, identity, info.size_bytes, info.modified, etag, marker)
+
+
+def _passed_over(prefix: str, last: str) -> Iterator[str]:
+    """What to ask for beside, where a page of names below ``prefix`` ended with ``last``.
+
+    SeaweedFS goes through the names as its directories have them, where an object ``a`` is called
+    ``a.versions`` and stands behind ``a-b`` and ``a/b``, and goes on with what is behind the last
+    name by bytes, where it stands before. So whoever may write objects could hide others, such as
+    manifests from a collector: ``a``, of which ``last`` is longer, and ``a-c`` and ``a.c`` where it
+    lies in ``a/``. An object is shown alone to whoever asks for ``a.versions``."""
+    for place, character in enumerate(last):
+        if character > "/" or place < len(prefix):
+            continue
+        begins = last[:place]
+        for more in (_VERSIONS, "-", ".") if character == "/" else (_VERSIONS,):
+            if base.is_prefix(begins + more):
+                yield begins + more
 
 
 def _ordered(found: list[Version]) -> Iterator[Version]:

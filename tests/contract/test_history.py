@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from drvm.core.errors import ObjectExists, ObjectMissing, StoreRefused
+from drvm.store import base
 from drvm.store.history import LockRule, VersionedStore
+from drvm.store.s3 import S3Store
 from tests.buckets import open_bucket
 from tests.fakes.versioned_store import VersionedMemory
 
@@ -133,3 +136,28 @@ def test_versions_of_many_names_are_in_order(store: VersionedStore, folder: str)
 def test_a_name_without_versions_has_no_lock_to_ask_for(store: VersionedStore) -> None:
     with pytest.raises(ObjectMissing):
         store.history.retained_until("packs/none", "671549150995d0d9a8b730e0b93a53bc")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("between", ["-", "+", ".", "/", "", "./"])
+def test_no_name_is_hidden_behind_a_thousand_others(
+    store: VersionedStore, folder: str, between: str
+) -> None:
+    """Whoever may write to a bucket could else hide manifests from a collector."""
+    mine = [f"{folder}/{number}00.{number}" for number in range(5)]
+    for name in mine:
+        store.put(name, b"")
+    hiding = mine[2] if between else mine[2].partition(".")[0] + "/"
+    with ThreadPoolExecutor(8) as threads:
+        names = [f"{hiding}{between}{number:04}" for number in range(1010)]
+        list(threads.map(lambda name: _put_any(store, name), names))
+    assert {*mine} <= {version.name for version in store.history.list(f"{folder}/")}
+
+
+def _put_any(store: VersionedStore, name: str) -> None:
+    """Also a name that no object of drvm can have."""
+    if isinstance(store, S3Store):
+        named = store._bucket.at(name)
+        store._bucket.client.put_object(**named, Body=b"")
+    elif base.is_name(name):
+        store.put(name, b"")

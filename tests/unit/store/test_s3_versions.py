@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import urllib.parse
 from collections.abc import Iterator
 
 import pytest
@@ -63,6 +64,12 @@ def page(*entries: str, following: tuple[str, str] | None = None, truncated: str
     return Reply(200, f"<ListVersionsResult>{text}</ListVersionsResult>".encode())
 
 
+def prefixes(service: Service) -> list[str]:
+    """What was asked for."""
+    queries = (urllib.parse.urlsplit(request.path).query for request in service.seen)
+    return [urllib.parse.parse_qs(query)["prefix"][0] for query in queries]
+
+
 def listed(store: S3Store) -> list[tuple[str, str, bool]]:
     return [(v.name, v.id, v.marker) for v in store.history.list("packs/")]
 
@@ -118,6 +125,56 @@ def test_pages_of_versions_are_joined_and_put_in_order(store: S3Store, service: 
     ]
     assert "key-marker=pre%2Fpacks%2Fb" in service.seen[1].path
     assert "version-id-marker=2" in service.seen[1].path
+
+
+def test_names_that_a_page_within_a_directory_passes_over_are_asked_for(
+    store: S3Store, service: Service
+) -> None:
+    """SeaweedFS shows ``a/`` and ``a-b`` before ``a``, and goes on behind them by name: whoever may
+    write could hide manifests so."""
+    hidden, junk = version("pre/points/u/id.g", "1"), version("pre/points/u/id/z", "2")
+    nothing = page()
+    service.will(
+        page(junk, following=("pre/points/u/id/z", "2")),
+        page(version("pre/points/u/ie.g", "3")),
+        *(nothing, nothing, nothing, nothing, nothing),
+        page(hidden, version("pre/points/u/id.g/y", "4"), following=("pre/points/u/id.g/y", "4")),
+        nothing,
+        page(version("pre/points/u/id.g", "5")),
+        *(nothing, nothing),
+    )
+    found = [(version.name, version.id) for version in store.history.list("points/")]
+    assert found == [
+        ("points/u/id.g", "5"),
+        ("points/u/id.g", "1"),
+        ("points/u/id.g/y", "4"),
+        ("points/u/id/z", "2"),
+        ("points/u/ie.g", "3"),
+    ]
+    ends = ("u.versions", "u-", "u.", "u/id.versions", "u/id-", "u/id.")
+    more = ("u/id.", "u/id.g.versions", "u/id.g-", "u/id.g.")
+    assert prefixes(service) == [f"pre/points/{end}" for end in ("", "", *ends, *more)]
+
+
+def test_a_name_that_longer_ones_push_off_its_page_is_asked_for(
+    store: S3Store, service: Service
+) -> None:
+    last = version("pre/final/a.b+9", "2")
+    service.will(
+        page(last, following=("pre/final/a.b+9", "2")),
+        *(page(), page()),
+        page(version("pre/final/a.b", "1")),
+    )
+    assert [found.name for found in store.history.list("final/")] == ["final/a.b"]
+    assert prefixes(service)[2:] == ["pre/final/a.versions", "pre/final/a.b.versions"]
+
+
+def test_a_name_that_is_shown_for_itself_and_a_dot_is_left_out(
+    store: S3Store, service: Service
+) -> None:
+    """SeaweedFS keeps the versions of ``a`` in ``a.versions``."""
+    service.will(page(version("pre/pins/a", "1"), version("pre/pins/a.b", "2")))
+    assert [found.name for found in store.history.list("pins/a.")] == ["pins/a.b"]
 
 
 @pytest.mark.parametrize(
