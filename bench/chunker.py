@@ -23,10 +23,12 @@ from bench.memory import thin_disk
 from bench.parts import Theme, by_command
 from bench.points import one_more
 from bench.restores import full_restore
+from bench.servers import apart
 from bench.storing import stored
 
 THEMES: dict[str, Theme] = {
     "backup": full_backup,
+    "servers": apart,
     "stored": stored,
     "restore": full_restore,
     "diskmap": by_command("diskmap", parts.diskmap),

@@ -26,7 +26,7 @@ from drvm.chunker import frames
 from drvm.chunker.blocks import BLOCK_BYTES, ID_BYTES, LEAF_BYTES
 from drvm.chunker.runs import Leaf
 from drvm.core.units import GIB, KIB
-from drvm.repository.blobs import BlobWriter
+from drvm.repository.blobs import BlobWriter, NewBlob
 from drvm.repository.crypto import TAG_BYTES, MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap, DiskMapWriter, levels
 from drvm.repository.layout import FANOUT, pack_object
@@ -89,8 +89,13 @@ def _above() -> int:
     nodes = sum(len(np.unique(dirty // FANOUT**level)) for level in range(2, levels(leaves) + 1))
     old, new = BlobRef(secrets.token_bytes(32), 5000), BlobRef(secrets.token_bytes(32), 7)
     children = {place: Child(replace(old, number=5000 + place)) for place in range(FANOUT)}
-    encoded = encode_node(Node(2, FANOUT, {**children, 0: Child(new)}), lambda ref: ref.pack)
+    encoded = encode_node(Node(2, FANOUT, {**children, 0: Child(new)}), _pack_of)
     return nodes * (len(frames.encode(encoded, frames.METADATA_LEVEL)[1]) + TAG_BYTES)
+
+
+def _pack_of(ref: BlobRef | NewBlob) -> bytes:
+    assert isinstance(ref, BlobRef)
+    return ref.pack
 
 
 def figures(repeat: int = 1) -> list[Figure]:

@@ -49,10 +49,10 @@ def cache_of(directory: Path) -> Path:
     return directory.with_name(directory.name + ".cache")
 
 
-def back_up(repository: Repository, image: Path, name: str) -> Manifest:
-    """A point of one raw image, as ``drvm backup --image`` takes it."""
+def back_up(repository: Repository, image: Path, name: str, form: str = "raw") -> Manifest:
+    """A point of one image, as ``drvm backup --image`` takes it."""
     engine = ImageFilesEngine(
-        ImageTool(_processes), _processes, _clock, [ImageFile(image, "raw")], no_trace
+        ImageTool(_processes), _processes, _clock, [ImageFile(image, form)], no_trace
     )
     return take(repository, engine, CaptureRequest(vm=name, point_id=new_point_id()))
 

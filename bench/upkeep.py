@@ -13,8 +13,9 @@ import json
 import random
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -99,7 +100,7 @@ class Simulated:
                 for place in self._places(level, places, index, day, new):
                     children[place] = self._child(blobs, level, index * FANOUT + place, packs, new)
                 node = Node(level, places, dict(sorted(children.items())))
-                new[level, index] = blobs.add_node(lambda name, node=node: encode_node(node, name))
+                new[level, index] = blobs.add_node(partial(encode_node, node))
                 written.append((level, index, children))
             dirty = {index // FANOUT for index in dirty}
         blobs.finish()
@@ -197,8 +198,8 @@ def collect(repository: Repository) -> dict[str, float]:
 
 
 def figures(root: Path) -> list[Figure]:
-    def opened() -> Repository:
-        return Repository.open(DirectoryStore(root), product.PASSPHRASE)
+    def of_a_new_process(what: Callable[[Repository], dict[str, float]]) -> dict[str, float]:
+        return what(Repository.open(DirectoryStore(root), product.PASSPHRASE))
 
     rows: list[Figure] = []
     for name, what, unit in (
@@ -206,7 +207,7 @@ def figures(root: Path) -> list[Figure]:
         ("gc, condemning", collect, "packs"),
         ("gc, deleting", collect, "packs"),
     ):
-        cost: Cost = measure(lambda what=what: what(opened()))
+        cost: Cost = measure(partial(of_a_new_process, what))
         note = f"{cost.told['done']:.0f} {unit}"
         rows.append(Figure(f"{name}: peak memory", cost.peak_mib, LIMIT_MIB, "MiB", note))
         rows.append(Figure(f"{name}: CPU", cost.cpu_s, None, "s"))
