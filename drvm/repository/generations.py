@@ -16,10 +16,10 @@ from drvm.core.errors import DamageFound, ObjectExists, ObjectMissing
 from drvm.core.progress import Trace, no_trace
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import POINTS, final_object, parse_point, point_object
-from drvm.repository.manifest import Manifest, decode_manifest, digest
+from drvm.repository.manifest import Manifest
 from drvm.repository.need import Look, Need
 from drvm.repository.packs import BlobRef, PackReader
-from drvm.repository.points import Final, create_once, read_final
+from drvm.repository.points import Final, create_once, read_final, read_manifest
 from drvm.store.base import MAX_OBJECT_BYTES, Store
 
 _NO_MANIFEST = "0" * 64
@@ -107,16 +107,10 @@ class Generations:
     def manifest(self, generation: Generation, manifest_sha256: str = "") -> Manifest:
         """Raises ``ObjectMissing`` where the generation was ended since, and ``DamageFound`` for
         what is not its manifest, or not the one that its final names."""
-        name = generation.name
         if generation.size_bytes > MAX_OBJECT_BYTES:
-            raise DamageFound(f"{name} is larger than any object of drvm")
-        sealed = self._store.get(name)
-        if manifest_sha256 and digest(sealed) != manifest_sha256:
-            raise DamageFound(f"{name} is not what its final names")
-        manifest = decode_manifest(self._sealer.open_object(b"point", name, sealed), name)
-        if (manifest.vm_uuid, manifest.id) != (generation.vm_uuid, generation.point_id):
-            raise DamageFound(f"{name} is the manifest of another point")
-        return manifest
+            raise DamageFound(f"{generation.name} is larger than any object of drvm")
+        named = (generation.vm_uuid, generation.point_id, generation.generation)
+        return read_manifest(self._store, self._sealer, *named, manifest_sha256 or None)
 
     def need(self, look: Look = lambda node: None) -> Need:
         """To be given manifests; ``look`` sees each level-1 node once."""

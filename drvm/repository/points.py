@@ -230,17 +230,26 @@ def read_point(
 
     Raises ``ObjectMissing`` and ``DamageFound``.
     """
-    name = point_object(vm_uuid, point_id, generation)
     final = read_final(store, sealer, point_id, generation)
     if final.status != "ok":
         return None
+    sha256 = final.manifest_sha256
+    return Point(read_manifest(store, sealer, vm_uuid, point_id, generation, sha256), generation)
+
+
+def read_manifest(
+    store: Store, sealer: Sealer, vm_uuid: str, point_id: str, generation: str, sha256: str | None
+) -> Manifest:
+    """``sha256``: what its final names, if that says ok. Raises ``ObjectMissing``, and
+    ``DamageFound`` for what is not its manifest, or not the one that its final names."""
+    name = point_object(vm_uuid, point_id, generation)
     sealed = store.get(name)
-    if digest(sealed) != final.manifest_sha256:
+    if sha256 is not None and digest(sealed) != sha256:
         raise DamageFound(f"{name} is not what its final names")
     manifest = decode_manifest(sealer.open_object(b"point", name, sealed), name)
     if (manifest.vm_uuid, manifest.id) != (vm_uuid, point_id):
         raise DamageFound(f"{name} is the manifest of another point")
-    return Point(manifest, generation)
+    return manifest
 
 
 def current_point(store: Store, sealer: Sealer, point: Point) -> Point | None:
