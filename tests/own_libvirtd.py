@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +30,20 @@ _DIRECTORIES = (
 _QEMU_CONF = "cgroup_controllers = []\nstdio_handler = 'file'\n".replace("'", '"')
 _clock = SystemClock()
 
-# a shell stays process 1 there: libvirtd does not reap what it does not know
+# a shell stays process 1 there: libvirtd does not reap what it does not know; /mnt stays in sight
+# where mounts hide the directory of all this
 _SCRIPT = """
 set -e
 mount --make-rprivate /
 mount -t proc proc /proc
-root=$1; shift
+root=/mnt
+mount --bind "$1" $root; shift
 for place in "$@"; do mkdir -p /$place; mount --bind $root/$place /$place; done
 set +e
+[ ! -e $root/prepare ] || sh -e $root/prepare || exit 1
 while [ ! -e $root/end ]; do
-  [ -e $root/away ] || libvirtd --config $root/libvirtd.conf --pid-file $root/libvirtd.pid
+  [ -e $root/away ] || \
+    libvirtd $(cat $root/switches) --config $root/libvirtd.conf --pid-file $root/libvirtd.pid
   sleep 0.1
 done
 """
@@ -69,14 +73,18 @@ class OwnLibvirtd:
                 self.processes.run(["virsh", "-q", "-c", self.uri, "version"], timeout_s=30)
                 return
             tail = (self.root / "log").read_text()[-1500:]
+            if self.child.returncode() is not None and "not permitted" in tail:
+                pytest.skip(f"no namespaces here: {tail}")
             assert self.child.returncode() is None, tail
             assert _clock.monotonic_s() < deadline_s, tail
             _clock.sleep(0.1)
 
+    def shell(self) -> int:
+        """The namespaces' first process, as the host counts."""
+        return self._children(self.child.pid)[0]
+
     def _pid(self) -> int:
-        """The child of the namespace's first process, as the host counts."""
-        shell = self._children(self.child.pid)[0]
-        for pid in self._children(shell):
+        for pid in self._children(self.shell()):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "libvirtd":
                 return pid
         raise AssertionError("it does not run")
@@ -90,23 +98,39 @@ class OwnLibvirtd:
 def own_libvirtd(processes: Processes) -> Iterator[OwnLibvirtd]:
     """Its machines end with it."""
     with lab.workspace(unique_name("libvirtd")) as root:
-        for place in _DIRECTORIES:
-            (root / place).mkdir(parents=True)
-        (root / "etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
-        (root / "libvirtd.conf").write_text('unix_sock_group = "root"\nauth_unix_rw = "none"\n')
-        argv = ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--kill-child"]
-        argv += ["sh", "-c", _SCRIPT, "sh", str(root), *_DIRECTORIES]
-        child = processes.spawn(argv, log=root / "log", detach=True)
         uri = f"qemu+unix:///system?socket={root}/run/libvirt/libvirt-sock"
-        try:
-            made = OwnLibvirtd(uri, root, child, processes)
-            try:
-                made.wait()
-            except AssertionError as problem:
-                if "not permitted" in str(problem):
-                    pytest.skip(f"no namespaces here: {problem}")
-                raise
+        with in_namespaces(processes, root, uri, _DIRECTORIES) as made:
+            made.wait()
             yield made
-        finally:
-            (root / "end").touch()
-            child.stop(0)
+
+
+@contextlib.contextmanager
+def in_namespaces(
+    processes: Processes,
+    root: Path,
+    uri: str,
+    directories: Sequence[str],
+    *,
+    settings: str = "",
+    switches: str = "",
+    prepare: str = "",
+) -> Iterator[OwnLibvirtd]:
+    """A libvirtd that may not answer yet. ``directories``, relative to the root, are its own, kept
+    in ``root``, which is /mnt there; ``prepare`` is a shell script that runs before it, and
+    ``settings`` are lines of its config. Whatever runs there ends with the context."""
+    for place in directories:
+        (root / place).mkdir(parents=True, exist_ok=True)
+    (root / "etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
+    local = 'unix_sock_group = "root"\nauth_unix_rw = "none"\n'
+    (root / "libvirtd.conf").write_text(local + settings)
+    (root / "switches").write_text(switches)
+    if prepare:
+        (root / "prepare").write_text(prepare)
+    argv = ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--kill-child"]
+    argv += ["sh", "-c", _SCRIPT, "sh", str(root), *directories]
+    child = processes.spawn(argv, log=root / "log", detach=True)
+    try:
+        yield OwnLibvirtd(uri, root, child, processes)
+    finally:
+        (root / "end").touch()
+        child.stop(0)
