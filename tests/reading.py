@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drvm.host.model import BlockReader
+from drvm.host.disks import BlockReader
 
 
 def read(reader: BlockReader, offset: int, length: int) -> bytes:

@@ -16,7 +16,7 @@ from drvm.core.extents import Extent, ExtentKind, align
 from drvm.core.progress import Progress
 from drvm.core.threads import Threads
 from drvm.core.units import MIB
-from drvm.host.model import BlockReader
+from drvm.host.disks import BlockReader
 from drvm.repository.disk_writer import DiskWriter, Place
 from drvm.snapshot.capture import FrozenDisk
 

@@ -17,7 +17,7 @@ from typing import Any
 from drvm.core.errors import HostError, ProcessFailed
 from drvm.core.files import sync_directory
 from drvm.core.process import Processes
-from drvm.host.model import Bitmap, ImageInfo
+from drvm.host.disks import Bitmap, ImageInfo
 
 FORMATS = frozenset({"raw", "qcow2"})
 

@@ -22,8 +22,8 @@ from drvm.core.errors import DamageFound, HostError, RestoreError
 from drvm.core.files import sync_directory
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
+from drvm.host.disks import BlockWriter
 from drvm.host.images import ImageTool
-from drvm.host.model import BlockWriter
 from drvm.host.nbd import NbdExport, NbdWriter
 from drvm.host.rawfile import RawFileWriter
 from drvm.repository.manifest import Disk, Manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from drvm.host.model import BlockWriter
+from drvm.host.disks import BlockWriter
 
 
 class Writers:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from drvm.core.extents import Extent
-from drvm.host.model import BlockReader
+from drvm.host.disks import BlockReader
 from drvm.snapshot import mountpoints
 from drvm.snapshot.mountpoints import MountPoints
 

@@ -19,7 +19,8 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from drvm.core.errors import CaptureError, HostError, HostUnreachable
-from drvm.host.model import Domain, ImageInfo
+from drvm.host.disks import ImageInfo
+from drvm.host.model import Domain
 from drvm.snapshot.capture import CaptureRequest, ParentPoint
 from drvm.snapshot.frozen import sectors_written
 

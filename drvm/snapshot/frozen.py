@@ -10,7 +10,7 @@ from pathlib import Path
 from drvm.core.clock import Clock
 from drvm.core.errors import CaptureError
 from drvm.core.extents import Extent, cover
-from drvm.host.model import BlockReader, ImageInfo
+from drvm.host.disks import BlockReader, ImageInfo
 from drvm.host.nbd import NbdReader, nbd_extents
 from drvm.host.rawfile import RawFileReader, raw_extents
 from drvm.snapshot.changes import combine

@@ -9,7 +9,8 @@ from pathlib import Path
 from drvm.core.clock import Clock
 from drvm.core.errors import CaptureError, DrvmError, HostError
 from drvm.core.extents import Extent, cover
-from drvm.host.model import Domain, DomainState, ImageInfo
+from drvm.host.disks import ImageInfo
+from drvm.host.model import Domain, DomainState
 from drvm.host.nbd import NbdReader, nbd_changes, nbd_extents
 from drvm.snapshot.capture import FrozenDisk
 from drvm.snapshot.changes import agreed, bounded, combine

@@ -22,8 +22,8 @@ from drvm.core.extents import Extent, ExtentKind, cover
 from drvm.core.process import SystemProcesses
 from drvm.core.units import KIB, MIB
 from drvm.host import rawfile
+from drvm.host.disks import BlockReader
 from drvm.host.images import ImageTool
-from drvm.host.model import BlockReader
 from drvm.host.nbd import NbdExport, NbdReader, NbdWriter, nbd_extents
 from drvm.host.rawfile import RawFileReader, RawFileWriter, raw_extents
 from tests.loops import loop_device

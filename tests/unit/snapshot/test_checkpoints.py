@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drvm.core.errors import HostError, HostUnreachable
-from drvm.host.model import Bitmap, Domain, ImageInfo
+from drvm.host.disks import Bitmap, ImageInfo
+from drvm.host.model import Domain
 from drvm.snapshot import checkpoints
 from drvm.snapshot.capture import CaptureRequest, ParentPoint
 from drvm.snapshot.checkpoints import Hint, Image, confirmed, hints, identity, renew
