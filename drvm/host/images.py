@@ -20,6 +20,8 @@ from drvm.core.process import Processes
 from drvm.host.disks import Bitmap, ImageInfo
 
 FORMATS = frozenset({"raw", "qcow2"})
+FOREIGN_FORMATS = frozenset({"vmdk", "vdi", "vhdx"})
+"""Of other hypervisors: for export and import, never for a machine of this host."""
 
 # a small cluster for scattered writes, and subclusters so that none is copied up for 4 KiB
 _OVERLAY_OPTIONS = "extended_l2=on,cluster_size=128k"

@@ -18,7 +18,7 @@ from drvm.core.errors import HostError
 from drvm.core.extents import Extent, ExtentKind
 from drvm.core.process import Child, Processes
 from drvm.core.units import GIB, MIB
-from drvm.host.images import FORMATS, is_block_device
+from drvm.host.images import FOREIGN_FORMATS, FORMATS, is_block_device
 
 T = TypeVar("T")
 
@@ -26,6 +26,7 @@ T = TypeVar("T")
 _READ_BYTES = MIB
 _WRITE_BYTES = 4 * MIB
 _STATUS_BYTES = GIB
+_SECTOR_BYTES = 512
 _ZERO_BYTES = GIB
 _START_S = 15.0
 _POLL_S = 0.02
@@ -63,7 +64,7 @@ class NbdExport:
         overlay: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        if image_format not in FORMATS or not path.is_absolute():
+        if image_format not in FORMATS | FOREIGN_FORMATS or not path.is_absolute():
             raise ValueError(f"{path} as {image_format} can't be served")
         self._processes = processes
         self._path = path
@@ -148,13 +149,16 @@ class NbdReader:
 
 
 class NbdWriter:
-    """Implements ``BlockWriter`` with a connection of its own."""
+    """Implements ``BlockWriter`` with a connection of its own. What is no whole sector at the end
+    of a write is the end of the disk: zeroes follow it, as some formats take whole ones only."""
 
     def __init__(self, socket: Path) -> None:
         self._handle = _connect(socket)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data).cast("B")
+        if rest := len(view) % _SECTOR_BYTES:
+            view = memoryview(bytes(view) + bytes(_SECTOR_BYTES - rest))
         for start in range(0, len(view), _WRITE_BYTES):
             piece = view[start : start + _WRITE_BYTES]
             _checked(functools.partial(self._handle.pwrite, piece, offset + start))

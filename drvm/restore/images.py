@@ -52,6 +52,14 @@ class PlannedImage:
         return -(-self.disk.size_bytes // SECTOR_BYTES) * SECTOR_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class MadeImage:
+    """``path``: a partial name; ``written_bytes``: of the disk, not of the file."""
+
+    path: Path
+    written_bytes: int
+
+
 def planned_in(
     directory: Path, disk: Disk, manifest: Manifest, image_format: str | None = None
 ) -> PlannedImage:
@@ -77,14 +85,24 @@ class ImageRestorer:
         Where the point was written anew since it was planned, its packs may be gone: then it is
         restored from where it is now.
         """
+        with self.made(image, progress) as made:
+            give_name(made.path, image.path)
+            return made.written_bytes
+
+    @contextlib.contextmanager
+    def made(self, image: PlannedImage, progress: Progress) -> Iterator[MadeImage]:
+        """The same without its own name: whole and durable under a partial one, which is gone when
+        the context ends. Also what goes wrong inside is raised as by ``restore``."""
         try:
-            try:
-                return self._restore(image, progress)
-            except DamageFound:
-                again = self._as_it_is_now(image)
-                if again is None:
-                    raise
-                return self._restore(again, progress)
+            with ExitStack() as stack:
+                try:
+                    made = stack.enter_context(self._made(image, progress))
+                except DamageFound:
+                    again = self._as_it_is_now(image)
+                    if again is None:
+                        raise
+                    made = stack.enter_context(self._made(again, progress))
+                yield made
         except HostError as error:
             raise RestoreError(
                 f"disk {image.disk.target} can't be restored: {error.message}",
@@ -101,18 +119,19 @@ class ImageRestorer:
                 return replace(image, disk=disk)
         return None
 
-    def _restore(self, image: PlannedImage, progress: Progress) -> int:
-        partial = image.path.with_name(f".{image.path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+    @contextlib.contextmanager
+    def _made(self, image: PlannedImage, progress: Progress) -> Iterator[MadeImage]:
+        partial = partial_name(image.path)
         options = image.disk.image_options if image.disk.format == image.format else {}
         self._tool.create_image(partial, image.format, image.size_bytes, options)
         try:
-            with _held(partial):
+            with held(partial) as descriptor:
                 written = self._fill(image, partial, progress)
-            _give_name(partial, image.path)
+                os.fsync(descriptor)
+                yield MadeImage(partial, written)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 partial.unlink()
-        return written
 
     def _fill(self, image: PlannedImage, path: Path, progress: Progress) -> int:
         repository = self._repository
@@ -143,29 +162,36 @@ class ImageRestorer:
             yield stack.enter_context(closing(Writers(open_writer)))
 
 
+def partial_name(path: Path) -> Path:
+    """Where a file is made that will be called ``path``: a name that nobody else uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+
+
 def sweep_partial(directory: Path) -> list[Path]:
     """Remove partial images that nobody writes any more; returns what was removed."""
     removed = []
     for path in sorted(directory.glob(f".*{_PARTIAL}")):
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), _held(path):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), held(path):
             path.unlink()
             removed.append(path)
     return removed
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """A lock that ends with us, however we end: it tells a sweep that the image is in work."""
+def held(path: Path) -> Iterator[int]:
+    """A lock that ends with us, however we end: it tells a sweep that the image is in work. Gives
+    a descriptor, for reading."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _give_name(partial: Path, path: Path) -> None:
+def give_name(partial: Path, path: Path) -> None:
+    """Durable when it returns. Raises ``RestoreError`` where there is such a file, and
+    ``HostError``; ``partial`` is still there then."""
     try:
         os.link(partial, path, follow_symlinks=False)
     except FileExistsError:

@@ -56,16 +56,16 @@ def restorer(vault: Vault) -> ImageRestorer:
     return ImageRestorer(vault.repository, SystemProcesses(), SystemClock())
 
 
-@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("image_format", ["raw", "qcow2", "vdi", "vhdx"])
 def test_an_image_comes_back_whole_and_sparse(vault, tmp_path, image_format):
     image, progress = planned(vault, tmp_path, image_format), Counted()
     written = restorer(vault).restore(image, progress)
     assert progress.done == progress.total > written > 3 * MIB
-    assert image.path.stat().st_blocks * 512 < 5 * MIB
+    assert image.path.stat().st_blocks * 512 < 7 * MIB
     raw = image.path
-    if image_format == "qcow2":
+    if image_format != "raw":
         raw = tmp_path / "raw"
-        argv = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image.path), str(raw)]
+        argv = ["qemu-img", "convert", "-f", image_format, "-O", "raw", str(image.path), str(raw)]
         SystemProcesses().run(argv, timeout_s=60)
     content = raw.read_bytes()
     assert content[: len(CONTENT)] == CONTENT
