@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from drvm.core.errors import HostError, RestoreError
-from drvm.core.files import write_durably
+from drvm.core.errors import HostError
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.model import Host
 from drvm.host.tpm import restored_state, sweep_states
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
+from drvm.restore.folder import make_folder, remove, write_new
 from drvm.restore.images import ImageRestorer, PlannedImage, sweep_partial
 from drvm.restore.plan import RestorePlan
 
@@ -50,8 +49,8 @@ def run_restore(
     with ExitStack() as undo:
         written = _write_images(plan.images, restorer, progress, undo)
         if plan.nvram is not None and plan.nvram_path is not None:
-            _write_new(plan.nvram_path, plan.nvram)
-            undo.callback(_remove, plan.nvram_path)
+            write_new(plan.nvram_path, plan.nvram)
+            undo.callback(remove, plan.nvram_path)
         progress.stage("defining the machine")
         with contextlib.suppress(HostError):
             host.refresh_pool(plan.pool)  # so that the pool lists the images; nothing rests on it
@@ -90,31 +89,18 @@ def run_folder(
     """Restore disks, definition, NVRAM and the state of a TPM into a folder. They may hold secrets:
     only their owner can read them. An error leaves no file, nor a folder that was made."""
     with ExitStack() as undo:
-        _make_folder(directory, undo)
+        make_folder(directory, undo)
         sweep_partial(directory)
         written = _write_images(images, restorer, progress, undo)
         files = [image.path for image in images]
         named = {"domain.xml": manifest.definition, "nvram.fd": manifest.nvram, **manifest.tpm}
         for name, blob in named.items():
             if blob is not None:
-                _write_new(directory / name, repository.blob(blob))
-                undo.callback(_remove, directory / name)
+                write_new(directory / name, repository.blob(blob))
+                undo.callback(remove, directory / name)
                 files.append(directory / name)
         undo.pop_all()
     return Restored(tuple(files), written)
-
-
-def _make_folder(directory: Path, undo: ExitStack) -> None:
-    missing = [path for path in (directory, *directory.parents) if not os.path.lexists(path)]
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise RestoreError(
-            f"the folder {directory} can't be made: {error.strerror}",
-            hint="name another by --output",
-        ) from None
-    for path in reversed(missing):
-        undo.callback(_remove_empty, path)
 
 
 def _write_images(
@@ -126,22 +112,5 @@ def _write_images(
     written = 0
     for image in images:
         written += restorer.restore(image, progress)
-        undo.callback(_remove, image.path)
+        undo.callback(remove, image.path)
     return written
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    if os.path.lexists(path):
-        raise RestoreError(f"{path} exists already")
-    write_durably(path, data)
-
-
-def _remove_empty(directory: Path) -> None:
-    """What somebody else put into it meanwhile stays."""
-    with contextlib.suppress(OSError):
-        directory.rmdir()
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
