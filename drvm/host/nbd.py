@@ -78,7 +78,7 @@ class NbdExport:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as cleanup:
-            _sweep(self._clock)
+            sweep_exports(self._clock)
             directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
             cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
             self.socket = directory / "socket"
@@ -235,7 +235,7 @@ def _status(handle: Any, context: str, offset: int, length: int) -> list[tuple[i
     return ranges
 
 
-def _sweep(clock: Clock) -> None:
+def sweep_exports(clock: Clock) -> None:
     """Remove the directories of exports whose process was killed: old ones of this user's where
     no server answers any more."""
     for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):

@@ -41,7 +41,7 @@ DRILL_DIRECTORY = Path("/var/lib/libvirt/images")
 class Wiring:
     """What one invocation of drvm works with; made when first asked for, closed at the end.
 
-    ``passphrase`` is asked for once, when the repository is opened.
+    ``passphrase`` is asked for once, when it is needed.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Wiring:
         self.settings = settings
         self.clock = clock
         self.processes = processes
-        self._passphrase = passphrase
+        self._ask = passphrase
+        self._told: bytes | None = None
         self._stack = ExitStack()
         self._repository: Repository | None = None
         self._hosts: dict[str, LibvirtHost] = {}
@@ -65,6 +66,12 @@ class Wiring:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def passphrase(self) -> bytes:
+        """Asked for once."""
+        if self._told is None:
+            self._told = self._ask()
+        return self._told
 
     @property
     def writer(self) -> str:
@@ -104,14 +111,14 @@ class Wiring:
             store = self.store()
             cache_dir = self.cache_dir if self.settings.as_of is None else None
             self._repository = Repository.open(
-                store, self._passphrase(), cache_dir, self.index_limits, self._trust()
+                store, self.passphrase(), cache_dir, self.index_limits, self._trust()
             )
         return self._repository
 
     def create_repository(self) -> Repository:
         store = self.store(create=True)
         about, limits = self.about_slot(""), self.index_limits
-        passphrase, trust = self._passphrase(), self._trust()
+        passphrase, trust = self.passphrase(), self._trust()
         return Repository.create(store, passphrase, self.cache_dir, limits, about, trust)
 
     def _trust(self) -> HostTrust:

@@ -1,0 +1,176 @@
+"""A point's disks over NBD, as real clients see them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drvm.core.clock import SystemClock
+from drvm.core.errors import HostError
+from drvm.core.progress import NoProgress
+from drvm.core.units import MIB
+from drvm.host.nbd import NbdReader
+from drvm.repository.points import Point
+from drvm.restore.served.server import Served, serving
+from drvm.snapshot.imagefiles import ImageFile
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.jobs import take_image_point
+from drvm.wiring.serving import service_of
+from tests.appliance import Appliance, make_appliance
+
+pytestmark = pytest.mark.skipif(
+    subprocess.run(["nbdkit", "python", "--dump-plugin"], capture_output=True).returncode != 0,
+    reason="needs nbdkit with its Python plugin",
+)
+
+SIZE = 100 * MIB + 5 * 512
+LIMIT_S = 60.0
+
+
+def content(seed: int) -> bytes:
+    """Holes of all sizes, and data that begins and ends anywhere."""
+    source = np.random.default_rng(seed)
+    disk = bytearray(SIZE)
+    for at in source.integers(0, SIZE - MIB, 60).tolist():
+        length = int(source.integers(1, 400_000))
+        disk[at : at + length] = source.bytes(length)
+    disk[-1000:] = source.bytes(1000)
+    return bytes(disk)
+
+
+@dataclass(frozen=True)
+class Stored:
+    appliance: Appliance
+    wiring: Wiring
+    point: Point
+    images: dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    directory = tmp_path_factory.mktemp("served")
+    appliance = make_appliance(directory, f"file://{directory}/store", None)
+    images = {target: directory / f"{target}.raw" for target in ("disk0", "disk1")}
+    for seed, path in enumerate(images.values()):
+        path.write_bytes(content(seed))
+    with appliance.wiring() as wiring:
+        wiring.create_repository()
+    with appliance.wiring() as wiring:
+        files = [ImageFile(path, "raw") for path in images.values()]
+        take_image_point(wiring, "disks", files, NoProgress())
+        (point,) = wiring.repository().points().points
+        yield Stored(appliance, wiring, point, images)
+
+
+@pytest.fixture(scope="module")
+def served(stored: Stored) -> Iterator[Served]:
+    service = service_of(stored.wiring, stored.point)
+    with serving(stored.wiring.processes, stored.wiring.clock, service) as served:
+        yield served
+
+
+def run(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, check=True, text=True, timeout=LIMIT_S).stdout
+
+
+def test_what_nbdcopy_reads_is_the_disk(stored, served, tmp_path):
+    for target, image in stored.images.items():
+        copy = tmp_path / f"{target}.raw"
+        run("nbdcopy", served.uri(target), str(copy))
+        assert copy.read_bytes() == image.read_bytes()
+
+
+def test_the_extents_are_those_of_the_restored_image(stored, served, tmp_path):
+    output = tmp_path / "restored"
+    stored.appliance.drvm("restore", stored.point.id[:8], "--output", str(output))
+    for target in stored.images:
+        told = extents("--image-opts", f"driver=raw,file.driver=nbd,file.export={target},"
+                       f"file.server.type=unix,file.server.path={served.socket}")  # fmt: skip
+        assert told == extents("-f", "raw", str(output / f"{target}.raw"))
+        assert len(told) > 20
+
+
+def extents(*image: str) -> list[tuple[int, int, bool, bool]]:
+    return [
+        (entry["start"], entry["length"], entry["data"], entry["zero"])
+        for entry in json.loads(run("qemu-img", "map", "--output=json", *image))
+    ]
+
+
+def test_a_name_that_is_no_disk_of_the_point_is_refused(served):
+    with pytest.raises(HostError):
+        NbdReader(served.socket, "disk2")
+
+
+def test_a_server_that_is_killed_is_started_anew(stored, served):
+    (pid,) = servers_of(os.getpid())
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: answers(served.uri("disk1")))
+
+
+def answers(uri: str) -> bool:
+    return subprocess.run(["nbdinfo", "--size", uri], capture_output=True).returncode == 0
+
+
+def test_a_server_ends_with_its_drvm(stored):
+    script = (
+        "import sys, pathlib\n"
+        "from tests.appliance import Appliance\n"
+        "from drvm.restore.served.server import serving\n"
+        "from drvm.wiring.serving import service_of\n"
+        f"appliance = Appliance(pathlib.Path({str(stored.appliance.directory)!r}), "
+        f"{dict(stored.appliance.env)!r})\n"
+        "with appliance.wiring() as wiring:\n"
+        "    (point,) = wiring.repository().points().points\n"
+        "    with serving(wiring.processes, wiring.clock, service_of(wiring, point)):\n"
+        "        print('up', flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(stored.appliance.env),
+    ) as drvm:
+        assert drvm.stdout is not None and drvm.stdout.readline() == "up\n"
+        (pid,) = servers_of(drvm.pid)
+        drvm.kill()
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    clock, deadline_s = SystemClock(), SystemClock().monotonic_s() + LIMIT_S
+    while not true():
+        assert clock.monotonic_s() < deadline_s
+        clock.sleep(0.1)
+
+
+def test_no_secret_stands_in_arguments_or_environment(stored, served):
+    (pid,) = servers_of(os.getpid())
+    passphrase = (stored.appliance.directory / "passphrase").read_bytes().strip()
+    for name in ("cmdline", "environ"):
+        assert passphrase not in Path(f"/proc/{pid}/{name}").read_bytes()
+
+
+def servers_of(parent: int) -> list[int]:
+    """The nbdkits that a process has started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, fields = status.read_text().rpartition(")")
+        except OSError:
+            continue
+        state, above = fields.split()[:2]
+        if name.endswith("(nbdkit") and int(above) == parent and state != "Z":
+            found.append(int(status.parent.name))
+    return found
