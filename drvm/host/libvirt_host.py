@@ -9,15 +9,16 @@ from urllib.parse import urlsplit
 
 import libvirt
 
-from drvm.core.errors import HostError, UnknownVm
+from drvm.core.errors import HostError, HostUnreachable, UnknownVm
 from drvm.core.ids import is_uuid
-from drvm.host import libvirt_xml
+from drvm.host import libvirt_cpu, libvirt_xml
 from drvm.host.libvirt_connection import Connection
 from drvm.host.libvirt_domain import LibvirtDomain
-from drvm.host.model import Domain, HostCapabilities, Pool
+from drvm.host.model import CpuObstacle, Domain, HostCapabilities, Pool
 from drvm.host.places import SYSTEM, StatePlaces
 
 _MAX_DOMAINS = 10_000
+_MAX_DEVICES = 10_000
 _FIRMWARE = re.compile(r'"filename":"(?P<path>/[^"\\]+)","node-name":"libvirt-pflash0-storage"')
 
 
@@ -95,6 +96,9 @@ class LibvirtHost:
         found = _FIRMWARE.search(argv)
         return Path(found["path"]) if found else None
 
+    def cpu_obstacle(self, domain_xml: str) -> CpuObstacle | None:
+        return libvirt_cpu.obstacle(self._connection, domain_xml)
+
     def pools(self) -> list[Pool]:
         found = self._connection.call(
             lambda c: [_pool(p) for p in c.listAllStoragePools()], repeatable=True
@@ -114,6 +118,18 @@ class LibvirtHost:
     # -- networks -----------------------------------------------------------------------------
     def network_names(self) -> list[str]:
         return sorted(self._connection.call(lambda c: c.listNetworks(), repeatable=True))
+
+    def bridges(self) -> frozenset[str] | None:
+        try:
+            found: list[str] = self._connection.call(
+                lambda c: [i.XMLDesc() for i in c.listAllInterfaces()[:_MAX_DEVICES]],
+                repeatable=True,
+            )
+        except HostUnreachable:
+            raise
+        except HostError:  # a libvirt that was built without a driver for interfaces
+            return None
+        return libvirt_xml.bridges(found)
 
     def create_network(self, network_xml: str) -> None:
         self._connection.call(lambda c: c.networkCreateXML(network_xml), repeatable=False)

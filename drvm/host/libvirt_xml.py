@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
@@ -11,6 +12,7 @@ from drvm.core.errors import HostError
 from drvm.host.model import HostCapabilities
 
 MAX_XML_CHARS = 4 * 1024 * 1024
+_OPEN_VSWITCH = "ovs-system"
 
 
 def parse(text: str, root: str) -> Element:
@@ -56,6 +58,18 @@ def pool_kind_and_path(pool_xml: str) -> tuple[str, str]:
     """A pool's type and its target directory (empty where it has none)."""
     pool = parse(pool_xml, "pool")
     return pool.attrib.get("type", "unknown"), pool.findtext("./target/path") or ""
+
+
+def bridges(interface_xmls: Iterable[str]) -> frozenset[str]:
+    """The names of the bridges among a host's interfaces. Where Open vSwitch is at work all names:
+    libvirt does not know its bridges from other devices."""
+    names, found = set(), set()
+    for xml in interface_xmls:
+        interface = parse(xml, "interface")
+        names.add(name := interface.attrib.get("name", ""))
+        if interface.attrib.get("type") == "bridge":
+            found.add(name)
+    return frozenset(names if _OPEN_VSWITCH in names else found)
 
 
 def mirror(domain_xml: str, target: str) -> tuple[str, bool] | None:

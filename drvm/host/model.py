@@ -56,6 +56,15 @@ class HostCapabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class CpuObstacle:
+    """A processor that a host can't give. ``reason``: libvirt's words; ``usable``: the modes and
+    models that it can give such a machine."""
+
+    reason: str
+    usable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GuestCommandResult:
     """A command that ran to its end in the guest. Streams are cut at 64 KiB."""
 
@@ -275,8 +284,17 @@ class Host(Protocol):
         libvirt does not say, or it is none."""
         ...
 
+    def cpu_obstacle(self, domain_xml: str) -> CpuObstacle | None:
+        """Why such a machine would not be started with the processor that it asks for; ``None``
+        where it would, or where libvirt does not say."""
+        ...
+
     def network_names(self) -> list[str]:
         """The active ones."""
+        ...
+
+    def bridges(self) -> frozenset[str] | None:
+        """Those of the host that a card can be put on; ``None`` where libvirt does not say."""
         ...
 
     def create_network(self, network_xml: str) -> None:

@@ -37,12 +37,12 @@ from drvm.restore.source import parse
 from drvm.restore.values import TOKEN, rule
 
 VirtType = Literal["kvm", "qemu"]
-CpuMode = Literal["host-model", "host-passthrough", "maximum"]
 
 _OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
 _OSINFO_TAG = f"{{{_OSINFO}}}libosinfo"
 _OS_TAG = f"{{{_OSINFO}}}os"
 _OS_ID = re.compile(r"https?://[a-z0-9.-]{1,64}(/[A-Za-z0-9._-]{1,64}){1,4}", re.ASCII)
+_CPU_MODES = ("host-model", "host-passthrough", "maximum")
 _MAX_TITLE = 256
 _MAX_DESCRIPTION = 16 * 1024
 _MAX_SMBIOS = 1024
@@ -73,7 +73,8 @@ class DefinitionSpec:
     ``tpm_state``: the state of its emulated TPM is put in place, so the machine does not begin
     with an empty one.
     ``virt_type``: ``qemu`` where the target has no KVM; ``None`` keeps the original's.
-    ``machine``, ``cpu_mode``: the operator's own choice instead of the original's.
+    ``machine``, ``cpu``: the operator's own choice instead of the original's; ``cpu`` is a mode
+    (``host-model``, ``host-passthrough``, ``maximum``) or the name of a model.
     """
 
     identity: Identity
@@ -85,7 +86,7 @@ class DefinitionSpec:
     tpm_state: bool = False
     virt_type: VirtType | None = None
     machine: str | None = None
-    cpu_mode: CpuMode | None = None
+    cpu: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ def _check(spec: DefinitionSpec) -> None:
             f"{printable(spec.identity.uuid, 80)!r} is not a UUID", hint="use --clone for a new one"
         )
     check_images(spec.disks)
+    if spec.cpu is not None and not TOKEN.fullmatch(spec.cpu):
+        raise RestoreError(f"{printable(spec.cpu, 80)!r} is not the name of a CPU model")
     if spec.machine is not None and not TOKEN.fullmatch(spec.machine):
         raise RestoreError(f"{printable(spec.machine, 80)!r} is not a machine type")
     if spec.isolate_to is not None:
@@ -191,6 +194,8 @@ class _Rebuilder:
             if made is not None:
                 seen.add(tag)
                 domain.append(made)
+        if self._spec.cpu is not None and "cpu" not in seen:
+            domain.append(_cpu_of(self._spec.cpu))
         self._check_whole(domain)
         self._adapt(domain)
         ET.indent(domain)
@@ -275,12 +280,12 @@ class _Rebuilder:
         )
 
     def _cpu(self, source: ET.Element) -> ET.Element | None:
-        mode = self._spec.cpu_mode or ("maximum" if self._loses_kvm else None)
-        if mode is None or mode == source.get("mode"):
+        chosen = self._spec.cpu or ("maximum" if self._loses_kvm else None)
+        if chosen is None or chosen == source.get("mode"):
             return self._copier.element(source, CPU, "cpu")
-        old = source.get("mode") or "custom"
-        self._copier.changed.add(f"cpu: {mode} instead of {old}")
-        made = ET.Element("cpu", {"mode": mode, "check": "none"})
+        old = (source.findtext("model") or "").strip() or source.get("mode") or "the default"
+        self._copier.changed.add(f"cpu: {chosen} instead of {old}")
+        made = _cpu_of(chosen)
         topology = ET.Element("cpu")
         topology.extend(child for child in source if child.tag in CPU_TOPOLOGY)
         self._copier.children(topology, made, CPU_TOPOLOGY, "cpu")
@@ -315,6 +320,15 @@ class _Rebuilder:
             return
         line = " ".join((entry.text or "").split())
         made.text = self._copier.prose(line, f"sysinfo/{group}", max_chars=_MAX_SMBIOS)
+
+
+def _cpu_of(chosen: str) -> ET.Element:
+    """A mode is what the host can do, and needs no check; a model is given whole or not at all."""
+    if chosen in _CPU_MODES:
+        return ET.Element("cpu", {"mode": chosen, "check": "none"})
+    made = ET.Element("cpu", {"mode": "custom", "match": "exact", "check": "partial"})
+    ET.SubElement(made, "model", {"fallback": "forbid"}).text = chosen
+    return made
 
 
 def _uuid_of(original: ET.Element) -> str | None:

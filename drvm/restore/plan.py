@@ -13,13 +13,13 @@ from drvm.core.errors import PreflightFailed, RestoreError, UsageError
 from drvm.host.model import Host
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
-from drvm.restore.definition import CpuMode, Definition, DefinitionSpec, Identity, VirtType
+from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
 from drvm.restore.disks import DiskImage
 from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage, planned_in
 from drvm.restore.preflight import needs, problems
 from drvm.restore.source import parse
-from drvm.restore.target import gather
+from drvm.restore.target import cpu_problems, gather
 
 IdentityMode = Literal["keep", "replace", "clone"]
 
@@ -38,7 +38,7 @@ class RestoreRequest:
     networks: Mapping[str, str] = field(default_factory=dict)
     virt_type: VirtType | None = None
     machine: str | None = None
-    cpu_mode: CpuMode | None = None
+    cpu: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def plan_restore(
     """Raises ``PreflightFailed`` with every problem at once; nothing is changed."""
     original_xml = read_definition(repository, manifest)
     name = _name(manifest, request)
-    facts = gather(host, bridges=_local_bridges())
+    facts = gather(host)
     pool = facts.pools.get(request.pool)
     directory = Path(pool.path) if pool is not None else Path("/nonexistent")
     disks = chosen_disks(manifest, request.disks)
@@ -82,7 +82,7 @@ def plan_restore(
         tpm_state=bool(tpm),
         virt_type=request.virt_type,
         machine=request.machine,
-        cpu_mode=request.cpu_mode,
+        cpu=request.cpu,
     )
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
     need_bytes = sum(image.size_bytes for image in images)
@@ -92,7 +92,7 @@ def plan_restore(
         pool=request.pool,
         need_bytes=need_bytes,
     )
-    found = [*problems(facts, need), *unfit]
+    found = [*problems(facts, need), *unfit, *cpu_problems(host, facts, definition.xml)]
     found += [f"{path} exists already" for path in _taken(images, nvram_path)]
     if found:
         raise PreflightFailed(
@@ -180,11 +180,6 @@ def _image(
 def _taken(images: tuple[PlannedImage, ...], nvram_path: Path | None) -> list[Path]:
     paths = [image.path for image in images] + ([nvram_path] if nvram_path is not None else [])
     return [path for path in paths if os.path.lexists(path)]
-
-
-def _local_bridges() -> frozenset[str]:
-    devices = Path("/sys/class/net")
-    return frozenset(path.name for path in devices.iterdir() if (path / "bridge").is_dir())
 
 
 def _files_of(host: Host, vm_uuid: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drvm.core.text import printable
@@ -172,10 +172,11 @@ def _networks(facts: TargetFacts, need: Needs) -> Iterator[str]:
 
 def _choices(facts: TargetFacts) -> str:
     names = sorted(facts.networks) + [f"bridge:{name}" for name in sorted(facts.bridges or ())]
-    return _listed(names)
+    return listed(names)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``there are: a, b, and 7 more``."""
     if not names:
         return "there are none"
     more = f", and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
@@ -193,25 +194,25 @@ def _pool(facts: TargetFacts, need: Needs) -> Iterator[str]:
         make = "" if usable else f"; virsh pool-create-as {need.pool} dir --target DIR makes one"
         yield (
             f"pool {need.pool!r} does not exist on {facts.uri}: use --pool NAME "
-            f"({_listed(usable)}{make})"
+            f"({listed(usable)}{make})"
         )
         return
     if pool.kind not in FILE_POOLS:
         yield (
             f"pool {pool.name!r} is of the kind {pool.kind}, which holds no image files: use "
-            f"--pool NAME ({_listed(usable)})"
+            f"--pool NAME ({listed(usable)})"
         )
         return
     if not pool.active:
         yield (
             f"pool {pool.name!r} is not active on {facts.uri}: start it, or use --pool NAME "
-            f"({_listed(usable)})"
+            f"({listed(usable)})"
         )
         return
     if pool.available_bytes < need.need_bytes:
         yield (
             f"pool {pool.name!r} has {format_bytes(pool.available_bytes)} left and the restore "
-            f"may take {format_bytes(need.need_bytes)}: use --pool NAME ({_listed(usable)}), or "
+            f"may take {format_bytes(need.need_bytes)}: use --pool NAME ({listed(usable)}), or "
             "--disk to restore some disks only"
         )
     for volume in sorted(need.volumes & facts.volumes):
@@ -239,7 +240,7 @@ def _machine(facts: TargetFacts, need: Needs) -> Iterator[str]:
         alike = sorted(name for name in there.machines if family and name.startswith(family))
         yield (
             f"machine type {need.machine!r} does not exist on {facts.uri}: use --machine NAME "
-            f"({_listed(alike[::-1] or sorted(there.machines))})"
+            f"({listed(alike[::-1] or sorted(there.machines))})"
         )
     if need.firmware != "bios" and need.firmware not in there.firmwares:
         yield (

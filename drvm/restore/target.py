@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from drvm.core.errors import RestoreError, UnknownVm
+from drvm.core.text import printable
 from drvm.host.model import Domain, DomainState, Host
-from drvm.restore.preflight import ExistingDomain, TargetFacts
+from drvm.restore.preflight import ExistingDomain, TargetFacts, listed
 from drvm.restore.source import parse
 
 
-def gather(
-    host: Host, *, bridges: frozenset[str] | None = None, volumes: frozenset[str] = frozenset()
-) -> TargetFacts:
+def gather(host: Host, *, volumes: frozenset[str] = frozenset()) -> TargetFacts:
     """The facts that a preflight asks for; changes nothing.
 
-    ``bridges`` and ``volumes`` are the caller's to find out: libvirt does not list the one, and
-    the other depends on where the images go. Raises ``HostError``.
+    ``volumes`` is the caller's to find out: it depends on where the images go. Raises
+    ``HostError``.
     """
     return TargetFacts(
         uri=host.uri,
@@ -24,9 +23,24 @@ def gather(
         networks=frozenset(host.network_names()),
         pools={pool.name: pool for pool in host.pools()},
         capabilities=host.capabilities(),
-        bridges=bridges,
+        bridges=host.bridges(),
         volumes=volumes,
     )
+
+
+def cpu_problems(host: Host, facts: TargetFacts, definition_xml: str) -> tuple[str, ...]:
+    """Why the machine would not start with its processor: a line at most, with the switch."""
+    if parse(definition_xml).get("type") not in facts.capabilities.virt_types:
+        return ()  # told already, and the other kind has other processors
+    found = host.cpu_obstacle(definition_xml)
+    if found is None:
+        return ()
+    model = parse(definition_xml).findtext("cpu/model") or "processor"
+    line = (
+        f"{facts.uri} can't give the machine its CPU {model} ({found.reason}): use --cpu NAME "
+        f"({listed(found.usable)})"
+    )
+    return (printable(line, 900),)
 
 
 def _existing(domain: Domain) -> ExistingDomain | None:

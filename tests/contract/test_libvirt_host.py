@@ -165,3 +165,39 @@ def test_a_lost_connection_is_opened_anew(libvirt_uri: str, tmp_path: Path) -> N
             assert host.hostname() == before
             assert host.find_domain("no-such-machine") is None
         host.close()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "reason"),
+    [
+        ("<cpu mode='custom' match='exact'><model>qemu64</model></cpu>", ""),
+        ("<cpu mode='custom'><model>qemu64</model><feature name='amx-tile'/></cpu>", "amx-tile"),
+        ("<cpu mode='custom' check='none'><model>qemu64</model><feature name='3dnow'/></cpu>", ""),
+        ("<cpu mode='custom' match='exact'><model>No-Such</model></cpu>", "No-Such"),
+        ("<cpu mode='host-passthrough' check='none'/>", "no host-passthrough"),
+        ("<cpu mode='maximum'/>", ""),
+        ("<cpu><topology sockets='1' cores='1' threads='1'/></cpu>", ""),
+        ("", ""),
+    ],
+)
+def test_a_processor_that_an_emulated_machine_cant_have_is_told(
+    host: LibvirtHost, cpu: str, reason: str
+) -> None:
+    found = host.cpu_obstacle(definition("x").replace("<devices>", f"{cpu}<devices>"))
+    assert (found is None) == (not reason)
+    if found is not None:
+        assert reason in found.reason
+        assert {"maximum", "qemu64"} <= set(found.usable)
+
+
+def test_the_machine_type_that_a_host_lacks_is_no_matter_of_its_processor(
+    host: LibvirtHost,
+) -> None:
+    cpu = "<cpu mode='custom'><model>qemu64</model></cpu><devices>"
+    other = definition("x").replace("q35", "pc-1.0").replace("<devices>", cpu)
+    assert host.cpu_obstacle(other) is None
+
+
+def test_bridges_are_a_set_of_names(host: LibvirtHost) -> None:
+    found = host.bridges()
+    assert found is None or "lo" not in found

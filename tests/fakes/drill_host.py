@@ -57,6 +57,12 @@ class DrillHost:
     def pools(self) -> list[Any]:
         return []
 
+    def cpu_obstacle(self, domain_xml: str) -> None:
+        return None
+
+    def bridges(self) -> None:
+        return None
+
     def network_names(self) -> list[str]:
         return sorted(self.networks)
 

@@ -37,7 +37,7 @@ class TargetOptions:
     disks: frozenset[str] | None
     networks: dict[str, str]
     machine: str | None
-    cpu: Literal["host-model", "host-passthrough", "maximum"] | None
+    cpu: str | None
     virt_type: Literal["kvm", "qemu"] | None
     start: bool
     dry_run: bool
@@ -65,8 +65,8 @@ _OPTIONS = (
     click.option("--machine", metavar="TYPE", help="Machine type instead of the original's."),
     click.option(
         "--cpu",
-        type=click.Choice(["host-model", "host-passthrough", "maximum"]),
-        help="CPU mode instead of the original's.",
+        metavar="CPU",
+        help="host-model, host-passthrough, maximum or a model's name, instead of the original's.",
     ),
     click.option(
         "--virt-type",
@@ -193,7 +193,7 @@ def make_request(
         networks=target.networks,
         virt_type=target.virt_type,
         machine=target.machine,
-        cpu_mode=target.cpu,
+        cpu=target.cpu,
     )
 
 

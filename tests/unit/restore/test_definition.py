@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -198,11 +199,26 @@ def test_without_kvm_nothing_that_only_kvm_gives_is_left() -> None:
 
 
 def test_machine_and_cpu_can_be_chosen_anew() -> None:
-    spec = dataclasses.replace(clone_of("uefi_q35"), machine="q35", cpu_mode="host-model")
+    spec = dataclasses.replace(clone_of("uefi_q35"), machine="q35", cpu="host-model")
     made = rebuild(machine("uefi_q35"), spec)
     assert _find(parse(made.xml), "os/type").get("machine") == "q35"
     assert _find(parse(made.xml), "cpu").get("mode") == "host-model"
     assert "machine: q35 instead of pc-q35-7.2" in made.changed
+
+
+def test_a_cpu_model_is_chosen_by_its_name_and_checked() -> None:
+    for name in ("uefi_q35", "bios_i440fx"):
+        spec = dataclasses.replace(clone_of(name), cpu="Nehalem")
+        without = re.sub("(?s)<cpu mode.*?</cpu>", "", machine(name))
+        for original in (machine(name), without):
+            (cpu,) = parse(rebuild(original, spec).xml).findall("cpu")
+            assert (cpu.get("mode"), cpu.get("check")) == ("custom", "partial")
+            assert cpu.findtext("model") == "Nehalem"
+
+
+def test_a_cpu_that_is_no_name_is_refused() -> None:
+    with pytest.raises(RestoreError, match="not the name of a CPU"):
+        rebuild(machine("uefi_q35"), dataclasses.replace(clone_of("uefi_q35"), cpu="a,b=/c"))
 
 
 def test_networks_are_mapped_and_listed() -> None:

@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 
-from drvm.host.model import HostCapabilities, Pool
+from drvm.host.model import CpuObstacle, Host, HostCapabilities, Pool
 from drvm.restore.definition import rebuild
 from drvm.restore.nics import NetworkUse
 from drvm.restore.preflight import ExistingDomain, Needs, TargetFacts, needs, problems
+from drvm.restore.target import cpu_problems
 from tests.unit.restore.machines import CLONE, clone_of, machine
 
 GIB = 1 << 30
@@ -163,3 +164,24 @@ def test_needs_are_read_from_the_rebuilt_definition() -> None:
     assert found.networks == (NetworkUse("br0", "network", "x"),)
     assert len(found.macs) == 1
     assert found.volumes == {"a"}
+
+
+@dataclasses.dataclass
+class CpuHost:
+    found: CpuObstacle | None
+
+    def cpu_obstacle(self, domain_xml: str) -> CpuObstacle | None:
+        return self.found
+
+
+def test_a_processor_that_the_host_cant_give_is_told_with_those_that_it_can() -> None:
+    definition = rebuild(machine("bios_i440fx"), dataclasses.replace(clone_of("bios_i440fx")))
+    obstacle = CpuObstacle("does not provide: avx\n", ("host-model", "qemu64"))
+    host: Host = CpuHost(obstacle)  # type: ignore[assignment]
+    kvm = dataclasses.replace(FACTS.capabilities, virt_types=frozenset({"kvm"}))
+    facts = dataclasses.replace(FACTS, capabilities=kvm)
+    (line,) = cpu_problems(host, facts, definition.xml)
+    for word in ("qemu64 (does not provide: avx", "--cpu NAME", "host-model, qemu64"):
+        assert word in line
+    assert line.isprintable()
+    assert cpu_problems(host, FACTS, definition.xml) == ()
