@@ -118,6 +118,13 @@ def hide_memory() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def end_process(pid: int, *, force: bool = False) -> None:
+    """SIGTERM, or SIGKILL by ``force``, to a process that is not our child: who calls this knows
+    that the number is still that process's. No error if it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
 class SystemProcesses:
     """The operating system's own."""
 

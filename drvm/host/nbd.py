@@ -175,6 +175,17 @@ class NbdWriter:
         _shut_down(self._handle)
 
 
+def nbd_answers(uri: str) -> bool:
+    """Whether a server has the export that ``uri`` names."""
+    handle = nbd.NBD()
+    try:
+        handle.connect_uri(uri)
+    except nbd.Error:
+        return False
+    _shut_down(handle)
+    return True
+
+
 def nbd_extents(socket: Path, export: str = "") -> Iterator[Extent]:
     """By ``base:allocation``: what the server promises to be zeroes is ZERO, all else DATA."""
     for offset, length, state in _states(socket, _ALLOCATION, export):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime as dt
-import itertools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from drvm.core.errors import UnknownPoint, UsageError
 from drvm.core.process import SystemProcesses
 from drvm.repository.points import Point
 from drvm.restore.served.disk import ServedDisk
+from drvm.restore.served.order import hear_order
 from drvm.restore.served.server import Service
 from drvm.wiring.assembly import Wiring
 
 _PLUGIN = Path(__file__).with_name("nbd_plugin.py")
-_MAX_ORDER_LINES = 1024
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _PASSED_ON = ("HOME", *_PROXIES)
 """What the AWS SDK looks at, besides all that begins with ``AWS_``."""
@@ -98,7 +97,7 @@ class Serving:
 def open_order(stream: BinaryIO) -> Serving:
     """Read the order and open the repository, as the command line does. The environment of this
     process becomes what the order says. Raises what opening raises."""
-    order = msgspec.json.decode(_heard(stream), type=_Order)
+    order = msgspec.json.decode(hear_order(stream), type=_Order)
     os.environ.update(order.environ)
     wiring = Wiring(
         _settings(order),
@@ -113,16 +112,6 @@ def open_order(stream: BinaryIO) -> Serving:
             found = {target: ServedDisk(repository, disks[target]) for target in order.disks}
             return Serving(found, wiring)
     raise UnknownPoint(f"point {order.point} is not there any more", hint="drvm points")
-
-
-def _heard(stream: BinaryIO) -> bytes:
-    """Lines up to an empty one."""
-    lines: list[bytes] = []
-    for line in itertools.islice(stream, _MAX_ORDER_LINES):
-        if not line.strip():
-            break
-        lines.append(line.strip())
-    return base64.b64decode(b"".join(lines))
 
 
 def _settings(order: _Order) -> Settings:

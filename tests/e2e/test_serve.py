@@ -8,19 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from drvm.core.clock import SystemClock
-from drvm.core.errors import HostError
+from drvm.core.errors import HostError, RestoreError
 from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
 from drvm.host.nbd import NbdReader
 from drvm.repository.points import Point
-from drvm.restore.served.server import Served, serving
+from drvm.restore.served.server import Served
+from drvm.restore.served.supervised import end_server, find_server, serving, start_server
 from drvm.snapshot.imagefiles import ImageFile
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import take_image_point
@@ -125,7 +126,7 @@ def test_a_server_ends_with_its_drvm(stored):
     script = (
         "import sys, pathlib\n"
         "from tests.appliance import Appliance\n"
-        "from drvm.restore.served.server import serving\n"
+        "from drvm.restore.served.supervised import serving\n"
         "from drvm.wiring.serving import service_of\n"
         f"appliance = Appliance(pathlib.Path({str(stored.appliance.directory)!r}), "
         f"{dict(stored.appliance.env)!r})\n"
@@ -153,6 +154,56 @@ def eventually(true: Callable[[], bool]) -> None:
     while not true():
         assert clock.monotonic_s() < deadline_s
         clock.sleep(0.1)
+
+
+def test_a_server_on_its_own_outlives_who_started_it_and_is_started_anew(stored, tmp_path):
+    script = (
+        "import os, pathlib\n"
+        "from tests.appliance import Appliance\n"
+        "from drvm.restore.served.supervised import start_server\n"
+        "from drvm.wiring.serving import service_of\n"
+        f"appliance = Appliance(pathlib.Path({str(stored.appliance.directory)!r}), "
+        f"{dict(stored.appliance.env)!r})\n"
+        f"directory = pathlib.Path({str(tmp_path)!r})\n"
+        "with appliance.wiring() as wiring:\n"
+        "    (point,) = wiring.repository().points().points\n"
+        "    service = service_of(wiring, point, ['disk1'])\n"
+        "    server = start_server(wiring.processes, wiring.clock, service, directory)\n"
+        "    print(server.pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env=dict(stored.appliance.env),
+    )
+    keeper = find_server(tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (-signal.SIGKILL, str(keeper))
+    uri = f"nbd+unix:///disk1?socket={tmp_path / 'socket'}"
+    assert answers(uri)
+    (nbdkit,) = servers_of(keeper)
+    os.kill(nbdkit, signal.SIGKILL)
+    eventually(lambda: answers(uri))
+    service = service_of(stored.wiring, stored.point)
+    with pytest.raises(RestoreError, match="runs in"):
+        start_server(stored.wiring.processes, stored.wiring.clock, service, tmp_path)
+    (nbdkit,) = servers_of(keeper)
+    end_server(tmp_path, stored.wiring.clock)
+    assert find_server(tmp_path) is None
+    assert not Path(f"/proc/{nbdkit}").exists()
+    assert not (tmp_path / "socket").exists()
+
+
+def test_a_server_that_can_not_start_says_why(stored, tmp_path):
+    service = replace(service_of(stored.wiring, stored.point), order=b"{}")
+    processes, clock = stored.wiring.processes, stored.wiring.clock
+    with pytest.raises(RestoreError, match="did not start"), serving(processes, clock, service):
+        pass
+    with pytest.raises(RestoreError, match="did not start"):
+        start_server(processes, clock, service, tmp_path)
+    assert find_server(tmp_path) is None
 
 
 def test_no_secret_stands_in_arguments_or_environment(stored, served):

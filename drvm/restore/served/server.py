@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
-import shutil
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
 import drvm
 from drvm.core.clock import Clock
-from drvm.core.errors import HostError, ProcessFailed, RestoreError
+from drvm.core.errors import RestoreError
 from drvm.core.process import Child, Processes
-from drvm.host.nbd import NbdReader, sweep_exports
+from drvm.core.text import printable
+from drvm.host.nbd import nbd_answers
+from drvm.restore.served.order import tell_order
 
-_START_S = 60.0
+START_S = 60.0
 """The store may be slow to answer, and is asked a few times before it is given up."""
 _POLL_S = 0.02
+_LOOK_S = 0.5
 _STOP_S = 10.0
+_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+"""Between starts that fail."""
 _THREADS = 16
 """Requests that one client may have under way."""
-_LINE_BYTES = 3000
-_TAIL_BYTES = 600
-_PAUSE_S = 0.5
-_PREFIX = "drvm-nbd-serve-"
-"""Swept with what other exports have left."""
+_TAIL_BYTES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,182 +51,120 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """One that runs. ``exports``: of each disk's target the name of its export."""
+class Port:
+    """Instead of a socket: anybody who reaches it reads the disks."""
 
-    pid: int
+    address: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server listens and what it says. ``socket`` lies in a directory that is there and
+    private."""
+
     socket: Path
     log: Path
-    exports: Mapping[str, str]
-    child: Child = field(repr=False)
+    owner: Owner | None = None
+    port: Port | None = None
 
-    def stop(self) -> None:
-        """It has ended when this returns; its directory stays. May be called again."""
-        self.child.stop(_STOP_S)
+    def uri(self, export: str) -> str:
+        if self.port is None:
+            return f"nbd+unix:///{quote(export)}?socket={quote(str(self.socket))}"
+        address = f"[{self.port.address}]" if ":" in self.port.address else self.port.address
+        return f"nbd://{address}:{self.port.number}/{quote(export)}"
 
 
+@dataclass(frozen=True, slots=True)
 class Served:
-    """A supervised server: ``socket`` and ``exports`` stay what they are when it is started anew,
-    and clients connect again by themselves."""
+    """A supervised server: where it is stays the same when it is started anew, and clients
+    connect again by themselves. ``exports``: of each disk's target the name of its export."""
 
-    def __init__(self, socket: Path, exports: Mapping[str, str], log: Path) -> None:
-        self.socket = socket
-        self.exports = exports
-        self.log = log
+    place: Place
+    exports: Mapping[str, str]
+
+    @property
+    def socket(self) -> Path:
+        return self.place.socket
+
+    @property
+    def log(self) -> Path:
+        return self.place.log
 
     def uri(self, target: str) -> str:
-        return f"nbd+unix:///{quote(self.exports[target])}?socket={quote(str(self.socket))}"
+        return self.place.uri(self.exports[target])
 
 
-def start_server(
-    processes: Processes,
-    clock: Clock,
-    service: Service,
-    directory: Path,
-    *,
-    owner: Owner | None = None,
-    with_us: bool = False,
-) -> Server:
-    """Start one in ``directory``, which is there and private, and wait until it answers: the socket
-    is ``socket`` there, and what it says goes to ``log``.
-
-    ``with_us``: it ends when the thread that calls this does, however that happens; else it goes on
-    when we are gone, and whoever knows its pid ends it. ``owner`` may connect, too. Raises
-    ``RestoreError``, having left no server.
-    """
-    socket, log = directory / "socket", directory / "log"
+def spawn_server(processes: Processes, clock: Clock, service: Service, place: Place) -> Child:
+    """Start nbdkit and wait until it answers. It ends when the thread that calls this does, however
+    that happens. Raises ``RestoreError``, having left no server."""
     with contextlib.suppress(FileNotFoundError):
-        socket.unlink()
-    argv = ["nbdkit", "--foreground", "--readonly", "--log=stderr", f"--threads={_THREADS}"]
-    argv += ["--exit-with-parent"] if with_us else []
-    argv += [f"--unix={socket}", "python", str(service.plugin)]
-    child = processes.spawn(argv, env=_environment(), log=log, detach=True, talk=True)
+        place.socket.unlink()
+    argv = ["nbdkit", "--foreground", "--readonly", "--exit-with-parent", "--log=stderr"]
+    argv += [f"--threads={_THREADS}", *_listening(place), "python", str(service.plugin)]
+    child = processes.spawn(argv, env=python_path(), log=place.log, detach=True, talk=True)
     try:
-        _tell(child, service.order)
-        _await(child, socket, log, service.disks, clock)
-        if owner is not None:
-            os.chown(socket, owner.uid, owner.gid)
+        tell_order(child, service.order)
+        _await(child, place, service.disks, clock)
+        if place.owner is not None and place.port is None:
+            os.chown(place.socket, place.owner.uid, place.owner.gid)
     except BaseException:
         child.stop(0)
         raise
-    return Server(child.pid, socket, log, {target: target for target in service.disks}, child)
+    return child
 
 
-@contextlib.contextmanager
-def serving(
-    processes: Processes, clock: Clock, service: Service, *, owner: Owner | None = None
-) -> Iterator[Served]:
-    """Serve for as long as the context lasts: a server that dies is started anew, and it ends with
-    us however we end. Raises ``RestoreError`` where it can't be started."""
-    sweep_exports(clock)
-    directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+def keep_running(start: Callable[[], Child], child: Child, end: threading.Event) -> None:
+    """Start it anew whenever it has ended, until ``end`` is set; then it is stopped. For the thread
+    that has started ``child``."""
+    failed = 0
     try:
-        if owner is not None:
-            directory.chmod(0o711)
-        with _Supervisor(processes, clock, service, directory, owner) as first:
-            yield Served(first.socket, first.exports, first.log)
+        while not end.is_set():
+            if not child.wait(_LOOK_S):
+                continue
+            child.stop()
+            if end.wait(_PAUSES_S[min(failed, len(_PAUSES_S) - 1)]):
+                break
+            failed += 1
+            with contextlib.suppress(RestoreError):
+                child, failed = start(), 0
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        child.stop(_STOP_S)
 
 
-class _Supervisor:
-    """A thread that starts servers, one after the other: a server ends with the thread that
-    started it (prctl(2), PR_SET_PDEATHSIG), so that must be one that lasts."""
-
-    def __init__(
-        self,
-        processes: Processes,
-        clock: Clock,
-        service: Service,
-        directory: Path,
-        owner: Owner | None,
-    ) -> None:
-        self._processes = processes
-        self._clock = clock
-        self._service = service
-        self._directory = directory
-        self._owner = owner
-        self._end = threading.Event()
-        self._started = threading.Event()
-        self._first: Server | Exception = RestoreError("the NBD server was not started")
-        self._thread = threading.Thread(target=self._run, name="nbd-server")
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        self._started.wait()
-        if isinstance(self._first, Server):
-            return self._first
-        self._thread.join()
-        raise self._first
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            server = self._start()
-        except Exception as error:  # noqa: BLE001 - raised by who waits for it
-            self._first = error
-            return
-        finally:
-            self._started.set()
-        self._first = server
-        try:
-            while not self._end.is_set():
-                if not server.child.wait(_PAUSE_S):
-                    continue
-                server.stop()
-                with contextlib.suppress(RestoreError):
-                    server = self._start()
-                    continue
-                self._end.wait(_PAUSE_S)
-        finally:
-            server.stop()
-
-    def _start(self) -> Server:
-        return start_server(
-            self._processes,
-            self._clock,
-            self._service,
-            self._directory,
-            owner=self._owner,
-            with_us=True,
-        )
+def last_words(log: Path) -> str:
+    """The last line of a log."""
+    with contextlib.suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
+        lines = stream.read(_TAIL_BYTES).decode(errors="replace").strip().splitlines()
+        if lines:
+            return printable(lines[-1], 500)
+    return "it said nothing"
 
 
-def _tell(child: Child, order: bytes) -> None:
-    text = base64.b64encode(order).decode()
-    with contextlib.suppress(ProcessFailed):  # said by what it wrote
-        for start in range(0, len(text), _LINE_BYTES):
-            child.tell(text[start : start + _LINE_BYTES])
-        child.tell("")
-
-
-def _await(child: Child, socket: Path, log: Path, disks: Sequence[str], clock: Clock) -> None:
-    deadline_s = clock.monotonic_s() + _START_S
-    while True:
-        if child.returncode() is not None:
-            raise RestoreError(
-                f"the NBD server did not start: {_last_words(log)}",
-                hint="it needs the Debian packages nbdkit and nbdkit-plugin-python",
-            )
-        if socket.exists():
-            with contextlib.suppress(HostError):
-                NbdReader(socket, disks[0]).close()
-                return
-        if clock.monotonic_s() >= deadline_s:
-            raise RestoreError(f"the NBD server did not answer within {_START_S:.0f} s")
-        clock.sleep(_POLL_S)
-
-
-def _last_words(log: Path) -> str:
-    words = log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
-    return words.splitlines()[-1] if words else "it said nothing"
-
-
-def _environment() -> dict[str, str]:
-    """So that the Python inside nbdkit, which is Debian's, finds what we have found."""
+def python_path() -> dict[str, str]:
+    """So that another Python, also the one inside nbdkit, finds what we have found."""
     libraries = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     home = str(Path(drvm.__file__).parents[1])
     return {"PYTHONPATH": os.pathsep.join([home, *libraries]), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _listening(place: Place) -> list[str]:
+    if place.port is None:
+        return [f"--unix={place.socket}"]
+    return [f"--ipaddr={place.port.address}", f"--port={place.port.number}"]
+
+
+def _await(child: Child, place: Place, disks: Sequence[str], clock: Clock) -> None:
+    deadline_s = clock.monotonic_s() + START_S
+    while True:
+        if child.returncode() is not None:
+            raise RestoreError(
+                f"the NBD server did not start: {last_words(place.log)}",
+                hint="it needs the Debian packages nbdkit and nbdkit-plugin-python",
+            )
+        if nbd_answers(place.uri(disks[0])):
+            return
+        if clock.monotonic_s() >= deadline_s:
+            raise RestoreError(f"the NBD server did not answer within {START_S:.0f} s")
+        clock.sleep(_POLL_S)
