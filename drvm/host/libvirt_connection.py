@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import libvirt
 
 from drvm.core.errors import AgentError, HostError, HostUnreachable, UnknownVm
+from drvm.host.libvirt_events import run_event_loop
+from drvm.host.reach import hint_for, is_remote
 
 T = TypeVar("T")
 
@@ -26,7 +28,8 @@ _LOST_CODES = frozenset(
 _DENIED_CODES = frozenset(
     {libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE}
 )
-_UNREACHABLE_HINT = "is libvirtd running, and may this user use it? try: virsh -c {uri} version"
+_KEEP_ALIVE_S, _KEEP_ALIVE_TIMES = 5, 6
+"""A remote host that says nothing for half a minute is lost."""
 _MAX_MESSAGE_CHARS = 500
 
 
@@ -68,7 +71,7 @@ class Connection:
                 self._libvirt = None
             if self._libvirt is None:
                 try:
-                    self._libvirt = libvirt.open(self.uri)
+                    self._libvirt = _opened(self.uri)
                 except libvirt.libvirtError as problem:
                     raise self._unreachable(problem) from None
             return self._libvirt
@@ -89,7 +92,7 @@ class Connection:
     def _unreachable(self, problem: Any) -> HostUnreachable:
         return HostUnreachable(
             f"no connection to libvirt at {self.uri}: {_text(problem)}",
-            hint=_UNREACHABLE_HINT.format(uri=self.uri),
+            hint=hint_for(self.uri, _text(problem)),
         )
 
     def _translated(self, problem: Any) -> HostError | UnknownVm:
@@ -101,6 +104,15 @@ class Connection:
         if code in _AGENT_CODES or "agent" in _text(problem).lower():
             return AgentError(_text(problem))
         return HostError(_text(problem))
+
+
+def _opened(uri: str) -> Any:
+    if not is_remote(uri):
+        return libvirt.open(uri)
+    run_event_loop()
+    connection = libvirt.open(uri)
+    connection.setKeepAlive(_KEEP_ALIVE_S, _KEEP_ALIVE_TIMES)
+    return connection
 
 
 def _text(problem: Any) -> str:

@@ -14,8 +14,11 @@ from drvm.core.ids import is_uuid
 from drvm.host import libvirt_cpu, libvirt_xml
 from drvm.host.libvirt_connection import Connection
 from drvm.host.libvirt_domain import LibvirtDomain
+from drvm.host.libvirt_storage import LibvirtStorage
 from drvm.host.model import CpuObstacle, Domain, HostCapabilities, Pool
 from drvm.host.places import SYSTEM, StatePlaces
+from drvm.host.reach import is_remote
+from drvm.host.storage import Storage
 
 _MAX_DOMAINS = 10_000
 _MAX_DEVICES = 10_000
@@ -33,8 +36,17 @@ class LibvirtHost:
         return self._connection.uri
 
     @property
+    def remote(self) -> bool:
+        return is_remote(self.uri)
+
+    @property
+    def storage(self) -> Storage:
+        return LibvirtStorage(self._connection)
+
+    @property
     def places(self) -> StatePlaces | None:
-        return SYSTEM if urlsplit(self.uri).path == "/system" else None
+        known = urlsplit(self.uri).path == "/system" and not self.remote
+        return SYSTEM if known else None
 
     def hostname(self) -> str:
         return str(self._connection.call(lambda c: c.getHostname(), repeatable=True))

@@ -10,6 +10,7 @@ from defusedxml.common import DefusedXmlException
 
 from drvm.core.errors import HostError
 from drvm.host.model import HostCapabilities
+from drvm.host.storage import Volume
 
 MAX_XML_CHARS = 4 * 1024 * 1024
 _OPEN_VSWITCH = "ovs-system"
@@ -80,3 +81,15 @@ def mirror(domain_xml: str, target: str) -> tuple[str, bool] | None:
         if name is not None and name.attrib.get("dev") == target and found is not None:
             return found.attrib.get("job", "copy"), found.attrib.get("ready") == "yes"
     return None
+
+
+def volume(volume_xml: str) -> Volume:
+    found = parse(volume_xml, "volume")
+    kind = found.attrib.get("type", "file")
+    size = found.findtext("./physical") or found.findtext("./capacity") or ""
+    allocated = found.findtext("./allocation") or "0"
+    path = found.findtext("./target/path") or ""
+    if not (size.isdecimal() and allocated.isdecimal() and path.startswith("/")):
+        raise HostError("a volume without a size or a path can't be used")
+    name = found.findtext("./name") or ""
+    return Volume(name, path, kind == "file", int(size), int(allocated))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from drvm.host.places import StatePlaces
+from drvm.host.storage import Storage
 
 
 class DomainState(enum.Enum):
@@ -248,8 +249,16 @@ class Host(Protocol):
     def uri(self) -> str: ...
 
     @property
+    def remote(self) -> bool:
+        """Whether it is reached over a network: then its files are not ours to touch."""
+        ...
+
+    @property
+    def storage(self) -> Storage: ...
+
+    @property
     def places(self) -> StatePlaces | None:
-        """``None`` where drvm does not know them."""
+        """``None`` where drvm does not know them, or they are on another machine."""
         ...
 
     def hostname(self) -> str: ...
