@@ -54,9 +54,11 @@ class PlannedImage:
 
 @dataclass(frozen=True, slots=True)
 class MadeImage:
-    """``path``: a partial name; ``written_bytes``: of the disk, not of the file."""
+    """``path``: a partial name; ``disk``: as it was found, which may be in another generation of
+    the point than was planned; ``written_bytes``: of the disk, not of the file."""
 
     path: Path
+    disk: Disk
     written_bytes: int
 
 
@@ -128,7 +130,7 @@ class ImageRestorer:
             with held(partial) as descriptor:
                 written = self._fill(image, partial, progress)
                 os.fsync(descriptor)
-                yield MadeImage(partial, written)
+                yield MadeImage(partial, image.disk, written)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 partial.unlink()

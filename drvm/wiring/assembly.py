@@ -26,6 +26,7 @@ from drvm.repository.keys import About
 from drvm.repository.layout import CONFIG, KEYS, LOCKED, LOOSE
 from drvm.repository.repository import Repository
 from drvm.repository.trust import HostTrust
+from drvm.restore.export.run import Exporter
 from drvm.restore.images import ImageRestorer
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
@@ -171,6 +172,10 @@ class Wiring:
 
     def restorer(self) -> ImageRestorer:
         return ImageRestorer(self.repository(), self.processes, self.clock)
+
+    def exporter(self, trace: Trace = no_trace) -> Exporter:
+        repository, restorer = self.repository(), self.restorer()
+        return Exporter(repository, restorer, self.processes, self.clock, trace)
 
     def image_tool(self) -> ImageTool:
         return ImageTool(self.processes)

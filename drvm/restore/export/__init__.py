@@ -1,0 +1,1 @@
+"""Disks of a point in the formats of other hypervisors, with a description of the machine."""

@@ -1,0 +1,108 @@
+"""What an export will make, as a value."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from drvm.core.errors import PreflightFailed, UsageError
+from drvm.core.ids import is_vm_name
+from drvm.core.units import TIB, format_bytes
+from drvm.repository.manifest import Manifest
+from drvm.repository.repository import Repository
+from drvm.repository.window import mapped_bytes
+from drvm.restore.images import PlannedImage
+from drvm.restore.plan import chosen_disks
+
+ExportFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
+FORMATS: tuple[ExportFormat, ...] = ("raw", "qcow2", "vmdk", "vdi", "vhdx")
+
+_LARGEST_BYTES: dict[ExportFormat, int] = {"vmdk": 62 * TIB, "vhdx": 64 * TIB}
+"""VMware's and Hyper-V's own limits; QEMU would write larger ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedDisk:
+    """``image`` is what is restored: in the format itself, or, for VMDK, raw and without ever
+    getting its name ``path``."""
+
+    image: PlannedImage
+    path: Path
+    format: ExportFormat
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """``name``: what the files are called after. ``need_bytes``: what they may take at most while
+    they are made; ``free_bytes``: what there is."""
+
+    manifest: Manifest
+    name: str
+    directory: Path
+    disks: tuple[ExportedDisk, ...]
+    need_bytes: int
+    free_bytes: int
+
+
+def plan_export(
+    repository: Repository,
+    manifest: Manifest,
+    directory: Path,
+    image_format: ExportFormat,
+    disks: frozenset[str] | None = None,
+) -> ExportPlan:
+    """``directory`` is absolute. Raises ``PreflightFailed`` with every problem, and
+    ``UsageError``; nothing is changed."""
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise UsageError(f"{directory} is no folder", hint="name another by --output")
+    name = manifest.vm if is_vm_name(manifest.vm) else f"vm-{manifest.id}"
+    chosen = []
+    for disk in chosen_disks(manifest, disks):
+        path = directory / f"{name}-{disk.target}.{image_format}"
+        made = "raw" if image_format == "vmdk" else image_format
+        image = PlannedImage(disk, path, made, (manifest.vm_uuid, manifest.id))
+        chosen.append(ExportedDisk(image, path, image_format))
+    plan = ExportPlan(
+        manifest,
+        name,
+        directory,
+        tuple(chosen),
+        _need_bytes(repository, chosen),
+        _free_bytes(directory),
+    )
+    if found := _problems(plan):
+        raise PreflightFailed(f"{manifest.vm} can't be exported to {directory}", problems=found)
+    return plan
+
+
+def _need_bytes(repository: Repository, disks: list[ExportedDisk]) -> int:
+    """Of VMDKs that can't be compressed, and the largest raw image besides."""
+    sizes = [mapped_bytes(repository.disk_map(disk.image.disk)) for disk in disks]
+    beside = max(sizes, default=0) if any(disk.format == "vmdk" for disk in disks) else 0
+    return sum(sizes) + beside
+
+
+def _free_bytes(directory: Path) -> int:
+    there = next(path for path in (directory, *directory.parents) if path.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def _problems(plan: ExportPlan) -> list[str]:
+    found = [
+        f"{disk.path} exists already: choose another folder"
+        for disk in plan.disks
+        if os.path.lexists(disk.path)
+    ]
+    for disk in plan.disks:
+        size_bytes = disk.image.size_bytes
+        if size_bytes > (most := _LARGEST_BYTES.get(disk.format, size_bytes)):
+            found.append(
+                f"disk {disk.image.disk.target} has {format_bytes(size_bytes)} and a "
+                f"{disk.format} at most {format_bytes(most)}: use --format raw or qcow2"
+            )
+        if size_bytes == 0 and disk.format != "raw":
+            found.append(f"disk {disk.image.disk.target} has no byte: use --format raw, or --disk")
+    return found

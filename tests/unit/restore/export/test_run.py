@@ -1,0 +1,134 @@
+"""Every format that is exported reads as the point does, or there is no file at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from drvm.chunker.blocks import LEAF_BYTES
+from drvm.core.clock import SystemClock
+from drvm.core.errors import DamageFound, PreflightFailed, RestoreError, UsageError
+from drvm.core.process import SystemProcesses
+from drvm.core.progress import NoProgress
+from drvm.core.units import MIB
+from drvm.restore.export.plan import FORMATS, ExportFormat, ExportPlan, plan_export
+from drvm.restore.export.run import Exporter
+from drvm.restore.images import ImageRestorer
+from tests.unit.repository.conftest import Vault, cheap_key_derivation, new_vault
+from tests.unit.repository.test_round_trip import noise
+
+__all__ = ["cheap_key_derivation"]  # a fixture
+
+CONTENT = noise(MIB) + bytes(2 * LEAF_BYTES) + noise(MIB // 2 + 700, 1)
+"""With a hole that is longer than a leaf, and an end that is no whole block or sector."""
+ZEROES = bytes(3 * MIB)
+
+
+@pytest.fixture
+def vault() -> Vault:
+    vault = new_vault()
+    vault.save([CONTENT, ZEROES], step=1 << 24)
+    return vault
+
+
+def plan(vault: Vault, directory: Path, image_format: ExportFormat) -> ExportPlan:
+    (point,) = vault.repository.points().points
+    return plan_export(vault.repository, point.manifest, directory, image_format)
+
+
+def exporter(vault: Vault) -> Exporter:
+    processes, clock = SystemProcesses(), SystemClock()
+    restorer = ImageRestorer(vault.repository, processes, clock)
+    return Exporter(vault.repository, restorer, processes, clock)
+
+
+def same(image: Path, image_format: str, content: bytes, scratch: Path) -> bool:
+    """As QEMU's own comparison sees it, which passes over zeroes beyond the end of one."""
+    expected, processes = scratch / "expected", SystemProcesses()
+    expected.write_bytes(content + bytes(-len(content) % 512))
+    argv = ["qemu-img", "compare", "-f", image_format, "-F", "raw", str(image), str(expected)]
+    told = processes.run(argv, timeout_s=60).stdout
+    return told == b"Images are identical.\n"
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_what_is_exported_reads_as_what_was_stored(vault, tmp_path, image_format):
+    directory = tmp_path / "out"
+    exported = exporter(vault).run(plan(vault, directory, image_format), NoProgress())
+    first, second = exported.files
+    assert [first.name, second.name] == [f"web1-vd{n}.{image_format}" for n in "ab"]
+    assert same(first, image_format, CONTENT, tmp_path)
+    assert same(second, image_format, ZEROES, tmp_path)
+    assert first.stat().st_blocks * 512 < 5 * MIB
+    assert sorted(directory.iterdir()) == [first, second]
+
+
+def test_a_vmdk_is_stream_optimised_and_names_itself(vault, tmp_path):
+    exported = exporter(vault).run(plan(vault, tmp_path / "out", "vmdk"), NoProgress())
+    head = exported.files[0].read_bytes()[:4096]
+    assert b'createType="streamOptimized"' in head
+    assert b'SPARSE "web1-vda.vmdk"' in head
+    assert b"drvm-partial" not in head
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_an_image_that_reads_otherwise_is_not_kept(vault, tmp_path, image_format):
+    """As if the storage lost what was written: the image is right, the point is another."""
+    planned = plan(vault, tmp_path / "out", image_format)
+    other = vault.save([CONTENT[:-1] + b"?"]).manifest.disks[0]
+
+    class Mistaken(ImageRestorer):
+        @contextlib.contextmanager
+        def made(self, image, progress):
+            with super().made(dataclasses.replace(image, disk=other), progress) as made:
+                yield dataclasses.replace(made, disk=image.disk)
+
+    processes, clock = SystemProcesses(), SystemClock()
+    mistaken = Mistaken(vault.repository, processes, clock)
+    with pytest.raises(RestoreError, match="does not read back as it was stored"):
+        Exporter(vault.repository, mistaken, processes, clock).run(planned, NoProgress())
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_leaves_no_file_and_no_folder(vault, tmp_path):
+    planned = plan(vault, tmp_path / "a" / "b", "vmdk")
+    for name, (data, modified) in list(vault.store.objects.items()):
+        if name.startswith("packs/") and len(data) > MIB:
+            vault.store.objects[name] = data[:5000] + b"?" + data[5001:], modified
+    with pytest.raises(DamageFound):
+        exporter(vault).run(planned, NoProgress())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_existing_file_is_touched(vault, tmp_path):
+    (tmp_path / "web1-vdb.vdi").symlink_to("/nowhere")
+    with pytest.raises(PreflightFailed) as refused:
+        plan(vault, tmp_path, "vdi")
+    assert [problem.split()[0] for problem in refused.value.problems] == [
+        str(tmp_path / "web1-vdb.vdi")
+    ]
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(vault, tmp_path):
+    planned = plan(vault, tmp_path / "out", "qcow2")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "web1-vdb.qcow2").write_text("somebody's")
+    with pytest.raises(RestoreError):
+        exporter(vault).run(planned, NoProgress())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["web1-vdb.qcow2"]
+    assert (tmp_path / "out" / "web1-vdb.qcow2").read_text() == "somebody's"
+
+
+def test_partial_images_of_a_killed_export_are_swept(vault, tmp_path):
+    (tmp_path / ".web1-vda.vmdk.0123abcd.drvm-partial").write_bytes(b"half")
+    exported = exporter(vault).run(plan(vault, tmp_path, "raw"), NoProgress())
+    assert sorted(tmp_path.iterdir()) == sorted(exported.files)
+
+
+def test_a_disk_that_the_point_lacks_is_refused(vault, tmp_path):
+    (point,) = vault.repository.points().points
+    with pytest.raises(UsageError, match="has no disk sda"):
+        plan_export(vault.repository, point.manifest, tmp_path, "raw", frozenset({"sda"}))
