@@ -134,6 +134,9 @@ class LibvirtDomain:
     ) -> None:
         self._change(lambda d: d.blockCommit(target, str(base), str(top), bandwidth_mib_s, 0))
 
+    def pull_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
+        self._change(lambda d: d.blockPull(target, bandwidth_mib_s, 0))
+
     def block_job(self, target: str) -> BlockJob | None:
         def ask(domain: Any) -> BlockJob | None:
             info = domain.blockJobInfo(target)
@@ -217,6 +220,9 @@ class LibvirtDomain:
 
     def resume(self) -> None:
         self._change(lambda d: d.resume())
+
+    def managed_save(self) -> None:
+        self._change(lambda d: d.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING))
 
     def shutdown(self) -> None:
         self._change(lambda d: d.shutdown())

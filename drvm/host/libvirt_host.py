@@ -98,6 +98,10 @@ class LibvirtHost:
 
         return libvirt_xml.capabilities(*self._connection.call(ask, repeatable=True))
 
+    def qemu_user(self) -> tuple[int, int] | None:
+        told = self._connection.call(lambda c: c.getCapabilities(), repeatable=True)
+        return libvirt_xml.qemu_user(told)
+
     def firmware_file(self, domain_xml: str) -> Path | None:
         try:
             argv: str = self._connection.call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, ParseError
 
@@ -14,6 +15,7 @@ from drvm.host.storage import Volume
 
 MAX_XML_CHARS = 4 * 1024 * 1024
 _OPEN_VSWITCH = "ovs-system"
+_OWNER = re.compile(r"\+?([0-9]{1,10}):\+?([0-9]{1,10})", re.ASCII)
 
 
 def parse(text: str, root: str) -> Element:
@@ -53,6 +55,16 @@ def capabilities(host_xml: str, domain_xml: str) -> HostCapabilities:
         virt_types=frozenset(virt_types),
         firmwares=frozenset(firmwares | {"bios"}),
     )
+
+
+def qemu_user(host_xml: str) -> tuple[int, int] | None:
+    """(uid, gid) from what libvirt says of its own access control: ``+64055:+109``."""
+    for model in parse(host_xml, "capabilities").iterfind("./host/secmodel"):
+        if model.findtext("model") == "dac":
+            for label in model.iterfind("baselabel"):
+                if (found := _OWNER.fullmatch(label.text or "")) is not None:
+                    return int(found[1]), int(found[2])
+    return None
 
 
 def pool_kind_and_path(pool_xml: str) -> tuple[str, str]:

@@ -165,6 +165,11 @@ class Domain(Protocol):
         chain is without ``top``, live and stored. Zeroes are written, not punched."""
         ...
 
+    def pull_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
+        """Copy into the disk's image what it takes from its backing chain. Needs no pivot: when
+        the job is gone and succeeded, there is no backing chain any more, live and stored."""
+        ...
+
     def block_job(self, target: str) -> BlockJob | None:
         """Waits until no call that changes the machine is under way in libvirtd, also none of a
         client that is dead (30 s at most, then ``HostError``)."""
@@ -225,6 +230,11 @@ class Domain(Protocol):
         """Let a paused machine go on; I/O that had failed is tried again."""
         ...
 
+    def managed_save(self) -> None:
+        """Save its memory to disk and end it: the next start goes on there, running. Also of one
+        that was paused as its disks failed. Takes as long as its memory is large."""
+        ...
+
     def shutdown(self) -> None:
         """Ask the guest; does not wait."""
         ...
@@ -279,6 +289,11 @@ class Host(Protocol):
         ...
 
     def capabilities(self) -> HostCapabilities: ...
+
+    def qemu_user(self) -> tuple[int, int] | None:
+        """(uid, gid) that machines run as, who must be able to reach all that they are given;
+        ``None`` where libvirt does not say: then it is libvirtd's own."""
+        ...
 
     def pools(self) -> list[Pool]: ...
 

@@ -32,6 +32,7 @@ USES = {
     **dict.fromkeys(
         (
             *("os.kill", "os.killpg", "os.fork", "os.forkpty", "os.system", "os.popen"),
+            "signal.pidfd_send_signal",
             *("os.posix_spawn", "os.posix_spawnp", "os.spawnv", "os.spawnve"),
             *("os.execv", "os.execve", "os.execvp", "os.execvpe"),
         ),

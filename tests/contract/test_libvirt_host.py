@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import grp
+import pwd
 import socket
 import threading
 from collections.abc import Iterator
@@ -95,6 +97,13 @@ def test_what_the_host_can_run_and_where_it_keeps_things(host: LibvirtHost) -> N
     assert "bios" in able.firmwares
     with pytest.raises(HostError, match="no-such-pool"):
         host.pool("no-such-pool")
+
+
+def test_machines_run_as_the_user_that_the_host_tells(host: LibvirtHost) -> None:
+    """Debian's; ``qemu.conf`` of the tests' host does not say another."""
+    uid, gid = host.qemu_user() or (0, 0)
+    names = {pwd.getpwuid(uid).pw_name, grp.getgrgid(gid).gr_name}
+    assert names == {"libvirt-qemu"}
 
 
 def test_a_network_lives_until_it_is_destroyed(host: LibvirtHost) -> None:

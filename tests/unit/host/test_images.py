@@ -11,6 +11,7 @@ from drvm.core.errors import HostError
 from drvm.core.process import SystemProcesses
 from drvm.core.units import KIB, MIB
 from drvm.host.images import ImageTool
+from drvm.host.nbd import NbdExport
 
 
 @pytest.fixture
@@ -163,3 +164,34 @@ def test_a_backing_file_of_unknown_format_is_not_probed(images: ImageTool, tmp_p
     top.write_bytes(header)
     with pytest.raises(HostError, match="without a format"):
         images.chain(top, "qcow2")
+
+
+def test_an_image_over_an_export_is_plain_qcow2_and_its_chain_is_refused_with_the_way_on(
+    images: ImageTool, tmp_path: Path
+) -> None:
+    image = tmp_path / "image.qcow2"
+    uri = "nbd+unix:///vda?socket=/run/drvm-boot/x/nbd"
+    images.create_over_export(
+        image, uri, MIB, {"extended_l2": "on", "cluster_size": "131072", "compat": "1.1"}
+    )
+    info = images.info(image, "qcow2")
+    assert (info.backing_file, info.backing_format) == (uri, "raw")
+    assert (info.options["extended_l2"], info.options["cluster_size"]) == ("off", "131072")
+    with pytest.raises(HostError, match="NBD server") as refused:
+        images.chain(image, "qcow2")
+    assert "made plain" in refused.value.hint
+    with pytest.raises(HostError, match="can't be made"):
+        images.create_over_export(image, uri, MIB, {})
+
+
+def test_a_flattened_image_holds_what_its_export_served(images: ImageTool, tmp_path: Path) -> None:
+    base, image = tmp_path / "base.raw", tmp_path / "image.qcow2"
+    base.write_bytes(os.urandom(MIB) + bytes(MIB))
+    with NbdExport(SystemProcesses(), base, "raw") as export:
+        uri = f"nbd+unix:///?socket={export.socket}"
+        images.create_over_export(image, uri, 2 * MIB, {})
+        images.flatten(image)
+        images.flatten(image)
+    assert images.info(image, "qcow2").backing_file is None
+    argv = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(base), str(image)]
+    SystemProcesses().run(argv, timeout_s=60)
