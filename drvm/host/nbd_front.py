@@ -18,8 +18,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from drvm.core.clock import Clock
+from drvm.core.detached import end_running, running
 from drvm.core.errors import HostError
-from drvm.core.process import Processes, end_running, running
+from drvm.core.process import Processes
 from drvm.host.nbd import NbdReader
 
 RECONNECT_S = 60

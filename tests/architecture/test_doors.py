@@ -31,12 +31,14 @@ IMPORTS = {
 USES = {
     **dict.fromkeys(
         (
-            *("os.kill", "os.killpg", "os.fork", "os.forkpty", "os.system", "os.popen"),
-            "signal.pidfd_send_signal",
+            *("os.killpg", "os.fork", "os.forkpty", "os.system", "os.popen"),
             *("os.posix_spawn", "os.posix_spawnp", "os.spawnv", "os.spawnve"),
             *("os.execv", "os.execve", "os.execvp", "os.execvpe"),
         ),
         ("drvm/core/process.py",),
+    ),
+    **dict.fromkeys(
+        ("os.kill", "signal.pidfd_send_signal"), ("drvm/core/process.py", "drvm/core/detached.py")
     ),
     **dict.fromkeys(
         (

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from drvm.core.clock import Clock
+from drvm.core.detached import end_process
 from drvm.core.errors import DrvmError, ProcessFailed, RestoreError
-from drvm.core.process import Child, Processes, end_process
+from drvm.core.process import Child, Processes
 from drvm.host.nbd import sweep_exports
 from drvm.restore.served import keeper
 from drvm.restore.served.order import tell_order

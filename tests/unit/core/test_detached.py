@@ -1,0 +1,29 @@
+"""Processes that were left to themselves are found again, and ended."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from drvm.core import detached
+from drvm.core.process import SystemProcesses
+
+
+def test_a_detached_process_is_found_and_ended_by_a_word_of_its_command_line(
+    tmp_path: Path,
+) -> None:
+    word = str(tmp_path / "mine")
+    for stubborn in ("", "trap '' TERM; "):
+        child = SystemProcesses().spawn(
+            ["sh", "-c", f"{stubborn}while :; do sleep 0.05; done", word], detach=True
+        )
+        for _ in range(500):  # its command line is there a moment after its start
+            if detached.running(word):
+                break
+            time.sleep(0.01)
+        assert detached.running(word) == [child.pid]
+        assert detached.running(word[:-1]) == []
+        detached.end_running(word, timeout_s=0.5)
+        assert child.wait(10)
+        assert detached.running(word) == []
+    detached.end_running(word)
