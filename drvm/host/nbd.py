@@ -44,9 +44,11 @@ _TOP_LAYER = 1
 class NbdExport:
     """``qemu-nbd`` on one image, for as long as the context lasts.
 
-    It takes none of QEMU's image locks: a lock would keep a machine that is off from starting,
-    and one that is left behind would keep its overlay from being committed. Whoever reads must
-    know by other means that nobody writes. With ``bitmap``, a dirty bitmap of the image, clients
+    One that is only read takes none of QEMU's image locks: a lock would keep a machine that is off
+    from starting, and one that is left behind would keep its overlay from being committed. Whoever
+    reads must know by other means that nobody writes. With ``writable`` it is locked, so that
+    there are no two writers, also while a server whose client was killed writes the last it was
+    given. With ``bitmap``, a dirty bitmap of the image, clients
     can ask for its ranges too; entering raises ``HostError`` if it is absent or inconsistent. With
     ``overlay`` the image is one on a base, clients can ask which of the two holds what, and the
     base is not locked either: it is committed into later. The server ends with its last client,
@@ -99,7 +101,7 @@ class NbdExport:
             "driver": self._format,
             "file.driver": driver,
             "file.filename": str(self._path).replace(",", ",,"),
-            "file.locking": "off",
+            "file.locking": "on" if self._writable else "off",
             **({"backing.file.locking": "off"} if self._overlay else {}),
         }
         image = ",".join(f"{name}={value}" for name, value in options.items())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from typing import TypeVar
@@ -23,6 +23,7 @@ from drvm.chunker.frames import FRAME_BYTES
 from drvm.core.errors import DamageFound
 from drvm.core.threads import Threads
 from drvm.core.units import MIB
+from drvm.repository.differing import Difference, Differing
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.frame_cache import FrameCache
 from drvm.repository.nodes import DIGEST_BYTES
@@ -80,6 +81,31 @@ def write_disk(
     return written
 
 
+def write_differing(
+    disk_map: DiskMap,
+    packs: PackReader,
+    hasher: BlockHasher,
+    found: Iterable[Difference],
+    write: Write,
+    zero: Callable[[int, int], None],
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Differing:
+    """Make of a target what the disk map says, ``found`` being what ``differences`` finds there:
+    as ``write_disk``, but for what is there already. ``zero`` is called by the calling thread."""
+    read = written = zeroed = 0
+    with closing(_Workers(packs, hasher, disk_map.size_bytes, progress)) as workers:
+        for difference in found:
+            workers.give(difference.window, write, difference.ids)
+            for offset, length in difference.zeroes:
+                zero(offset, length)
+                zeroed += length
+            read += difference.read_bytes
+            written += difference.window.stored_blocks * BLOCK_BYTES
+        workers.finish()
+    return Differing(read, written, zeroed)
+
+
 def read_disk(
     disk_map: DiskMap, packs: PackReader, hasher: BlockHasher
 ) -> Iterator[tuple[int, memoryview]]:
@@ -123,10 +149,11 @@ class _Workers:
         self._under_way: deque[Callable[[], None]] = deque()
         self._stop = threading.Event()
 
-    def give(self, window: Window, write: Write) -> None:
+    def give(self, window: Window, write: Write, ids: Ids | None = None) -> None:
         """Begin to give every stored block of the window to ``write``. When this returns, some of
-        that is still under way. Raises what went wrong in whatever was begun before."""
-        ids = zero_ids(window.blocks)
+        that is still under way. Raises what went wrong in whatever was begun before. ``ids``: of
+        its other blocks, where they are not zeroes; it is filled."""
+        ids = zero_ids(window.blocks) if ids is None else ids
         self._progress((window.mapped_blocks - window.stored_blocks) * BLOCK_BYTES)
         for blocks in window.by_pack():
             self._await(_WORKERS + _PACKS_AHEAD)

@@ -8,7 +8,7 @@ order of the disk: eight bytes a block, whatever the disk's age. docs/adr/025-re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,17 @@ class Window:
     @property
     def stored_blocks(self) -> int:
         return len(self._keys)
+
+    def places(self) -> Flags:
+        """Which of its blocks are stored; a new array."""
+        flags = np.zeros(self.blocks, dtype=np.bool_)
+        flags[_places(self._keys)] = True
+        return flags
+
+    def only(self, wanted: Flags) -> Window:
+        """The same leaves, of whose stored blocks those that are not ``wanted`` are left out."""
+        mine = wanted[_places(self._keys)]
+        return replace(self, _keys=self._keys[mine], _again=self._again[mine])
 
     def by_pack(self) -> Iterator[PackBlocks]:
         """Every stored block once, pack by pack."""

@@ -1,16 +1,14 @@
 """Disk images brought back from the repository: made by drvm itself, empty, then filled.
 
-An image is written under a name that nobody else uses (``.NAME.<random>.drvm-partial``), made
-durable, and only then given its own name, without ever replacing a file. After a crash a partial
-image is left; ``sweep_partial`` removes those whose writer is gone.
+An image is written under a partial name, made durable, and only then given its own name, without
+ever replacing a file. What a killed or interrupted restore leaves is gone on with by the next one
+of the same: see ``drvm/restore/partial.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -18,22 +16,38 @@ from functools import partial
 from pathlib import Path
 
 from drvm.core.clock import Clock
-from drvm.core.errors import DamageFound, HostError, RestoreError
-from drvm.core.files import sync_directory
+from drvm.core.errors import (
+    DamageFound,
+    DrvmError,
+    HostError,
+    Interrupted,
+    RestoreError,
+    StoreRefused,
+    StoreUnreachable,
+)
 from drvm.core.process import Processes
-from drvm.core.progress import Progress
-from drvm.host.disks import BlockWriter
+from drvm.core.progress import Progress, Trace, no_trace
+from drvm.host.disks import BlockReader, BlockWriter
 from drvm.host.images import ImageTool
-from drvm.host.nbd import NbdExport, NbdWriter
-from drvm.host.rawfile import RawFileWriter
+from drvm.host.nbd import NbdExport, NbdReader, NbdWriter, nbd_extents
+from drvm.host.rawfile import RawFileReader, RawFileWriter, raw_extents
+from drvm.repository.differing import Differing, differences
 from drvm.repository.manifest import Disk, Manifest
-from drvm.repository.reader import write_disk
+from drvm.repository.reader import write_differing, write_disk
 from drvm.repository.repository import Repository
 from drvm.repository.window import mapped_bytes
+from drvm.restore.held import HeldDisk
+from drvm.restore.partial import Partial, allocated_bytes, new_partial, partial_path, taken_over
+from drvm.restore.partial import give_name as give_name
+from drvm.restore.partial import held as held
+from drvm.restore.partial import partial_name as partial_name
+from drvm.restore.partial import sweep_partial as sweep_partial
 from drvm.restore.sinks import Writers
 
 SECTOR_BYTES = 512
-_PARTIAL = ".drvm-partial"
+_PASSING = (StoreUnreachable, StoreRefused, Interrupted, KeyboardInterrupt)
+"""What ends a restore that is worth going on with."""
+_KEPT = "what was restored is kept: the same command goes on with it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,24 @@ class PlannedImage:
     def size_bytes(self) -> int:
         """The guest's disk in whole sectors: QEMU knows no other sizes."""
         return -(-self.disk.size_bytes // SECTOR_BYTES) * SECTOR_BYTES
+
+    @property
+    def options(self) -> dict[str, str]:
+        same = self.disk.format == self.format
+        return dict(self.disk.image_options) if same else {}
+
+    @property
+    def partial(self) -> Path:
+        """Where it is made; another one each time where it can't be looked up again."""
+        if self.point is None:
+            return partial_name(self.path)
+        what = (*self.point, self.disk.target, self.format, self.size_bytes)
+        return partial_path(self.path, (*what, *sorted(self.options.items())))
+
+    @property
+    def on_hand_bytes(self) -> int:
+        """The room that it takes already, half-restored."""
+        return 0 if self.point is None else allocated_bytes(self.partial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +106,17 @@ def planned_in(
 class ImageRestorer:
     """Fills images of the host that drvm runs on."""
 
-    def __init__(self, repository: Repository, processes: Processes, clock: Clock) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        processes: Processes,
+        clock: Clock,
+        trace: Trace = no_trace,
+    ) -> None:
         self._repository = repository
         self._processes = processes
         self._clock = clock
+        self._trace = trace
         self._tool = ImageTool(processes)
 
     def restore(self, image: PlannedImage, progress: Progress) -> int:
@@ -85,31 +124,68 @@ class ImageRestorer:
 
         Every block is verified. Raises ``DamageFound`` and ``RestoreError``, having left nothing.
         Where the point was written anew since it was planned, its packs may be gone: then it is
-        restored from where it is now.
+        restored from where it is now. Where the store gives no more, or drvm is interrupted or
+        killed, a partial image is left that the next restore of the same goes on with.
         """
         with self.made(image, progress) as made:
-            give_name(made.path, image.path)
+            self.name(made, image)
             return made.written_bytes
+
+    def name(self, made: MadeImage, image: PlannedImage) -> None:
+        """Give a whole image its own name: see ``give_name``."""
+        give_name(made.path, image.path)
+        self._trace(f"image-named-{image.disk.target}")
 
     @contextlib.contextmanager
     def made(self, image: PlannedImage, progress: Progress) -> Iterator[MadeImage]:
         """The same without its own name: whole and durable under a partial one, which is gone when
-        the context ends. Also what goes wrong inside is raised as by ``restore``."""
+        the context ends, unless it ends by what a later restore may go on after. Also what goes
+        wrong inside is raised as by ``restore``."""
         try:
-            with ExitStack() as stack:
+            with self._partial(image) as partial:
                 try:
-                    made = stack.enter_context(self._made(image, progress))
+                    written = self._fill(image, partial, progress)
                 except DamageFound:
                     again = self._as_it_is_now(image)
                     if again is None:
                         raise
-                    made = stack.enter_context(self._made(again, progress))
-                yield made
+                    image = again
+                    written = self._fill(image, replace(partial, is_new=False), progress)
+                partial.sync()
+                self._trace(f"image-whole-{image.disk.target}")
+                yield MadeImage(partial.path, image.disk, written)
         except HostError as error:
             raise RestoreError(
                 f"disk {image.disk.target} can't be restored: {error.message}",
                 hint=error.hint or f"look at the room and the health of {image.path.parent}",
             ) from None
+
+    @contextlib.contextmanager
+    def _partial(self, image: PlannedImage) -> Iterator[Partial]:
+        path, target = image.partial, image.disk.target
+        what = image.format, image.size_bytes, self._tool
+        partial = taken_over(path, *what, self._clock)
+        if partial is not None:
+            self._trace(f"image-taken-over-{target}")
+        else:
+            free = partial_name(image.path) if os.path.lexists(path) else path
+            partial = new_partial(free, *what, image.options)
+            self._trace(f"image-made-{target}")
+        try:
+            yield partial
+        except _PASSING as error:
+            if partial.path != path:
+                partial.remove()
+            elif isinstance(error, DrvmError) and _KEPT not in error.hint:
+                error.hint = f"{error.hint}; {_KEPT}" if error.hint else _KEPT
+            raise
+        except BaseException:
+            partial.remove()
+            raise
+        else:
+            partial.remove()
+        finally:
+            partial.release()
 
     def _as_it_is_now(self, image: PlannedImage) -> PlannedImage | None:
         """The same disk in another generation of the point, if there is one."""
@@ -121,84 +197,82 @@ class ImageRestorer:
                 return replace(image, disk=disk)
         return None
 
-    @contextlib.contextmanager
-    def _made(self, image: PlannedImage, progress: Progress) -> Iterator[MadeImage]:
-        partial = partial_name(image.path)
-        options = image.disk.image_options if image.disk.format == image.format else {}
-        self._tool.create_image(partial, image.format, image.size_bytes, options)
-        try:
-            with held(partial) as descriptor:
-                written = self._fill(image, partial, progress)
-                os.fsync(descriptor)
-                yield MadeImage(partial, image.disk, written)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
-
-    def _fill(self, image: PlannedImage, path: Path, progress: Progress) -> int:
-        repository = self._repository
-        disk_map = repository.disk_map(image.disk)
-        progress.stage(f"restoring {image.disk.target}", mapped_bytes(disk_map))
-        with self._writers(path, image) as writers:
-            written = write_disk(
-                disk_map,
-                repository.packs,
-                repository.hasher,
-                writers.write,
-                progress=progress.advance,
-            )
+    def _fill(self, image: PlannedImage, partial: Partial, progress: Progress) -> int:
+        """Returns the bytes written."""
+        disk_map = self._repository.disk_map(image.disk)
+        with self._opened(partial.path, image) as (writers, held_there):
+            if partial.is_new:
+                progress.stage(f"restoring {image.disk.target}", mapped_bytes(disk_map))
+                written = write_disk(
+                    disk_map,
+                    self._repository.packs,
+                    self._repository.hasher,
+                    self._begun(writers, image),
+                    progress=progress.advance,
+                )
+            else:
+                title = f"going on with {image.disk.target}"
+                written = self._complete(image, title, writers, held_there, progress).written_bytes
+            self._trace(f"image-written-{image.disk.target}")
             writers.flush()
         return written
 
+    def _complete(
+        self,
+        image: PlannedImage,
+        title: str,
+        writers: Writers,
+        there: HeldDisk,
+        progress: Progress,
+    ) -> Differing:
+        """Write what differs."""
+        repository, disk_map = self._repository, self._repository.disk_map(image.disk)
+        progress.stage(title, disk_map.size_bytes + mapped_bytes(disk_map))
+        found = differences(disk_map, repository.hasher, repository.tables, there, progress.advance)
+        rest_bytes = image.size_bytes - disk_map.size_bytes
+        if rest_bytes:  # of the last sector
+            writers.zero(disk_map.size_bytes, rest_bytes)
+        with closing(found):
+            return write_differing(
+                disk_map,
+                repository.packs,
+                repository.hasher,
+                found,
+                self._begun(writers, image),
+                writers.zero,
+                progress=progress.advance,
+            )
+
+    def _begun(self, writers: Writers, image: PlannedImage) -> Callable[[int, memoryview], None]:
+        """``writers.write``; the first write is a step, so that it can be the last."""
+        begun = False
+
+        def write(offset: int, data: memoryview) -> None:
+            nonlocal begun
+            writers.write(offset, data)
+            if not begun:
+                begun = True
+                self._trace(f"image-begun-{image.disk.target}")
+
+        return write
+
     @contextlib.contextmanager
-    def _writers(self, path: Path, image: PlannedImage) -> Iterator[Writers]:
+    def _opened(self, path: Path, image: PlannedImage) -> Iterator[tuple[Writers, HeldDisk]]:
+        """To write an image that is at ``path``, and to read what it holds."""
         with ExitStack() as stack:
             open_writer: Callable[[], BlockWriter]
+            open_reader: Callable[[], BlockReader]
             if image.format == "raw":
                 open_writer = partial(RawFileWriter, path, image.size_bytes)
+                open_reader = partial(RawFileReader, path, image.size_bytes)
+                extents = partial(raw_extents, path, image.size_bytes)
             else:
                 export = NbdExport(
                     self._processes, path, image.format, writable=True, clock=self._clock
                 )
-                open_writer = partial(NbdWriter, stack.enter_context(export).socket)
-            yield stack.enter_context(closing(Writers(open_writer)))
-
-
-def partial_name(path: Path) -> Path:
-    """Where a file is made that will be called ``path``: a name that nobody else uses."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
-
-
-def sweep_partial(directory: Path) -> list[Path]:
-    """Remove partial images that nobody writes any more; returns what was removed."""
-    removed = []
-    for path in sorted(directory.glob(f".*{_PARTIAL}")):
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), held(path):
-            path.unlink()
-            removed.append(path)
-    return removed
-
-
-@contextlib.contextmanager
-def held(path: Path) -> Iterator[int]:
-    """A lock that ends with us, however we end: it tells a sweep that the image is in work. Gives
-    a descriptor, for reading."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def give_name(partial: Path, path: Path) -> None:
-    """Durable when it returns. Raises ``RestoreError`` where there is such a file, and
-    ``HostError``; ``partial`` is still there then."""
-    try:
-        os.link(partial, path, follow_symlinks=False)
-    except FileExistsError:
-        raise RestoreError(f"{path} exists: it was made while the restore ran") from None
-    except OSError as error:
-        raise HostError(f"{path} can't be made: {error.strerror}") from None
-    partial.unlink()
-    sync_directory(path.parent)
+                socket = stack.enter_context(export).socket
+                open_writer, open_reader = partial(NbdWriter, socket), partial(NbdReader, socket)
+                extents = partial(nbd_extents, socket)
+            writers = stack.enter_context(closing(Writers(open_writer)))
+            there = HeldDisk(open_reader, extents, image.disk.size_bytes)
+            yield writers, stack.enter_context(closing(there))

@@ -85,7 +85,7 @@ def plan_restore(
         cpu=request.cpu,
     )
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
-    need_bytes = sum(image.size_bytes for image in images)
+    need_bytes = sum(max(0, image.size_bytes - image.on_hand_bytes) for image in images)
     need = needs(
         definition,
         replace=request.identity == "replace",

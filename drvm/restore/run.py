@@ -40,8 +40,8 @@ def run_restore(
 ) -> Restored:
     """Restore a machine; it is defined when all its disks are whole, and never before.
 
-    An error leaves nothing that was made. A crash leaves partial images (swept by the next
-    restore into the same pool) or whole ones that no machine uses; the state of a TPM is marked
+    An error leaves nothing that was made. A crash leaves partial images (the next restore of the
+    same goes on with them) or whole ones that no machine uses; the state of a TPM is marked
     until its machine is defined, and swept likewise.
     """
     for directory in {image.path.parent for image in plan.images}:
@@ -109,8 +109,11 @@ def _write_images(
     progress: Progress,
     undo: ExitStack,
 ) -> int:
-    written = 0
-    for image in images:
-        written += restorer.restore(image, progress)
-        undo.callback(remove, image.path)
-    return written
+    """All of them are whole before the first one has its name: where this ends in between, the
+    next restore goes on with each."""
+    with ExitStack() as made:
+        whole = [(image, made.enter_context(restorer.made(image, progress))) for image in images]
+        for image, one in whole:
+            restorer.name(one, image)
+            undo.callback(remove, image.path)
+    return sum(one.written_bytes for _, one in whole)

@@ -170,8 +170,8 @@ class Wiring:
         where = ", ".join(self.settings.host_uris)
         raise UnknownVm(f"there is no VM {vm!r} on {where}", hint="drvm vms lists them")
 
-    def restorer(self) -> ImageRestorer:
-        return ImageRestorer(self.repository(), self.processes, self.clock)
+    def restorer(self, trace: Trace = no_trace) -> ImageRestorer:
+        return ImageRestorer(self.repository(), self.processes, self.clock, trace)
 
     def exporter(self, trace: Trace = no_trace) -> Exporter:
         repository, restorer = self.repository(), self.restorer()

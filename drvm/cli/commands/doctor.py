@@ -20,12 +20,14 @@ from drvm.core.errors import DrvmError, StoreError, UnknownVm
 from drvm.core.findings import Finding
 from drvm.core.units import format_bytes
 from drvm.host.model import Host
+from drvm.restore.partial import LeftImage
 from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers, fold_back
 from drvm.wiring.probing import kept_probe, probe_store
+from drvm.wiring.restores import half_restored, remove_half_restored
 
 _TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
 _MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
@@ -130,6 +132,7 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
         parts = ", ".join(left.parts)
         findings.append(Finding("dead drill", False, parts, "drvm doctor --fix removes it"))
     findings += [Finding("left alone", True, line) for line in leftovers.left_alone]
+    findings += [_half_restored(image) for image in half_restored(host)]
     return findings
 
 
@@ -154,12 +157,19 @@ def _standing(stood: Stood) -> Finding:
     return Finding(name, not stood.trouble, stood.trouble or detail, hint)
 
 
+def _half_restored(image: LeftImage) -> Finding:
+    size, day = format_bytes(image.allocated_bytes), image.written.date()
+    hint = "the same restore again goes on with it; drvm doctor --fix removes it"
+    return Finding("half-restored", False, f"{image.path}: {size}, of {day}", hint)
+
+
 def _fold(wiring: Wiring, vm: str) -> list[Finding]:
     return [replace(fold_back(wiring, vm), name=f"fold {vm}")]
 
 
 def _repair(wiring: Wiring) -> list[Finding]:
-    return [replace(done, name=f"repair {done.name}") for done in finish_leftovers(wiring)]
+    done = [*finish_leftovers(wiring), *remove_half_restored(wiring)]
+    return [replace(one, name=f"repair {one.name}") for one in done]
 
 
 def _store(wiring: Wiring) -> list[Finding]:

@@ -217,7 +217,9 @@ def restore_machine(
     if request.identity == "replace" and host.find_domain(manifest.vm_uuid) is not None:
         invocation.confirm(f"replace {manifest.vm} by its point {manifest.id}?", yes=yes)
     with invocation.progress() as progress:
-        restored = run_restore(plan, host, wiring.restorer(), progress, start=target.start)
+        restored = run_restore(
+            plan, host, wiring.restorer(invocation.trace), progress, start=target.start
+        )
     _tell(invocation, manifest, restored, plan.left)
 
 
@@ -238,7 +240,12 @@ def _to_folder(
         return
     with invocation.progress() as progress:
         restored = run_folder(
-            wiring.repository(), manifest, images, directory, wiring.restorer(), progress
+            wiring.repository(),
+            manifest,
+            images,
+            directory,
+            wiring.restorer(invocation.trace),
+            progress,
         )
     _tell(invocation, manifest, restored)
 

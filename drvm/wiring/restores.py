@@ -1,0 +1,34 @@
+"""What restores leave on the hosts of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from drvm.core.findings import Finding
+from drvm.host.model import Host
+from drvm.restore.partial import LeftImage, left_in, sweep_partial
+from drvm.wiring.assembly import Wiring
+
+
+def half_restored(host: Host) -> list[LeftImage]:
+    """Images in the pools of a host that is this machine, which a restore has left half-written
+    and nobody works on. Changes nothing."""
+    return [image for directory in _directories(host) for image in left_in(directory)]
+
+
+def remove_half_restored(wiring: Wiring) -> list[Finding]:
+    """All of them, of all hosts; a finding for each."""
+    return [
+        Finding(str(path), True, "a half-restored image was removed")
+        for host in wiring.hosts()
+        for directory in _directories(host)
+        for path in sweep_partial(directory, all_of_them=True)
+    ]
+
+
+def _directories(host: Host) -> Iterator[Path]:
+    if not urlsplit(host.uri).netloc:
+        paths = {pool.path for pool in host.pools() if pool.active and pool.kind == "dir"}
+        yield from (Path(path) for path in sorted(paths))
