@@ -6,8 +6,9 @@ pure ASCII.
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TextIO
@@ -64,6 +65,19 @@ class Output:
         """For people; nothing with ``--json``."""
         if not self.json:
             self._stream.write(printable(text, len(text)) + "\n")
+
+    def content(self, chunks: Iterable[bytes]) -> None:
+        """Bytes as they are; to a terminal as text, without control characters."""
+        if self._stream.isatty():
+            decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+            for chunk in chunks:
+                text = decoder.decode(chunk)
+                self._stream.write(printable(text, len(text), lines=True))
+            self._stream.write(printable(decoder.decode(b"", final=True)))
+            return
+        self._stream.flush()
+        for chunk in chunks:
+            self._stream.buffer.write(chunk)
 
     def block(self, text: str) -> None:
         """Several lines, as they are but for their control characters."""

@@ -12,6 +12,7 @@ IMPORTS = {
     "libvirt": ("drvm/host/",),
     "libvirt_qemu": ("drvm/host/",),
     "nbd": ("drvm/host/",),
+    "ctypes": ("drvm/core/process.py", "drvm/restore/guestfiles/libguestfs.py"),
     "boto3": ("drvm/store/",),
     "botocore": ("drvm/store/",),
     "subprocess": ("drvm/core/process.py",),

@@ -47,7 +47,6 @@ class Vault:
         banned: frozenset[bytes] = frozenset(),
         nvram: bytes | None = None,
         own: bool = False,
-        definition: bytes = b"<domain/>",
     ) -> Point:
         started = len(self.repository.points().points)
         self.repository.refresh(banned)
@@ -61,7 +60,7 @@ class Vault:
                 for at in range(0, len(content), step):
                     disk.data(content[at : at + step])
                 tallies.append(disk.tally)
-            session.blob(definition)
+            session.blob(b"<domain/>")
             if nvram is not None:
                 session.blob(nvram)
             written = session.finish()
