@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -72,7 +72,7 @@ class LibvirtStorage:
 
         self._connection.call(send, repeatable=False)
 
-    def download(self, pool: str, name: str, length: int) -> Iterator[Piece]:
+    def download(self, pool: str, name: str, length: int) -> Generator[Piece, None, None]:
         received = _Receiver(self._connection, pool, name, length)
         try:
             while (piece := received.next()) is not None:

@@ -3,7 +3,7 @@ through libvirt alone. No libvirt type leaves this room."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,7 +50,7 @@ class Storage(Protocol):
         are. Raises what ``pieces`` raises; an error or a crash leaves some of it written."""
         ...
 
-    def download(self, pool: str, name: str, length: int) -> Iterator[Piece]:
+    def download(self, pool: str, name: str, length: int) -> Generator[Piece, None, None]:
         """The first ``length`` bytes, or fewer where the volume ends. Close it if it is left
         early."""
         ...

@@ -20,10 +20,11 @@ _MEANINGFUL_SOURCE = frozenset({"encryption", "slices", "reservations", "auth"})
 @dataclass(frozen=True, slots=True)
 class DiskImage:
     """The restored image, as the target host sees it. ``path`` is absolute; ``format`` is
-    ``raw`` or ``qcow2`` and never probed."""
+    ``raw`` or ``qcow2`` and never probed. ``block``: it is a block device."""
 
     path: str
     format: str
+    block: bool = False
 
 
 def check_images(images: Mapping[str, DiskImage]) -> None:
@@ -70,7 +71,8 @@ def build_disk(
     if device == "lun":
         copier.changed.add(f"{where}: a plain disk instead of a passed-through LUN")
         device = "disk"
-    disk = ET.Element("disk", {"type": "file", "device": device})
+    kind = "block" if image is not None and image.block else "file"
+    disk = ET.Element("disk", {"type": kind, "device": device})
     if _SNAPSHOT.fullmatch(snapshot := source.get("snapshot", "")):
         disk.set("snapshot", snapshot)
     _add_image(disk, source, image, where, copier)
@@ -100,9 +102,10 @@ def _add_image(
     driver.set("name", "qemu")
     driver.set("type", image.format)
     disk.append(driver)
-    disk.append(ET.Element("source", {"file": image.path}))
-    if (kind := source.get("type", "file")) != "file":
-        copier.changed.add(f"{where}: a file instead of type {kind!r}")
+    disk.append(ET.Element("source", {"dev" if image.block else "file": image.path}))
+    made, kind = ("block", "a device") if image.block else ("file", "a file")
+    if (old := source.get("type", "file")) != made:
+        copier.changed.add(f"{where}: {kind} instead of type {old!r}")
     for child in () if old_source is None else old_source:
         if child.tag in _MEANINGFUL_SOURCE:
             copier.dropped.add(f"{where}/source/{child.tag}")

@@ -34,7 +34,7 @@ def rebuild_to_fit(
     """The definition of ``rebuild``, with a firmware that fits ``nvram``; or what stands in the
     way, a line each. What can't be found out does not stand in the way."""
     definition = rebuild(original_xml, spec)
-    if nvram is None:
+    if nvram is None or host.remote:  # the firmware is a file of that machine's
         return definition, ()
     chosen = host.firmware_file(definition.xml)
     if chosen is None or _fits(chosen, nvram) is not False:

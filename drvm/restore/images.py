@@ -53,12 +53,16 @@ _KEPT = "what was restored is kept: the same command goes on with it"
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
     """``path`` is absolute and does not exist yet; ``format`` is ``raw`` or ``qcow2``. ``point``:
-    (UUID of the machine, id) of what is restored, where it may be looked up again."""
+    (UUID of the machine, id) of what is restored, where it may be looked up again. ``pool``: it
+    is a volume of that one, of that kind, made through libvirt, and ``path`` is where its host
+    sees it."""
 
     disk: Disk
     path: Path
     format: str
     point: tuple[str, str] | None = None
+    pool: str | None = None
+    pool_kind: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -146,7 +150,7 @@ class ImageRestorer:
                 try:
                     written = self._fill(image, partial, progress)
                 except DamageFound:
-                    again = self._as_it_is_now(image)
+                    again = in_another_generation(self._repository, image)
                     if again is None:
                         raise
                     image = again
@@ -186,16 +190,6 @@ class ImageRestorer:
             partial.remove()
         finally:
             partial.release()
-
-    def _as_it_is_now(self, image: PlannedImage) -> PlannedImage | None:
-        """The same disk in another generation of the point, if there is one."""
-        vm_uuid, point_id = image.point or ("", "")
-        listed = self._repository.points(vm_uuid).points if image.point is not None else ()
-        for disk in (d for point in listed if point.id == point_id for d in point.manifest.disks):
-            same = (disk.target, disk.size_bytes) == (image.disk.target, image.disk.size_bytes)
-            if same and disk.root != image.disk.root:
-                return replace(image, disk=disk)
-        return None
 
     def _fill(self, image: PlannedImage, partial: Partial, progress: Progress) -> int:
         """Returns the bytes written."""
@@ -276,3 +270,14 @@ class ImageRestorer:
             writers = stack.enter_context(closing(Writers(open_writer)))
             there = HeldDisk(open_reader, extents, image.disk.size_bytes)
             yield writers, stack.enter_context(closing(there))
+
+
+def in_another_generation(repository: Repository, image: PlannedImage) -> PlannedImage | None:
+    """The same disk in another generation of its point, if there is one."""
+    vm_uuid, point_id = image.point or ("", "")
+    listed = repository.points(vm_uuid).points if image.point is not None else ()
+    for disk in (d for point in listed if point.id == point_id for d in point.manifest.disks):
+        same = (disk.target, disk.size_bytes) == (image.disk.target, image.disk.size_bytes)
+        if same and disk.root != image.disk.root:
+            return replace(image, disk=disk)
+    return None

@@ -14,12 +14,13 @@ from drvm.host.model import Host
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
-from drvm.restore.disks import DiskImage
 from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage, planned_in
+from drvm.restore.placing import by_volumes, disk_image, placing_problems, planned_volume
 from drvm.restore.preflight import needs, problems
 from drvm.restore.source import parse
 from drvm.restore.target import cpu_problems, gather
+from drvm.restore.volume_lease import new_token, volume_name
 
 IdentityMode = Literal["keep", "replace", "clone"]
 
@@ -45,7 +46,8 @@ class RestoreRequest:
 class RestorePlan:
     """``need_bytes``: what the images may take in the end. ``left``: files of the machine that is
     replaced; they stay where they are. ``tpm``: files of the emulated TPM's state; ``uuid``: of
-    the restored machine."""
+    the restored machine. ``nvram_pool``: the NVRAM goes there through libvirt; ``token``: in the
+    names of whatever goes so."""
 
     manifest: Manifest
     original_xml: str = field(repr=False)
@@ -58,6 +60,14 @@ class RestorePlan:
     pool: str
     need_bytes: int
     left: tuple[str, ...] = ()
+    nvram_pool: str | None = None
+    token: str = ""
+
+    @property
+    def volume_pools(self) -> tuple[str, ...]:
+        """Those in which volumes are made through libvirt, not as files of this machine."""
+        pools = {image.pool for image in self.images} | {self.nvram_pool}
+        return tuple(sorted(pool for pool in pools if pool is not None))
 
 
 def plan_restore(
@@ -69,14 +79,23 @@ def plan_restore(
     facts = gather(host)
     pool = facts.pools.get(request.pool)
     directory = Path(pool.path) if pool is not None else Path("/nonexistent")
-    disks = chosen_disks(manifest, request.disks)
-    images = tuple(_image(disk, directory, name, manifest, request.format) for disk in disks)
+    token = new_token()
+    far = pool is not None and by_volumes(host, pool)
+    images = tuple(
+        planned_volume(disk, pool, name, token, manifest, request.format)
+        if pool is not None and far
+        else _image(disk, directory, name, manifest, request.format)
+        for disk in chosen_disks(manifest, request.disks)
+    )
     nvram = repository.blob(manifest.nvram) if manifest.nvram is not None else None
-    nvram_path = directory / f"{name}-{manifest.id}-nvram.fd" if nvram is not None else None
+    nvram_name = (
+        volume_name(name, "nvram", token, "fd") if far else f"{name}-{manifest.id}-nvram.fd"
+    )
+    nvram_path = directory / nvram_name if nvram is not None else None
     tpm = repository.tpm_state(manifest) if host.places is not None else {}
     spec = DefinitionSpec(
         identity=_identity(manifest, request, name),
-        disks={image.disk.target: DiskImage(str(image.path), image.format) for image in images},
+        disks={image.disk.target: disk_image(image) for image in images},
         networks=request.networks,
         nvram_path=str(nvram_path) if nvram_path is not None else None,
         tpm_state=bool(tpm),
@@ -86,19 +105,16 @@ def plan_restore(
     )
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
     need_bytes = sum(max(0, image.size_bytes - image.on_hand_bytes) for image in images)
-    need = needs(
-        definition,
-        replace=request.identity == "replace",
-        pool=request.pool,
-        need_bytes=need_bytes,
-    )
+    replace = request.identity == "replace"
+    need = needs(definition, replace=replace, pool=request.pool, need_bytes=need_bytes)
     found = [*problems(facts, need), *unfit, *cpu_problems(host, facts, definition.xml)]
-    found += [f"{path} exists already" for path in _taken(images, nvram_path)]
+    found += placing_problems(images, nvram is not None)
+    found += [] if host.remote else [f"{p} exists already" for p in _taken(images, nvram_path)]
     if found:
         raise PreflightFailed(
             f"{manifest.vm} can't be restored to {host.uri} like this", problems=found
         )
-    left = _files_of(host, manifest.vm_uuid) if request.identity == "replace" else ()
+    left = _files_of(host, manifest.vm_uuid) if replace else ()
     return RestorePlan(
         manifest,
         original_xml,
@@ -111,6 +127,8 @@ def plan_restore(
         request.pool,
         need_bytes,
         left,
+        request.pool if far and nvram is not None else None,
+        token,
     )
 
 
@@ -192,4 +210,4 @@ def _files_of(host: Host, vm_uuid: str) -> tuple[str, ...]:
     named += [nvram] if (nvram := (tree.findtext("os/nvram") or "").strip()) else []
     if host.places is not None:
         named.append(str(host.places.nvram / f"{domain.name}_VARS.fd"))
-    return tuple(dict.fromkeys(path for path in named if Path(path).is_file()))
+    return tuple(dict.fromkeys(path for path in named if host.remote or Path(path).is_file()))

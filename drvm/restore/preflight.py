@@ -11,10 +11,9 @@ from drvm.core.units import format_bytes
 from drvm.host.model import HostCapabilities, Pool
 from drvm.restore.definition import Definition
 from drvm.restore.nics import NetworkUse
+from drvm.restore.placing import VOLUME_POOLS
 from drvm.restore.source import parse
 
-FILE_POOLS = frozenset({"dir", "fs", "netfs"})
-"""Pools whose volumes are files: where an image can be made in the format we choose."""
 _SHOWN_NAMES = 8
 
 
@@ -188,7 +187,7 @@ def _pool(facts: TargetFacts, need: Needs) -> Iterator[str]:
         return
     pool = facts.pools.get(need.pool)
     usable = sorted(
-        name for name, other in facts.pools.items() if other.active and other.kind in FILE_POOLS
+        name for name, other in facts.pools.items() if other.active and other.kind in VOLUME_POOLS
     )
     if pool is None:
         make = "" if usable else f"; virsh pool-create-as {need.pool} dir --target DIR makes one"
@@ -197,9 +196,9 @@ def _pool(facts: TargetFacts, need: Needs) -> Iterator[str]:
             f"({listed(usable)}{make})"
         )
         return
-    if pool.kind not in FILE_POOLS:
+    if pool.kind not in VOLUME_POOLS:
         yield (
-            f"pool {pool.name!r} is of the kind {pool.kind}, which holds no image files: use "
+            f"pool {pool.name!r} is of the kind {pool.kind}, where drvm makes no volumes: use "
             f"--pool NAME ({listed(usable)})"
         )
         return

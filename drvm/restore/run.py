@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from drvm.core.errors import HostError
+from drvm.core.errors import HostError, HostUnreachable, RestoreError
 from drvm.core.progress import Progress, Trace, no_trace
-from drvm.host.model import Host
+from drvm.host.model import Domain, Host
 from drvm.host.tpm import restored_state, sweep_states
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.folder import make_folder, remove, write_new
 from drvm.restore.images import ImageRestorer, PlannedImage, sweep_partial
 from drvm.restore.plan import RestorePlan
+from drvm.restore.volume_lease import HeldLease, held
+from drvm.restore.volume_leftovers import cleared
+from drvm.restore.volumes import VolumeRestorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +39,81 @@ def run_restore(
     progress: Progress,
     *,
     start: bool,
+    volumes: VolumeRestorer,
     trace: Trace = no_trace,
 ) -> Restored:
     """Restore a machine; it is defined when all its disks are whole, and never before.
 
-    An error leaves nothing that was made. A crash leaves partial images (the next restore of the
-    same goes on with them) or whole ones that no machine uses; the state of a TPM is marked
-    until its machine is defined, and swept likewise.
+    An error leaves nothing that was made, but on a host that can't be reached any more. A crash
+    leaves partial images (the next restore of the same goes on with them), volumes beside their
+    lease (``drvm/restore/volume_lease.py``), or whole ones that no machine uses; the state of a
+    TPM is marked until its machine is defined, and swept likewise.
     """
-    for directory in {image.path.parent for image in plan.images}:
+    for directory in {image.path.parent for image in plan.images if image.pool is None}:
         sweep_partial(directory)
-    with ExitStack() as undo:
-        written = _write_images(plan.images, restorer, progress, undo)
-        if plan.nvram is not None and plan.nvram_path is not None:
-            write_new(plan.nvram_path, plan.nvram)
-            undo.callback(remove, plan.nvram_path)
+    with _leased(plan, host, volumes, trace) as lease, ExitStack() as undo:
+        files = [image for image in plan.images if image.pool is None]
+        far = [image for image in plan.images if image.pool is not None]
+        written = _write_images(files, restorer, progress, undo)
+        written += _write_volumes(far, volumes, progress, undo, trace)
+        _write_nvram(plan, volumes, undo, trace)
         progress.stage("defining the machine")
         with contextlib.suppress(HostError):
             host.refresh_pool(plan.pool)  # so that the pool lists the images; nothing rests on it
-        with _tpm_state(plan, host, trace):
-            domain = host.define(plan.definition.xml)
+        try:
+            with _tpm_state(plan, host, trace):
+                domain = _define(plan, host, lease, trace)
+        except HostUnreachable:
+            if lease is not None:
+                undo.pop_all()  # it may be defined: whoever finds the lease looks
+            raise
         undo.pop_all()
     if start:
         progress.stage("starting the machine")
         domain.start()
     return Restored(tuple(image.path for image in plan.images), written, domain.name, domain.uuid)
+
+
+@contextlib.contextmanager
+def _leased(
+    plan: RestorePlan, host: Host, volumes: VolumeRestorer, trace: Trace
+) -> Iterator[HeldLease | None]:
+    """A lease of the pools in which volumes are made; what dead ones left there is cleared."""
+    if not plan.volume_pools:
+        yield None
+        return
+    about = f"restore of {plan.manifest.vm}, point {plan.manifest.id}"
+    try:
+        with (
+            cleared(host, plan.volume_pools, volumes.clock),
+            held(host.storage, plan.volume_pools, plan.token, about, trace) as lease,
+        ):
+            yield lease
+    except HostUnreachable as error:
+        left = f"what was made there ends in -{plan.token}: the next restore into that pool removes"
+        raise HostUnreachable(
+            error.message, hint=f"{error.hint}. {left} it, or drvm doctor --fix"
+        ) from None
+
+
+def _define(plan: RestorePlan, host: Host, lease: HeldLease | None, trace: Trace) -> Domain:
+    """A machine is defined only over volumes that nobody takes away: the lease is looked at behind
+    it, as whoever clears it away looks at the machines behind that."""
+    if lease is None:
+        return host.define(plan.definition.xml)
+    before = host.find_domain(plan.uuid)
+    replaced = before.xml(inactive=True, secure=True) if before is not None else None
+    domain = host.define(plan.definition.xml)
+    trace("machine-defined")
+    try:
+        lease.check()
+    except RestoreError:
+        if replaced is not None:
+            host.define(replaced)
+        else:
+            domain.undefine()
+        raise
+    return domain
 
 
 @contextlib.contextmanager
@@ -104,7 +157,7 @@ def run_folder(
 
 
 def _write_images(
-    images: tuple[PlannedImage, ...],
+    images: Sequence[PlannedImage],
     restorer: ImageRestorer,
     progress: Progress,
     undo: ExitStack,
@@ -117,3 +170,30 @@ def _write_images(
             restorer.name(one, image)
             undo.callback(remove, image.path)
     return sum(one.written_bytes for _, one in whole)
+
+
+def _write_volumes(
+    images: Sequence[PlannedImage],
+    volumes: VolumeRestorer,
+    progress: Progress,
+    undo: ExitStack,
+    trace: Trace,
+) -> int:
+    written = 0
+    for image in images:
+        assert image.pool is not None
+        written += volumes.restore(image, progress, trace)
+        undo.callback(volumes.discard, image.pool, image.path.name)
+    return written
+
+
+def _write_nvram(plan: RestorePlan, volumes: VolumeRestorer, undo: ExitStack, trace: Trace) -> None:
+    if plan.nvram is None or plan.nvram_path is None:
+        return
+    if plan.nvram_pool is None:
+        write_new(plan.nvram_path, plan.nvram)
+        undo.callback(remove, plan.nvram_path)
+        return
+    volumes.place(plan.nvram_pool, plan.nvram_path, plan.nvram)
+    undo.callback(volumes.discard, plan.nvram_pool, plan.nvram_path.name)
+    trace("nvram-placed")

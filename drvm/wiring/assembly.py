@@ -28,6 +28,7 @@ from drvm.repository.repository import Repository
 from drvm.repository.trust import HostTrust
 from drvm.restore.export.run import Exporter
 from drvm.restore.images import ImageRestorer
+from drvm.restore.volumes import VolumeRestorer
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
 from drvm.store.base import Store
@@ -176,6 +177,9 @@ class Wiring:
     def exporter(self, trace: Trace = no_trace) -> Exporter:
         repository, restorer = self.repository(), self.restorer()
         return Exporter(repository, restorer, self.processes, self.clock, trace)
+
+    def volume_restorer(self, host: Host, *, verify: bool = False) -> VolumeRestorer:
+        return VolumeRestorer(self.repository(), host.storage, self.clock, verify=verify)
 
     def image_tool(self) -> ImageTool:
         return ImageTool(self.processes)

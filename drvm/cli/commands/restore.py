@@ -40,6 +40,7 @@ class TargetOptions:
     cpu: str | None
     virt_type: Literal["kvm", "qemu"] | None
     start: bool
+    verify: bool
     dry_run: bool
     as_of: dt.datetime | None
 
@@ -74,6 +75,7 @@ _OPTIONS = (
         help="qemu: emulated, where there is no KVM.",
     ),
     click.option("--start", is_flag=True, help="Start the machine at the end."),
+    click.option("--verify", is_flag=True, help="Read uploaded volumes back, and compare."),
     click.option("--dry-run", is_flag=True, help="Print the plan; write nothing."),
     at_time,
 )
@@ -105,6 +107,7 @@ def collect(options: dict[str, Any]) -> TargetOptions:
         cpu=options["cpu"],
         virt_type=options["virt_type"],
         start=options["start"],
+        verify=options["verify"],
         dry_run=options["dry_run"],
         as_of=options["as_of"],
     )
@@ -140,9 +143,12 @@ def command(
     POINT is VM (the latest good point), VM@latest, VM@TIME or the beginning of an id. Every block
     is verified, the machine is defined last, and no existing file is ever overwritten.
 
+    Another host (--to) needs libvirt and a storage pool, and nothing of drvm.
+
     \b
     Examples:
       drvm restore web1 --start
+      drvm restore web1 --to qemu+ssh://root@kvm2/system --pool images --start
       drvm restore web1@2026-11-23T04:00 --replace --yes
       drvm restore web1 --as-of 2026-11-22T18:00 --output /srv/rescue
       drvm restore 3f9a --output /srv/rescue --format raw
@@ -207,7 +213,7 @@ def restore_machine(
     yes: bool,
 ) -> None:
     """Plan, show, ask where something is replaced, and do it."""
-    host = wiring.local_host()
+    host = wiring.host()
     plan = plan_restore(wiring.repository(), manifest, host, request)
     if target.dry_run:
         _show_plan(invocation, plan, host.uri)
@@ -217,8 +223,15 @@ def restore_machine(
     if request.identity == "replace" and host.find_domain(manifest.vm_uuid) is not None:
         invocation.confirm(f"replace {manifest.vm} by its point {manifest.id}?", yes=yes)
     with invocation.progress() as progress:
+        volumes = wiring.volume_restorer(host, verify=target.verify)
         restored = run_restore(
-            plan, host, wiring.restorer(invocation.trace), progress, start=target.start
+            plan,
+            host,
+            wiring.restorer(invocation.trace),
+            progress,
+            start=target.start,
+            volumes=volumes,
+            trace=invocation.trace,
         )
     _tell(invocation, manifest, restored, plan.left)
 

@@ -22,6 +22,7 @@ SMALL, LARGE = bytes(128 * KIB), bytes(528 * KIB)
 class FirmwareHost:
     chosen: Path | None
     uri: str = "qemu:///system"
+    remote: bool = False
 
     def firmware_file(self, domain_xml: str) -> Path | None:
         return self.chosen

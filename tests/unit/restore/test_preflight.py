@@ -27,7 +27,7 @@ FACTS = TargetFacts(
     networks=frozenset({"default", "x"}),
     pools={
         "default": POOL,
-        "vg": Pool("vg", "logical", True, "/dev/vg", 100 * GIB),
+        "far": Pool("far", "iscsi", True, "/dev/disk/by-path", 100 * GIB),
         "off": Pool("off", "dir", False, "/off", 100 * GIB),
     },
     capabilities=HostCapabilities(
@@ -79,7 +79,7 @@ def test_a_replacement_of_a_vm_that_is_off_has_no_problem() -> None:
             "bridge 'br9' --map-network lan=NAME",
         ),
         ({"pool": "none"}, "pool 'none' does not exist --pool NAME default"),
-        ({"pool": "vg"}, "logical --pool NAME default"),
+        ({"pool": "far"}, "iscsi --pool NAME default"),
         ({"pool": "off"}, "not active start it --pool NAME"),
         ({"need_bytes": 10 * GIB + 1}, "10.0 GiB left --pool --disk"),
         ({"volumes": frozenset({"vm-vda.qcow2"})}, "'vm-vda.qcow2' 'default' --name remove"),
