@@ -25,7 +25,7 @@ from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage, planned_in
 from drvm.restore.plan import read_definition
 from drvm.restore.preflight import needs, problems
-from drvm.restore.source import parse
+from drvm.restore.source import memory_bytes, parse
 from drvm.restore.target import gather
 
 DEFAULT_DIRECTORY = Path("/var/lib/libvirt/images")
@@ -110,13 +110,13 @@ def plan_drill(
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
     machine = parse(definition.xml)
     data_bytes = sum(stored_bytes(repository.disk_map(disk)) for disk in point.disks)
-    memory_bytes = rooms.memory_bytes(machine)
+    needed_bytes = memory_bytes(machine)
     found = [*_own_problems(host, point), *_host_problems(host, definition, name), *unfit]
     found += rooms.problems(
         _look(look, request.directory),
         request.directory,
         data_bytes=data_bytes,
-        memory_bytes=memory_bytes,
+        memory_bytes=needed_bytes,
     )
     if found:
         raise PreflightFailed(f"{point.vm} can't be drilled on {host.uri}", problems=found)
@@ -133,7 +133,7 @@ def plan_drill(
         tpm=tpm,
         emulated=(parse(original_xml).get("type"), machine.get("type")) == ("kvm", "qemu"),
         data_bytes=data_bytes,
-        memory_bytes=memory_bytes,
+        memory_bytes=needed_bytes,
         host=host.hostname(),
         created=_created(point),
         started=started,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,6 @@ images may lie there too, which pause when nothing is left."""
 _MEMINFO = Path("/proc/meminfo")
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d{1,15}) kB$", re.MULTILINE | re.ASCII)
 _OTHERS_MAY_ENTER = 0o001
-_UNITS = {"b": 1, "bytes": 1}
-_UNITS |= {
-    spelling: base**power
-    for power, letter in enumerate("kmgtpe", start=1)
-    for spelling, base in ((letter, KIB), (f"{letter}ib", KIB), (f"{letter}b", 1000))
-}
-"""libvirt's ``scaledInteger``: ``KB`` is 1000, ``K`` and ``KiB`` are 1024; in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +58,6 @@ def problems(room: Room, directory: Path, *, data_bytes: int, memory_bytes: int)
             f"QEMU's user can't enter {path}: chmod o+x {path}, or choose another directory "
             "for drills"
         )
-
-
-def memory_bytes(domain: ET.Element) -> int:
-    """What the guest may take; 0 where its definition does not say it as libvirt does."""
-    memory = domain.find("memory")
-    text = "" if memory is None else (memory.text or "").strip()
-    unit = "kib" if memory is None else memory.get("unit", "KiB").lower()
-    return int(text) * _UNITS.get(unit, 0) if re.fullmatch(r"[0-9]{1,20}", text) else 0
 
 
 def _available_memory() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 from defusedxml.common import DefusedXmlException
@@ -9,6 +10,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from drvm.core.errors import RestoreError
 from drvm.core.text import printable
+from drvm.core.units import KIB
 
 MAX_BYTES = 1 << 22
 """As libvirt itself: its protocol carries no longer text (VIR_NET_MESSAGE_STRING_MAX)."""
@@ -21,6 +23,14 @@ _HINT = (
     "the recovery point's definition can't be used; restore its disks to a folder with --output, "
     "or take another point"
 )
+
+_UNITS = {"b": 1, "bytes": 1}
+_UNITS |= {
+    spelling: base**power
+    for power, letter in enumerate("kmgtpe", start=1)
+    for spelling, base in ((letter, KIB), (f"{letter}ib", KIB), (f"{letter}b", 1000))
+}
+"""libvirt's ``scaledInteger``: ``KB`` is 1000, ``K`` and ``KiB`` are 1024; in any case."""
 
 
 class _BoundedBuilder(ET.TreeBuilder):
@@ -72,3 +82,11 @@ def parse(text: str, *, root: str = "domain") -> ET.Element:
     if not isinstance(tree, ET.Element) or tree.tag != root:
         raise RestoreError(f"the domain XML is not a <{root}>", hint=_HINT)
     return tree
+
+
+def memory_bytes(domain: ET.Element) -> int:
+    """What the guest may take; 0 where its definition does not say it as libvirt does."""
+    memory = domain.find("memory")
+    text = "" if memory is None else (memory.text or "").strip()
+    unit = "kib" if memory is None else memory.get("unit", "KiB").lower()
+    return int(text) * _UNITS.get(unit, 0) if re.fullmatch(r"[0-9]{1,20}", text) else 0

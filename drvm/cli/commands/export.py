@@ -47,8 +47,11 @@ def command(
     """Write the disks of a recovery point for another hypervisor.
 
     vmdk is for VMware, and stream-optimised, as its imports want it; vdi for VirtualBox, vhdx for
-    Hyper-V, raw and qcow2 for anything else. Each image is read back and compared with the point,
-    block by block, before it gets its name. No existing file is ever overwritten.
+    Hyper-V, raw and qcow2 for anything else. With the first three the machine is described by an
+    OVF, which VMware and VirtualBox import, and a README says what is not carried over.
+
+    Each image is read back and compared with the point, block by block, before it gets its name.
+    No existing file is ever overwritten.
 
     \b
     Examples:
@@ -89,6 +92,8 @@ def _show(invocation: Invocation, plan: ExportPlan) -> None:
         fields = {
             "point": plan.manifest.id,
             "images": disks,
+            "files": plan.files,
+            "notes": _notes(plan),
             "need_bytes": plan.need_bytes,
             "free_bytes": plan.free_bytes,
         }
@@ -99,6 +104,10 @@ def _show(invocation: Invocation, plan: ExportPlan) -> None:
     for disk in plan.disks:
         size = format_bytes(disk.image.size_bytes)
         output.line(f"  {disk.image.disk.target}: {size} {disk.format} -> {disk.path}")
+    for path in plan.files[len(plan.disks) :]:
+        output.line(f"  {path}")
+    for note in _notes(plan):
+        output.line(f"  note: {note}")
     need, left = format_bytes(plan.need_bytes), format_bytes(plan.free_bytes)
     output.line(f"  needs up to {need}, and {left} is left")
 
@@ -110,6 +119,7 @@ def _tell(invocation: Invocation, plan: ExportPlan, exported: Exported, *, verif
             "files": exported.files,
             "written_bytes": exported.written_bytes,
             "verified": verified,
+            "notes": _notes(plan),
         }
         invocation.output.document({"exported": fields})
         return
@@ -120,3 +130,9 @@ def _tell(invocation: Invocation, plan: ExportPlan, exported: Exported, *, verif
     )
     for path in exported.files:
         invocation.output.line(f"  {path}")
+    for note in _notes(plan):
+        invocation.output.line(f"  note: {note}")
+
+
+def _notes(plan: ExportPlan) -> tuple[str, ...]:
+    return () if plan.machine is None else plan.machine.notes

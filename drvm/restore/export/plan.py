@@ -13,9 +13,11 @@ from drvm.core.ids import is_vm_name
 from drvm.core.units import TIB, format_bytes
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
-from drvm.repository.window import mapped_bytes
+from drvm.repository.window import stored_bytes
+from drvm.restore.export import ovf
+from drvm.restore.export.machine import ExportedMachine, exported_machine
 from drvm.restore.images import PlannedImage
-from drvm.restore.plan import chosen_disks
+from drvm.restore.plan import chosen_disks, read_definition
 
 ExportFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
 FORMATS: tuple[ExportFormat, ...] = ("raw", "qcow2", "vmdk", "vdi", "vhdx")
@@ -37,14 +39,34 @@ class ExportedDisk:
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
     """``name``: what the files are called after. ``need_bytes``: what they may take at most while
-    they are made; ``free_bytes``: what there is."""
+    they are made; ``free_bytes``: what there is. ``machine`` is what is described beside the
+    disks, ``None`` for formats that are not of another hypervisor, and for points without a VM."""
 
     manifest: Manifest
     name: str
     directory: Path
     disks: tuple[ExportedDisk, ...]
+    machine: ExportedMachine | None
     need_bytes: int
     free_bytes: int
+
+    @property
+    def ovf(self) -> Path:
+        return self.directory / f"{self.name}.ovf"
+
+    @property
+    def digests(self) -> Path:
+        return self.directory / f"{self.name}.mf"
+
+    @property
+    def readme(self) -> Path:
+        return self.directory / f"{self.name}-README.txt"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """In the order in which they are made."""
+        beside = () if self.machine is None else (self.readme, self.ovf, self.digests)
+        return (*(disk.path for disk in self.disks), *beside)
 
 
 def plan_export(
@@ -65,11 +87,17 @@ def plan_export(
         made = "raw" if image_format == "vmdk" else image_format
         image = PlannedImage(disk, path, made, (manifest.vm_uuid, manifest.id))
         chosen.append(ExportedDisk(image, path, image_format))
+    machine = None
+    if image_format in ovf.FORMATS and manifest.definition is not None:
+        definition_xml = read_definition(repository, manifest)
+        wanted = tuple(disk.image.disk for disk in chosen)
+        machine = exported_machine(definition_xml, manifest, name, wanted)
     plan = ExportPlan(
         manifest,
         name,
         directory,
         tuple(chosen),
+        machine,
         _need_bytes(repository, chosen),
         _free_bytes(directory),
     )
@@ -80,7 +108,7 @@ def plan_export(
 
 def _need_bytes(repository: Repository, disks: list[ExportedDisk]) -> int:
     """Of VMDKs that can't be compressed, and the largest raw image besides."""
-    sizes = [mapped_bytes(repository.disk_map(disk.image.disk)) for disk in disks]
+    sizes = [stored_bytes(repository.disk_map(disk.image.disk)) for disk in disks]
     beside = max(sizes, default=0) if any(disk.format == "vmdk" for disk in disks) else 0
     return sum(sizes) + beside
 
@@ -92,9 +120,9 @@ def _free_bytes(directory: Path) -> int:
 
 def _problems(plan: ExportPlan) -> list[str]:
     found = [
-        f"{disk.path} exists already: choose another folder"
-        for disk in plan.disks
-        if os.path.lexists(disk.path)
+        f"{path} exists already: choose another folder"
+        for path in plan.files
+        if os.path.lexists(path)
     ]
     for disk in plan.disks:
         size_bytes = disk.image.size_bytes

@@ -14,9 +14,12 @@ from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.convert import write_vmdk
 from drvm.host.images import ImageTool
 from drvm.repository.repository import Repository
+from drvm.restore.export.machine import ExportedMachine
+from drvm.restore.export.ovf import DescribedDisk, digests, envelope
 from drvm.restore.export.plan import ExportedDisk, ExportPlan
 from drvm.restore.export.readback import ReadBack
-from drvm.restore.folder import make_folder, remove
+from drvm.restore.export.readme import readme
+from drvm.restore.folder import make_folder, remove, write_new
 from drvm.restore.images import (
     ImageRestorer,
     MadeImage,
@@ -66,8 +69,27 @@ class Exporter:
                 written += self._disk(disk, progress, verify=verify)
                 undo.callback(remove, disk.path)
                 self._trace(f"exported-{disk.image.disk.target}")
+            if plan.machine is not None:
+                progress.stage(f"describing {plan.name}")
+                self._describe(plan, plan.machine, undo)
             undo.pop_all()
-        return Exported(tuple(disk.path for disk in plan.disks), written)
+        return Exported(plan.files, written)
+
+    def _describe(self, plan: ExportPlan, machine: ExportedMachine, undo: ExitStack) -> None:
+        """The digests last: where they are, everything is."""
+        described = [
+            DescribedDisk(disk.image.disk.target, disk.path, disk.format, disk.image.size_bytes)
+            for disk in plan.disks
+        ]
+        self._write(plan.readme, readme(plan, machine), undo)
+        self._write(plan.ovf, envelope(machine, described), undo)
+        images = [disk.path for disk in plan.disks]
+        self._write(plan.digests, digests([plan.ovf, *images]), undo)
+        self._trace("export-described")
+
+    def _write(self, path: Path, data: bytes, undo: ExitStack) -> None:
+        write_new(path, data)
+        undo.callback(remove, path)
 
     def _disk(self, disk: ExportedDisk, progress: Progress, *, verify: bool) -> int:
         target = disk.image.disk.target

@@ -110,22 +110,6 @@ def test_a_relative_directory_is_refused(stage: Stage) -> None:
         stage.plan(directory=Path("drills"))
 
 
-@pytest.mark.parametrize(
-    ("memory", "expected"),
-    [
-        ("<memory>1024</memory>", 1 << 20),
-        ("<memory unit='KB'>1024</memory>", 1024_000),
-        ("<memory unit='GiB'>2</memory>", 2 << 30),
-        ("<memory unit='b'>7</memory>", 7),
-        ("<memory unit='parsec'>7</memory>", 0),
-        ("<memory>much</memory>", 0),
-        ("", 0),
-    ],
-)
-def test_memory_is_read_in_every_unit_that_libvirt_knows(memory: str, expected: int) -> None:
-    assert rooms.memory_bytes(fromstring(f"<domain>{memory}</domain>")) == expected
-
-
 def test_the_room_is_looked_for_where_the_directory_will_be(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

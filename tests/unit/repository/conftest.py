@@ -47,6 +47,7 @@ class Vault:
         banned: frozenset[bytes] = frozenset(),
         nvram: bytes | None = None,
         own: bool = False,
+        definition: bytes = b"<domain/>",
     ) -> Point:
         started = len(self.repository.points().points)
         self.repository.refresh(banned)
@@ -60,7 +61,7 @@ class Vault:
                 for at in range(0, len(content), step):
                     disk.data(content[at : at + step])
                 tallies.append(disk.tally)
-            session.blob(b"<domain/>")
+            session.blob(definition)
             if nvram is not None:
                 session.blob(nvram)
             written = session.finish()

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from drvm.core.errors import RestoreError
-from drvm.restore.source import MAX_ATTRIBUTES, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, parse
+from drvm.restore.source import (
+    MAX_ATTRIBUTES,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_ELEMENTS,
+    memory_bytes,
+    parse,
+)
 
 
 def test_what_libvirt_writes_is_read() -> None:
@@ -60,3 +67,19 @@ def test_one_more_is_refused(text: str) -> None:
     with pytest.raises(RestoreError, match=r"deeper|more than|larger") as caught:
         parse(text)
     assert "--output" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        ("<memory>1024</memory>", 1 << 20),
+        ("<memory unit='KB'>1024</memory>", 1024_000),
+        ("<memory unit='GiB'>2</memory>", 2 << 30),
+        ("<memory unit='b'>7</memory>", 7),
+        ("<memory unit='parsec'>7</memory>", 0),
+        ("<memory>much</memory>", 0),
+        ("", 0),
+    ],
+)
+def test_memory_is_read_in_every_unit_that_libvirt_knows(memory: str, expected: int) -> None:
+    assert memory_bytes(parse(f"<domain>{memory}</domain>")) == expected

@@ -19,18 +19,25 @@ from drvm.restore.export.run import Exporter
 from drvm.restore.images import ImageRestorer
 from tests.unit.repository.conftest import Vault, cheap_key_derivation, new_vault
 from tests.unit.repository.test_round_trip import noise
+from tests.unit.restore.export.envelopes import checked_envelope, items
 
 __all__ = ["cheap_key_derivation"]  # a fixture
 
 CONTENT = noise(MIB) + bytes(2 * LEAF_BYTES) + noise(MIB // 2 + 700, 1)
 """With a hole that is longer than a leaf, and an end that is no whole block or sector."""
 ZEROES = bytes(3 * MIB)
+DEFINITION = b"""<domain type='kvm'><name>web1</name><memory unit='MiB'>512</memory><vcpu>2</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
+<disk type='file' device='disk'><source file='/a'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='disk'><source file='/b'/><target dev='vdb' bus='virtio'/></disk>
+<interface type='network'><source network='lan'/><model type='virtio'/></interface>
+</devices></domain>"""
 
 
 @pytest.fixture
 def vault() -> Vault:
     vault = new_vault()
-    vault.save([CONTENT, ZEROES], step=1 << 24)
+    vault.save([CONTENT, ZEROES], step=1 << 24, definition=DEFINITION)
     return vault
 
 
@@ -58,12 +65,20 @@ def same(image: Path, image_format: str, content: bytes, scratch: Path) -> bool:
 def test_what_is_exported_reads_as_what_was_stored(vault, tmp_path, image_format):
     directory = tmp_path / "out"
     exported = exporter(vault).run(plan(vault, directory, image_format), NoProgress())
-    first, second = exported.files
+    first, second = exported.files[:2]
     assert [first.name, second.name] == [f"web1-vd{n}.{image_format}" for n in "ab"]
     assert same(first, image_format, CONTENT, tmp_path)
     assert same(second, image_format, ZEROES, tmp_path)
     assert first.stat().st_blocks * 512 < 5 * MIB
-    assert sorted(directory.iterdir()) == [first, second]
+    assert sorted(directory.iterdir()) == sorted(exported.files)
+
+
+@pytest.mark.parametrize("image_format", ["vmdk", "vdi", "vhdx"])
+def test_the_machine_is_described_beside_its_disks(vault, tmp_path, image_format):
+    exporter(vault).run(plan(vault, tmp_path, image_format), NoProgress())
+    root = checked_envelope(tmp_path / "web1.ovf")
+    assert items(root, 4)[0]["VirtualQuantity"] == "512"
+    assert "ahci" in (tmp_path / "web1-README.txt").read_text()
 
 
 def test_a_vmdk_is_stream_optimised_and_names_itself(vault, tmp_path):
