@@ -1,8 +1,7 @@
-"""drvm as a user runs it: a config, a passphrase, a repository, and the command itself."""
+"""drvm as a user has it: a config, a passphrase, a repository, and its commands."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,19 +18,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.process import SystemProcesses
 from drvm.lab.services import S3Server
 from drvm.wiring.assembly import Wiring
-
-LIMIT_S = 300.0
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
+from tests.commands import LIMIT_S, Result, run_command
 
 
 @dataclass(frozen=True)
@@ -48,41 +35,28 @@ class Appliance:
     def drvm(
         self, *arguments: str, expect: int | None = 0, env: Mapping[str, str] | None = None
     ) -> Result:
-        """Run a command to its end; any other exit code than ``expect`` is an error. ``None``:
-        all will do, as for what looks at everything on the host."""
-        done = subprocess.run(
-            self.argv(*arguments),
-            env={**self.env, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        result = Result(done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr, done.stderr
+        """Run a command to its end, in this process; any other exit code than ``expect`` is an
+        error. ``None``: all will do, as for what looks at everything on the host."""
+        result = run_command(self.words(*arguments), {**self.env, **(env or {})})
+        assert "Traceback" not in result.err, result.err
         assert expect is None or result.code == expect, f"{arguments} -> {result}"
         return result
 
     def json(self, *arguments: str, expect: int | None = 0) -> Any:
         return self.drvm("--json", *arguments, expect=expect).document
 
+    def words(self, *arguments: str) -> list[str]:
+        return ["--config", str(self.config), *arguments]
+
     def argv(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "drvm", "--config", str(self.config), *arguments]
+        """Of a process of its own."""
+        return [sys.executable, "-m", "drvm", *self.words(*arguments)]
 
     def backup(self, vm: str, *options: str) -> dict[str, Any]:
         """A point of ``vm``, warnings allowed."""
-        done = subprocess.run(
-            self.argv("--json", "backup", vm, *options),
-            env=dict(self.env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        assert done.returncode in (0, 3), done.stderr
-        (point,) = json.loads(done.stdout)["points"]
+        done = self.drvm("--json", "backup", vm, *options, expect=None)
+        assert done.code in (0, 3), done.err
+        (point,) = done.document["points"]
         return dict(point)
 
     def wiring(self) -> Wiring:

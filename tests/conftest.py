@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -16,6 +18,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.process import Processes, SystemProcesses
 from drvm.lab import guest as lab
 from drvm.lab import services
+from drvm.repository import keys
 from tests.guests import MakeGuest, Sleeper, guests, remove_leftovers
 from tests.nonces import Nonces, watched
 
@@ -71,6 +74,14 @@ def nonces() -> Iterator[Nonces]:
     seen = Nonces()
     with watched(seen):
         yield seen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stretched_once() -> Iterator[None]:
+    """Argon2id takes a quarter of a second of a processor for each command; what a passphrase
+    and a salt gave once, they give again."""
+    with mock.patch.object(keys, "_stretch", functools.cache(keys._stretch)):
+        yield
 
 
 @pytest.fixture(scope="session")
