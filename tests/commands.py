@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -31,7 +31,7 @@ class Result:
         return json.loads(self.out)
 
 
-def run_command(arguments: list[str], env: Mapping[str, str], stdin: str = "") -> Result:
+def run_command(arguments: Sequence[str], env: Mapping[str, str], stdin: str = "") -> Result:
     """``drvm`` with these arguments, to its end: ``env`` is all that it knows, ``stdin`` all that
     it is told, neither is a terminal.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pty
 import re
@@ -14,8 +13,11 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.commands import Result, run_command
 
 DRVM = [sys.executable, "-m", "drvm"]
 FIRST, SECOND, WRONG = "planted-first-passphrase", "planted-second-phrase", "planted-wrong-phrase"
@@ -55,7 +57,11 @@ class Place:
             **more,
         }
 
-    def run(self, *args: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, stdin: str = "", **environ: str) -> Result:
+        return self._keep(args, run_command(args, self.environ(**environ), stdin))
+
+    def run_apart(self, *args: str, stdin: str = "", **environ: str) -> Result:
+        """In a process of its own."""
         done = subprocess.run(
             [*DRVM, *args],
             input=stdin,
@@ -65,15 +71,17 @@ class Place:
             check=False,
             env=self.environ(**environ),
         )
-        if args[:2] != ("key", "export"):
-            self.printed += [done.stdout.encode(), done.stderr.encode()]
-        return done
+        return self._keep(args, Result(done.returncode, done.stdout, done.stderr))
 
-    def json(self, *args: str, **environ: str) -> dict:  # type: ignore[type-arg]
+    def _keep(self, args: tuple[str, ...], result: Result) -> Result:
+        if args[:2] != ("key", "export"):
+            self.printed += [result.out.encode(), result.err.encode()]
+        return result
+
+    def json(self, *args: str, **environ: str) -> Any:
         done = self.run(*args, "--json", **environ)
-        assert done.returncode == 0, done.stderr
-        answer: dict = json.loads(done.stdout)  # type: ignore[type-arg]
-        return answer
+        assert done.code == 0, done.err
+        return done.document
 
     def second(self) -> dict[str, str]:
         return {"DRVM_PASSWORD_FILE": str(self.root / "second")}
@@ -83,7 +91,7 @@ class Place:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = Place(tmp_path_factory.mktemp("keys"))
     done = place.run("init")
-    assert done.returncode in (0, 3), done.stderr
+    assert done.code in (0, 3), done.err
     return place
 
 
@@ -93,7 +101,7 @@ def place(made: Place) -> Iterator[Place]:
     yield made
     for slot in made.json("key", "list")["slots"]:
         if not slot["in_use"]:
-            assert made.run("key", "remove", slot["id"], "--yes").returncode == 0
+            assert made.run("key", "remove", slot["id"], "--yes").code == 0
 
 
 def test_a_passphrase_is_added_listed_used_and_removed(place: Place) -> None:
@@ -103,9 +111,9 @@ def test_a_passphrase_is_added_listed_used_and_removed(place: Place) -> None:
     assert listed[slot]["label"] == "the safe" and listed[slot]["in_use"]
     assert listed[slot]["created"] and listed[slot]["host"]
     refused = place.run("key", "remove", "the safe", "--yes", **place.second())
-    assert refused.returncode == 2 and "drvm key change" in refused.stderr
-    assert place.run("key", "remove", "the safe", "--yes").returncode == 0
-    assert place.run("points", **place.second()).returncode == 12
+    assert refused.code == 2 and "drvm key change" in refused.err
+    assert place.run("key", "remove", "the safe", "--yes").code == 0
+    assert place.run("points", **place.second()).code == 12
 
 
 @pytest.mark.long
@@ -113,7 +121,7 @@ def test_a_change_keeps_the_label_and_leaves_the_new_one_only(place: Place) -> N
     place.json("key", "add", "--label", "mine", "--new-password-file", str(place.root / "second"))
     third = place.secret_file("third", "planted-third-passphrase")
     place.json("key", "change", "--new-password-file", str(third), **place.second())
-    assert place.run("points", **place.second()).returncode == 12
+    assert place.run("points", **place.second()).code == 12
     environ = {"DRVM_PASSWORD": "planted-third-passphrase"}
     (row,) = [row for row in place.json("key", "list", **environ)["slots"] if row["in_use"]]
     assert row["label"] == "mine"
@@ -122,18 +130,18 @@ def test_a_change_keeps_the_label_and_leaves_the_new_one_only(place: Place) -> N
 def test_the_page_that_was_printed_opens_the_repository_without_any_passphrase(
     place: Place,
 ) -> None:
-    page = place.run("key", "export").stdout
+    page = place.run("key", "export").out
     line = next(line for line in page.splitlines() if line.strip().startswith("3:"))
     wrong = page.replace(line, line[:-1] + ("0" if line[-1] != "0" else "1"))
     told = place.run("key", "import", "-", stdin=wrong, **place.second())
-    assert told.returncode == 2 and "line 3: at least one digit is wrong" in told.stderr
+    assert told.code == 2 and "line 3: at least one digit is wrong" in told.err
     done = place.run("key", "import", "-", "--json", stdin=page, **place.second())
-    assert done.returncode == 0, done.stderr
-    assert place.run("points", **place.second()).returncode == 0
+    assert done.code == 0, done.err
+    assert place.run("points", **place.second()).code == 0
 
 
 def test_a_terminal_is_asked_twice_and_told_of_mistyped_lines(place: Place) -> None:
-    lines = json.loads(place.run("key", "export", "--json").stdout)["lines"]
+    lines = place.run("key", "export", "--json").document["lines"]
     config = place.root / "asks.yaml"
     config.write_text(
         f"repository: {{url: 'file://{place.root}/repo'}}\n"
@@ -202,7 +210,7 @@ out = open(sys.argv[1], "ab")
 for parent in (os.getpid(), os.getppid()):
     out.write(open(f"/proc/{parent}/cmdline", "rb").read())
 out.write(open(f"/proc/{os.getpid()}/environ", "rb").read())
-sys.stderr.write("planted-second-phrase, says the manager\\n")
+sys.err.write("planted-second-phrase, says the manager\\n")
 print("planted-second-phrase" if sys.argv[2] == "good" else "x" * 100000)
 sys.exit(0 if sys.argv[2] != "bad" else 1)
 """
@@ -249,13 +257,14 @@ def artefacts(place: Place) -> Iterator[tuple[str, bytes]]:
 
 
 def test_planted_secrets_turn_up_nowhere(place: Place) -> None:
-    lines = json.loads(place.run("key", "export", "--json").stdout)["lines"]
+    lines = place.run("key", "export", "--json").document["lines"]
     typed = "\n".join([*lines[:2], lines[2].replace("1", "2", 1), *lines[3:]])
     codes = set()
     for way in ways(place):
         args = [part for part in way if not re.match("[A-Z_]+=", part)]
         environ = dict(part.split("=", 1) for part in way if re.match("[A-Z_]+=", part))
-        codes.add(place.run(*args, stdin=typed, **environ).returncode)
+        run = place.run_apart if "DRVM_PASSWORD_COMMAND" in environ else place.run
+        codes.add(run(*args, stdin=typed, **environ).code)
     assert {0, 1, 2, 12} <= codes
     digits = "".join(re.sub("[^0-9a-f]", "", line.partition(":")[2])[:32] for line in lines[:5])
     seal, block_id = bytes.fromhex(digits[32:96]), bytes.fromhex(digits[96:160])
