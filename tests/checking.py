@@ -95,8 +95,7 @@ def _lost_blocks(repository: Repository, disk: Disk, content: bytes) -> Iterator
             frame, slot = divmod(int(leaf.ordinal[at]), FRAME_BLOCKS)
             name = leaf.packs[int(leaf.pack[at])]
             try:
-                (group,) = repository.packs.ranges(name, np.array([frame]))
-                (plain,) = repository.packs.frames(name, group)
+                plain = repository.packs.frame(name, frame)
             except DamageFound:
                 lost.add(block)
                 continue

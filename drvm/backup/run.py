@@ -13,7 +13,7 @@ from drvm.core.errors import CaptureError, DrvmError, Interrupted, PacksCondemne
 from drvm.core.progress import Progress, Trace
 from drvm.repository.disk_writer import DiskWriter
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
-from drvm.repository.points import Point
+from drvm.repository.points import ATTEMPTS, Point
 from drvm.repository.repository import Repository
 from drvm.repository.session import Session, Written
 from drvm.snapshot.capture import (
@@ -25,9 +25,6 @@ from drvm.snapshot.capture import (
 )
 from drvm.snapshot.group import capture_group
 from drvm.snapshot.parts import Parts
-
-ATTEMPTS = 3
-"""How often a point is written anew when a collector condemns packs that it relies on."""
 
 
 @dataclass(frozen=True, slots=True)

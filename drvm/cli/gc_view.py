@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import warn
 from drvm.cli.output import Column
 from drvm.core.clock import rfc3339
 from drvm.core.units import format_bytes
@@ -33,9 +32,9 @@ def show(invocation: Invocation, shown: Shown) -> None:
     for damaged in plan.damaged:
         kind = "point" if damaged.good else "unfinished point"
         words = "; ".join(damaged.reasons)
-        warn(invocation, f"{kind} {damaged.generation.point_id}: {words}")
+        invocation.warn(f"{kind} {damaged.generation.point_id}: {words}")
     if shown.retired.failed:
-        warn(invocation, f"{shown.retired.failed} points could not be written anew: drvm check")
+        invocation.warn(f"{shown.retired.failed} points could not be written anew: drvm check")
     output = invocation.output
     if output.json:
         output.document(_fields(shown))

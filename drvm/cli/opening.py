@@ -12,7 +12,7 @@ import click
 
 from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.config.elsewhere import elsewhere
-from drvm.config.settings import NO_OVERRIDES, Overrides
+from drvm.config.settings import NO_OVERRIDES, Overrides, Settings
 from drvm.core.errors import UsageError
 from drvm.core.text import printable
 from drvm.repository.points import Listing, Point
@@ -29,13 +29,7 @@ def opened(
     invocation: Invocation, overrides: Overrides = NO_OVERRIDES, *, confirm: bool = False
 ) -> Iterator[Wiring]:
     """The wiring for the settings in force; ``confirm`` asks for a new passphrase twice."""
-    settings = invocation.settings(overrides)
-    with Wiring(
-        settings,
-        clock=invocation.clock,
-        processes=invocation.processes,
-        passphrase=lambda: invocation.password(settings, confirm=confirm),
-    ) as wiring:
+    with _wiring(invocation, invocation.settings(overrides), confirm=confirm) as wiring:
         yield wiring
 
 
@@ -56,17 +50,17 @@ def opened_elsewhere(
 ) -> Iterator[Wiring]:
     """The wiring with a second repository: one of the config's copies, or any by its URL."""
     settings = elsewhere(invocation.settings(), text, invocation.environ, password_file)
-    with Wiring(
-        settings,
-        clock=invocation.clock,
-        processes=invocation.processes,
-        passphrase=lambda: invocation.password(settings),
-    ) as wiring:
+    with _wiring(invocation, settings) as wiring:
         yield wiring
 
 
-def warn(invocation: Invocation, text: str) -> None:
-    invocation.warn(text)
+def _wiring(invocation: Invocation, settings: Settings, *, confirm: bool = False) -> Wiring:
+    return Wiring(
+        settings,
+        clock=invocation.clock,
+        processes=invocation.processes,
+        passphrase=lambda: invocation.password(settings, confirm=confirm),
+    )
 
 
 def check_place(report: Path) -> None:
@@ -87,7 +81,7 @@ def good_points(
 def told(invocation: Invocation, listing: Listing) -> tuple[Point, ...]:
     """The good points; what can't be read is told, and does not hide the others."""
     for problem in listing.problems:
-        warn(invocation, problem)
+        invocation.warn(problem)
     return listing.points
 
 

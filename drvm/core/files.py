@@ -25,6 +25,21 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     sync_directory(path.parent)
 
 
+def write_cached(path: Path, data: bytes) -> None:
+    """Replace ``path``, without a sync: for caches, whose readers find out what a power loss tore.
+    Raises ``OSError``; a crash leaves at most a file that ends in ``.partial``."""
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
 def remove_durably(path: Path) -> None:
     """Unlink ``path`` if it is there, and make the directory remember."""
     with contextlib.suppress(FileNotFoundError):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_In = TypeVar("_In")
+_AT_ONCE = 8
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -37,6 +39,14 @@ class Threads:
         """
         with _signals_later():
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def mapped(work: Callable[[_In], _T], items: Sequence[_In], *, waiting: int = 256) -> Iterator[_T]:
+    """What ``work`` makes of the items, in their order, by a few threads; at most so many results
+    are ``waiting`` for whoever takes them. The first error ends it."""
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mapped") as pool:
+        for start in range(0, len(items), waiting):
+            yield from pool.map(work, items[start : start + waiting])
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +14,18 @@ import numpy.typing as npt
 from drvm.chunker.blocks import Ids, zero_ids
 from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError
 from drvm.core.progress import NoProgress, Progress
+from drvm.core.threads import mapped
 from drvm.repository.crypto import Sealer
 from drvm.repository.index import objects
 from drvm.repository.index.hooks import NAME_BYTES, Names, PackHooks, hooks_of, sorted_names
 from drvm.repository.index.sparse import IndexSize, SparseIndex
 from drvm.repository.layout import INDEX, PACKS, index_name, index_object, pack_name
+from drvm.repository.listings import condemned_packs, present_packs
 from drvm.repository.packs import PackReader
-from drvm.repository.points import condemned_packs, create_once
+from drvm.repository.points import create_once
 from drvm.store.base import MAX_OBJECT_BYTES, Store
 
-_FETCHERS = 8
-_CHUNK = 64
+_TABLES_WAITING = 64
 _NO_ORDINALS = np.zeros(0, dtype=np.int64)
 _Table = tuple[Ids, npt.NDArray[np.int64]]
 
@@ -116,7 +116,7 @@ class Catalog:
         return told or None
 
     def plan_rebuild(self) -> RebuildPlan:
-        names = [name for name in map(pack_name, self._listed(PACKS)) if name is not None]
+        names = present_packs(self._store)
         return RebuildPlan(len(names), sum(map(self._index.has_table, names)))
 
     def rebuild(self, progress: Progress) -> Rebuilt:
@@ -127,9 +127,6 @@ class Catalog:
         return Rebuilt(self._index.size(), self.damaged)
 
     # -- inside -------------------------------------------------------------------------------
-    def _listed(self, prefix: str) -> Iterator[str]:
-        return (info.name for info in self._store.list(prefix))
-
     def _objects(self) -> dict[bytes, int]:
         """Name -> bytes of all index objects."""
         named = ((index_name(info.name), info.size_bytes) for info in self._store.list(INDEX))
@@ -138,8 +135,8 @@ class Catalog:
     def _present(self, others: Iterable[bytes]) -> Names:
         """Names of packs and index objects, 32 bytes each however many there are."""
         raw = bytearray().join(others)
-        for name in map(pack_name, self._listed(PACKS)):
-            raw += name or b""
+        for info in self._store.list(PACKS):
+            raw += pack_name(info.name) or b""
         return sorted_names(raw)
 
     def _learn(self, names: Sequence[bytes], sizes: dict[bytes, int], unknown: set[bytes]) -> None:
@@ -164,15 +161,13 @@ class Catalog:
         if not names:
             return
         progress.stage(f"reading the id tables of {len(names)} packs")
-        with ThreadPoolExecutor(_FETCHERS, thread_name_prefix="tables") as pool:
-            for start in range(0, len(names), _CHUNK):
-                chunk = names[start : start + _CHUNK]
-                for name, table in zip(chunk, pool.map(self._table, chunk), strict=True):
-                    if isinstance(table, RepositoryError):
-                        self.damaged |= {name}
-                    else:
-                        self._index.take(name, *table)
-                        progress.advance(table[0].nbytes)
+        tables = mapped(self._table, names, waiting=_TABLES_WAITING)
+        for name, table in zip(names, tables, strict=True):
+            if isinstance(table, RepositoryError):
+                self.damaged |= {name}
+            else:
+                self._index.take(name, *table)
+                progress.advance(table[0].nbytes)
 
     def _table(self, name: bytes) -> _Table | RepositoryError:
         """From the local cache, or the pack; no ids for a metadata pack."""

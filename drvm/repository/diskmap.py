@@ -71,6 +71,11 @@ class DiskMap:
     def leaf_child(self, index: int) -> Child | None:
         return self.child(0, index) if 0 <= index < self.leaves else None
 
+    def leaf_digest(self, index: int) -> bytes:
+        """Empty where all of its blocks are zero."""
+        child = self.leaf_child(index)
+        return b"" if child is None else child.digest
+
     def leaf(self, index: int) -> Leaf | None:
         """The addresses of a leaf's blocks; ``None`` where all are zero."""
         child = self.leaf_child(index)

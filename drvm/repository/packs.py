@@ -98,6 +98,12 @@ class PackReader:
         for number, sealed in _sealed(pack, numbers, *self._fetched(pack, numbers)):
             yield pack.open_frame(number, sealed)
 
+    def frame(self, name: bytes, number: int) -> bytes:
+        """One frame, by a request of its own. Raises ``DamageFound``."""
+        (numbers,) = self.ranges(name, np.array([number]))
+        (plain,) = self.frames(name, numbers)
+        return plain
+
     def sweep(self, name: bytes, wanted: I64) -> Iterator[tuple[I64, Iterator[Open]]]:
         """The frames asked for, each once, by as few requests as can be: in groups that one
         request brings, (their numbers, ascending; what opens each, one after the other).

@@ -38,20 +38,21 @@ from drvm.core.ids import new_generation
 from drvm.core.progress import Trace, no_trace
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import (
-    CONDEMNED,
     CONFIG,
     FINALS,
-    PACKS,
     POINTS,
     decode_json,
     final_object,
-    pack_name,
     parse_point,
     point_object,
     tombstone,
 )
+from drvm.repository.listings import condemned_packs, present_packs
 from drvm.repository.manifest import Manifest, decode_manifest, digest
 from drvm.store.base import MAX_OBJECT_BYTES, Store
+
+ATTEMPTS = 3
+"""How often a point is written anew when a collector condemns packs that it relies on."""
 
 _MAX_FINAL_BYTES = 16 * 1024
 _CLOCKS_APART = dt.timedelta(days=1)
@@ -138,27 +139,6 @@ def check_is_there(store: Store) -> None:
             f"the repository at {store.location} is not there any more",
             hint="mount it again if it is on a disk of its own",
         ) from None
-
-
-def condemned_packs(store: Store) -> frozenset[bytes]:
-    return _names(store, CONDEMNED)
-
-
-def present_packs(store: Store) -> frozenset[bytes]:
-    return _names(store, PACKS)
-
-
-def usable_packs(store: Store) -> frozenset[bytes]:
-    """Those that are there, without those that a check found bad: its tombstones say so, and those
-    of a collector are empty."""
-    return present_packs(store) - _names(store, CONDEMNED, least_bytes=1)
-
-
-def _names(store: Store, prefix: str, least_bytes: int = 0) -> frozenset[bytes]:
-    """The packs that the objects below ``prefix`` are called after; others are not ours."""
-    listed = (info for info in store.list(prefix) if info.size_bytes >= least_bytes)
-    objects = (PACKS + info.name.removeprefix(prefix) for info in listed)
-    return frozenset(name for name in map(pack_name, objects) if name is not None)
 
 
 def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Listing:

@@ -9,8 +9,6 @@ decrypted and named the blocks itself, once. docs/adr/035-dedup-trust.md.
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import struct
 import threading
 from collections import OrderedDict
@@ -24,6 +22,7 @@ from blake3 import blake3
 from drvm.chunker.blocks import BlockHasher, zero_ids
 from drvm.chunker.frames import FRAME_BLOCKS
 from drvm.core.errors import RepositoryError
+from drvm.core.files import write_cached
 from drvm.repository.index.hooks import SEGMENT_BLOCKS
 from drvm.repository.index.tables import IdTables
 from drvm.repository.packs import PackReader
@@ -192,16 +191,9 @@ class Trust:
             self._seen.popitem(last=False)
         if self._directory is not None:
             with contextlib.suppress(OSError):
-                self._write(_path(self._directory, name), self._encode(name, seen))
-
-    def _write(self, path: Path, data: bytes) -> None:
-        """Without a sync: what is torn is not believed."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-        partial.replace(path)
+                path = _path(self._directory, name)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_cached(path, self._encode(name, seen))
 
     def _read(self, name: bytes) -> _Seen | None:
         if self._directory is None:

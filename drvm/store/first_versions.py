@@ -300,6 +300,12 @@ def check_untouched(store: base.Store, prefixes: tuple[str, ...]) -> None:
             raise TamperingFound(f"objects were changed by somebody: {'; '.join(alarms)}")
 
 
+def is_locked(store: base.Store, name: str, now: dt.datetime) -> bool:
+    """Whether Object Lock keeps it; ``now`` is the store's time."""
+    until = retained_until(store, name)
+    return until is not None and until > now
+
+
 def retained_until(store: base.Store, name: str) -> dt.datetime | None:
     """``None`` also where there are no locks, or no such object."""
     if isinstance(store, FirstVersions):

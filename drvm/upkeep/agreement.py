@@ -56,11 +56,11 @@ def _readable(repository: Repository, blob: StoredBlob, otherwise: bytes) -> byt
 
 def _same(good: DiskMap, old: DiskMap) -> bool:
     for index in range(good.leaves):
-        mine = good.leaf_child(index)
+        mine = good.leaf_digest(index)
         try:
-            theirs = old.leaf_child(index)
+            theirs = old.leaf_digest(index)
         except DamageFound:
             continue
-        if (mine.digest if mine else b"") != (theirs.digest if theirs else b""):
+        if mine != theirs:
             return False
     return True

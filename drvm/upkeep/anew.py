@@ -20,12 +20,9 @@ from drvm.core.progress import Progress, Trace
 from drvm.repository.disk_writer import DiskWriter
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
-from drvm.repository.points import Point
+from drvm.repository.points import ATTEMPTS, Point
 from drvm.repository.repository import Repository
 from drvm.repository.session import Session, Written
-
-ATTEMPTS = 3
-"""How often a point is written anew when a collector condemns packs that it relies on."""
 
 I64 = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.uint8]

@@ -30,8 +30,8 @@ from drvm.repository.checks import (
     arc_fields,
     oldest_read,
 )
-from drvm.repository.layout import PACKS, pack_name
-from drvm.repository.points import Listing, condemned_packs
+from drvm.repository.listings import condemned_packs, listed_packs
+from drvm.repository.points import Listing
 from drvm.repository.repository import Repository
 from drvm.store.base import ObjectInfo, Store
 from drvm.upkeep.check_objects import Finds, look_at_names, look_at_objects
@@ -197,9 +197,7 @@ def run_check(
 
 def _plan(store: Store, listing: Listing, arc: Arc, finds: Finds) -> CheckPlan:
     condemned = condemned_packs(store)
-    listed = {
-        name: info for info in store.list(PACKS) if (name := pack_name(info.name)) is not None
-    }
+    listed = listed_packs(store)
     here = [name for name in listed if name in arc and name not in condemned]
     here.sort(key=arc.distance)
     return CheckPlan(listing, MappingProxyType(listed), condemned, arc, False, tuple(here), finds)

@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from drvm.core.errors import DamageFound, RepositoryError, TamperingFound, UsageError
 from drvm.core.progress import NoProgress, Progress, Trace, no_trace
 from drvm.core.text import printable
+from drvm.core.threads import mapped
 from drvm.repository.generations import Generation, Status
 from drvm.repository.layout import index_object, pack_object, tombstone
 from drvm.repository.points import condemn, end_point
 from drvm.repository.repository import Repository
 from drvm.repository.select import MIN_PREFIX
-from drvm.store.base import Store
-from drvm.store.first_versions import retained_until
+from drvm.store.first_versions import is_locked
 from drvm.upkeep.retention import SETTLED, Now
-from drvm.upkeep.survey import Damaged, Survey, mapped
+from drvm.upkeep.survey import Damaged, Survey
 
 PROBES_KEPT = dt.timedelta(days=1)
 _SHOWN = 10
@@ -187,7 +187,7 @@ def run_gc(
     repository.catalog.forget(frozenset(doomed.name for doomed in plan.delete))
     progress.stage("deleting packs", sum(doomed.size_bytes for doomed in plan.delete))
     for doomed in plan.delete:
-        if _locked(store, pack_object(doomed.name), plan):
+        if is_locked(store, pack_object(doomed.name), plan.now):
             done.locked += 1
             continue
         store.delete(pack_object(doomed.name))
@@ -202,7 +202,7 @@ def run_gc(
         trace("index-object-removed")
         done.index_objects += 1
     for generation in plan.clear:
-        if _locked(store, generation.name, plan):
+        if is_locked(store, generation.name, plan.now):
             continue
         store.delete(generation.name)
         trace("aborted-manifest-removed")
@@ -260,11 +260,6 @@ def forget_damaged(
     for point_id, vm_uuid in ({} if dry_run else chosen).items():
         end_point(repository.store, vm_uuid, point_id, trace)
     return tuple(chosen)
-
-
-def _locked(store: Store, name: str, plan: GcPlan) -> bool:
-    until = retained_until(store, name)
-    return until is not None and until > plan.now
 
 
 def _hollow(repository: Repository, plan: GcPlan) -> Iterator[bytes]:

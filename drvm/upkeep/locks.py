@@ -7,20 +7,17 @@ anywhere has done some of the work, and the next goes on.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from drvm.core.errors import DamageFound, ObjectMissing
 from drvm.core.progress import Progress, Trace, no_trace
+from drvm.core.threads import mapped
 from drvm.repository.layout import CONFIG, final_object, pack_object, point_object, slot_object
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
 from drvm.store.first_versions import FirstVersions
 from drvm.store.history import LockRule
-
-_ASKERS = 8
-_CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +118,7 @@ def run_locks(
     return sum(bool(name) for name in _each(lengthen, plan.ending, progress))
 
 
-def _each(action: Callable[[str], str], names: Sequence[str], progress: Progress) -> Iterable[str]:
-    """In their order, a few at a time; the first error ends it."""
-    done: list[str] = []
-    with ThreadPoolExecutor(_ASKERS, thread_name_prefix="locks") as pool:
-        for start in range(0, len(names), _CHUNK):
-            done += pool.map(action, names[start : start + _CHUNK])
-            progress.advance(0)  # where a stop arrives
-    return done
+def _each(action: Callable[[str], str], names: Sequence[str], progress: Progress) -> Iterator[str]:
+    for done in mapped(action, names):
+        progress.advance(0)  # where a stop arrives
+        yield done

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from drvm.core.clock import parse_rfc3339, rfc3339
 from drvm.core.errors import RepositoryError, TamperingFound
 from drvm.core.progress import Trace, no_trace
+from drvm.repository.listings import usable_packs
 from drvm.repository.manifest import Manifest
 from drvm.repository.packs import BlobRef
 from drvm.repository.pins import Pin
-from drvm.repository.points import Listing, Point, usable_packs
+from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
 from drvm.upkeep.retention import SETTLED, Candidate, Decision, Now, Rules, decide
 

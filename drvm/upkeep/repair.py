@@ -325,8 +325,7 @@ class _Elsewhere:
         for number in np.unique(frame).tolist():
             here = np.flatnonzero(frame == number)
             try:
-                (group,) = self._repository.packs.ranges(name, np.array([number]))
-                (plain,) = self._repository.packs.frames(name, group)
+                plain = self._repository.packs.frame(name, number)
             except DamageFound:
                 continue
             blocks = np.frombuffer(plain, dtype=np.uint8).reshape(-1, BLOCK_BYTES)

@@ -9,6 +9,7 @@ on when, or whether, it is done. docs/adr/027-collection.md.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from drvm.repository.packs import BlobRef
 from drvm.repository.points import Point, condemn
 from drvm.repository.repository import Repository
 from drvm.repository.window import WINDOW_LEAVES
-from drvm.store.first_versions import retained_until
+from drvm.store.first_versions import is_locked
 from drvm.upkeep.retention import SETTLED
 from drvm.upkeep.rewrite import rewrite_point
 from drvm.upkeep.survey import Survey
@@ -294,7 +295,8 @@ def _chosen(
 ) -> RetirePlan:
     """As many groups as may be, in their order: within the bounds, none that is locked, and none
     that a generation needs which may not be replaced yet."""
-    groups = [g for g in groups if not _locked(repository, found, *map(pack_object, g.packs))]
+    locked = functools.partial(is_locked, repository.store, now=found.now)
+    groups = [g for g in groups if not any(locked(pack_object(name)) for name in g.packs)]
     count = itertools.accumulate(len(group.packs) for group in groups)
     groups = [g for g, packs in zip(groups, count, strict=True) if packs <= 4 * rules.sample]
     masks = _masks(repository, found, [name for group in groups for name in group.packs])
@@ -309,7 +311,7 @@ def _chosen(
         fixed = any(
             decided.status is not Status.OK
             or found.now - generation.stored < rules.settled
-            or _locked(repository, found, generation.name)
+            or locked(generation.name)
             for generation, decided, _ in concerned
         )
         too_much = len(points) + len(more) > rules.most_points or group.write_bytes > left_bytes
@@ -320,11 +322,6 @@ def _chosen(
         left_bytes -= group.write_bytes
     ordered = sorted(points, key=lambda generation: generation.stored, reverse=True)
     return RetirePlan(tuple(taken), tuple(ordered))
-
-
-def _locked(repository: Repository, found: Survey, *names: str) -> bool:
-    locks = (retained_until(repository.store, name) for name in names)
-    return any(until is not None and until > found.now for until in locks)
 
 
 def _masks(

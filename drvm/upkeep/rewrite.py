@@ -165,7 +165,6 @@ def _same(one: DiskMap, other: DiskMap) -> bool:
         if one.child(1, node) == other.child(1, node):
             continue
         for index in range(node * FANOUT, min((node + 1) * FANOUT, one.leaves)):
-            a, b = one.leaf_child(index), other.leaf_child(index)
-            if (a.digest if a else b"") != (b.digest if b else b""):
+            if one.leaf_digest(index) != other.leaf_digest(index):
                 return False
     return one.size_bytes == other.size_bytes

@@ -7,27 +7,23 @@ is what data is safe by. Nothing is written here.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from drvm.core.errors import DamageFound, ObjectMissing, TamperingFound
 from drvm.core.progress import NoProgress, Progress, Trace, no_trace
+from drvm.core.threads import mapped
 from drvm.repository.generations import Decided, Generation, Status
-from drvm.repository.layout import PACKS, PROBES, pack_name, pack_object
+from drvm.repository.layout import PROBES, pack_object
+from drvm.repository.listings import condemned_packs, listed_packs
 from drvm.repository.need import Need
 from drvm.repository.packs import BlobRef
-from drvm.repository.points import condemned_packs
 from drvm.repository.repository import Repository
 from drvm.store.base import ObjectInfo
 
-_THREADS = 8
-_AT_ONCE = 256
 _MAX_REASONS = 3
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 Attempts = Sequence[tuple[Generation, Decided]]
 
 
@@ -101,8 +97,7 @@ def survey(
     index_objects = tuple(repository.catalog.index_objects())
     condemned = condemned_packs(store)
     trace("tombstones-listed")
-    named = ((pack_name(info.name), info) for info in store.list(PACKS))
-    packs = {name: info for name, info in named if name is not None}
+    packs = listed_packs(store)
     trace("packs-listed")
     generations = repository.generations
     listed = generations.listed()
@@ -228,10 +223,3 @@ class _Needs:
             else:
                 self._missing[name] = False
         return self._missing[name]
-
-
-def mapped(work: Callable[[_In], _Out], items: Sequence[_In]) -> Iterator[_Out]:
-    """What ``work`` makes of the items, in their order; a few threads at a time."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="survey") as pool:
-        for start in range(0, len(items), _AT_ONCE):
-            yield from pool.map(work, items[start : start + _AT_ONCE])

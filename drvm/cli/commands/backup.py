@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 from drvm.backup.plan import BackupPlan
 from drvm.backup.run import BackupResult
 from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
-from drvm.cli.opening import opened, warn
+from drvm.cli.opening import opened
 from drvm.cli.views import point_fields, show_points
 from drvm.core.errors import DrvmError, Interrupted, UnknownVm, UsageError
 from drvm.core.ids import is_vm_name
@@ -142,7 +142,7 @@ def command(
             outcome = _take_vms(invocation, wiring, names, groups, options)
         touched = alarms_of(wiring.repository().store)
     for alarm in touched:
-        warn(invocation, alarm)
+        invocation.warn(alarm)
     code = _tell(invocation, outcome)
     return DONE_WITH_WARNINGS if touched and code == DONE else code
 
@@ -262,7 +262,7 @@ def _note(invocation: Invocation, outcome: _Outcome, vm: str, result: BackupResu
     manifest = result.point.manifest
     outcome.points.append(manifest)
     for warning in manifest.warnings:
-        warn(invocation, f"{vm}: {warning}")
+        invocation.warn(f"{vm}: {warning}")
     outcome.warned |= bool(manifest.warnings)
     if result.cleanup is not None:
         outcome.failures.append((vm, result.cleanup))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
-from drvm.cli.opening import opened, opened_elsewhere, warn
+from drvm.cli.opening import opened, opened_elsewhere
 from drvm.cli.output import Output
 from drvm.cli.views import short_time
 from drvm.core.clock import rfc3339
@@ -193,19 +193,18 @@ def _warn(invocation: Invocation, result: CheckResult, repairs: Repairs | None) 
     if repairs is not None:
         left = [point.left for point in repairs.points if point.left]
         for line in _bounded([*left, *repairs.left]):
-            warn(invocation, f"{line}: run this again later")
+            invocation.warn(f"{line}: run this again later")
     for line in _bounded((*result.finds.harmless, *result.finds.unfinished)):
-        warn(invocation, line)
+        invocation.warn(line)
     if result.passing:
-        warn(
-            invocation,
+        invocation.warn(
             f"{result.passing} packs were bad when they were read first, and good the second time:"
             " look at the network, the memory and the disks",
         )
     if result.not_set_aside:
-        warn(invocation, f"bad packs could not be set aside: {result.not_set_aside}")
+        invocation.warn(f"bad packs could not be set aside: {result.not_set_aside}")
     if result.not_recorded:
-        warn(invocation, f"it is not on record what was read: {result.not_recorded}")
+        invocation.warn(f"it is not on record what was read: {result.not_recorded}")
 
 
 def _bounded(lines: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import ending, opened, opened_elsewhere, warn
+from drvm.cli.opening import ending, opened, opened_elsewhere
 from drvm.cli.output import Column
 from drvm.cli.views import short_time
 from drvm.config.elsewhere import copy_named
@@ -63,7 +63,7 @@ def command(
     ):
         plan = plan_copy_of(wiring, other, wanted, section)
         for problem in plan.problems:
-            warn(invocation, problem)
+            invocation.warn(problem)
         copied = Copied((), (), (), 0)
         if not dry_run:
             with invocation.progress() as progress:
@@ -72,7 +72,7 @@ def command(
         location = other.repository().store.location
     _show(invocation, plan, copied, location, dry_run=dry_run)
     for point in copied.gone:
-        warn(invocation, f"point {point.id} was removed meanwhile: it was not copied")
+        invocation.warn(f"point {point.id} was removed meanwhile: it was not copied")
     if damage := damage_of(copied):
         raise damage
     return code

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import check_place, chosen_point, good_points, opened, tell_foreign, warn
+from drvm.cli.opening import check_place, chosen_point, good_points, opened, tell_foreign
 from drvm.cli.views import show_drills
 from drvm.core.errors import DrillFailed, UsageError
 from drvm.core.units import format_bytes
@@ -75,7 +75,7 @@ def command(
         _write_report(invocation, wiring, report)
     for result in results:
         for warning in result.warnings:
-            warn(invocation, f"{result.vm}: {warning}")
+            invocation.warn(f"{result.vm}: {warning}")
     show_drills(invocation.output, results, report)
     failed = [result.vm for result in results if not result.passed]
     if failed:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import good_points, opened, warn
+from drvm.cli.opening import good_points, opened
 from drvm.cli.views import point_fields, show_points
 from drvm.core.errors import UnknownVm, UsageError
 from drvm.core.text import printable
@@ -59,7 +59,7 @@ def command(
             pruned = run_prune(repository, chosen, invocation.trace)
             removed = pruned.ended
             for point in pruned.spared:
-                warn(invocation, f"point {point.id} was pinned meanwhile: it stays")
+                invocation.warn(f"point {point.id} was pinned meanwhile: it stays")
     told = chosen if dry_run else removed
     if invocation.output.json:
         fields = [point_fields(point.manifest) for point in told]

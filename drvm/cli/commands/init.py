@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
-from drvm.cli.opening import opened, warn
+from drvm.cli.opening import opened
 from drvm.config.load import DEFAULT_PATH
 from drvm.config.settings import Overrides, Settings
 from drvm.core.errors import StoreRefused, UsageError
@@ -58,7 +58,7 @@ def command(invocation: Invocation, url: str | None, password_file: Path | None)
         _write_config(path, settings, overrides)
     problems = [finding for finding in report.findings if not finding.ok]
     for finding in problems:
-        warn(invocation, f"{finding.name}: {finding.detail}")
+        invocation.warn(f"{finding.name}: {finding.detail}")
     if invocation.output.json:
         invocation.output.document(
             {

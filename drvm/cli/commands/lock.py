@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import opened, warn
+from drvm.cli.opening import opened
 from drvm.cli.views import short_time
 from drvm.core.clock import rfc3339
 from drvm.wiring.upkeep import lengthen_locks
@@ -50,6 +50,6 @@ def command(invocation: Invocation, dry_run: bool) -> None:
             f"{until} UTC"
         )
     for name in plan.absent[:10]:
-        warn(invocation, f"{name} is not there")
+        invocation.warn(f"{name} is not there")
     if plan.damage is not None:
         raise plan.damage

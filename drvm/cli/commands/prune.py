@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import opened, warn
+from drvm.cli.opening import opened
 from drvm.cli.output import Column
 from drvm.cli.views import short_time
 from drvm.core.clock import rfc3339
@@ -36,7 +36,7 @@ def command(invocation: Invocation, vms: tuple[str, ...], dry_run: bool) -> None
     with opened(invocation) as wiring:
         plan = plan_prune_of(wiring, vms, write=not dry_run)
         for problem in plan.problems:
-            warn(invocation, problem)
+            invocation.warn(problem)
         pruned = Pruned((), ())
         try:
             if not dry_run:
@@ -44,7 +44,7 @@ def command(invocation: Invocation, vms: tuple[str, ...], dry_run: bool) -> None
         finally:
             _show(invocation, plan, pruned, dry_run=dry_run)
     for point in pruned.spared:
-        warn(invocation, f"point {point.id} was pinned meanwhile: it stays")
+        invocation.warn(f"point {point.id} was pinned meanwhile: it stays")
     if plan.refusal is not None:
         raise plan.refusal
 

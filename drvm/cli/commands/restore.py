@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import at_time, chosen_point, ending, opened, warn
+from drvm.cli.opening import at_time, chosen_point, ending, opened
 from drvm.cli.views import short_time
 from drvm.config.settings import Overrides
 from drvm.core.errors import UsageError
@@ -219,7 +219,7 @@ def restore_machine(
         _show_plan(invocation, plan, host.uri)
         return
     for line in plan.definition.dropped:
-        warn(invocation, f"left out of the definition: {line}")
+        invocation.warn(f"left out of the definition: {line}")
     if request.identity == "replace" and host.find_domain(manifest.vm_uuid) is not None:
         invocation.confirm(f"replace {manifest.vm} by its point {manifest.id}?", yes=yes)
     with invocation.progress() as progress:

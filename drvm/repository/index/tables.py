@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import struct
 import threading
 from collections import OrderedDict
@@ -28,6 +27,7 @@ from blake3 import blake3
 
 from drvm.chunker.blocks import ID_BYTES, Ids, ids_from_bytes, zero_ids
 from drvm.core.errors import RepositoryError
+from drvm.core.files import write_cached
 from drvm.repository.index.hooks import SEGMENT_BLOCKS
 
 _I64 = npt.NDArray[np.int64]
@@ -41,7 +41,6 @@ _OPEN_FILES = 256
 _SEGMENTS_KEPT = 1024
 _LOOSE_BYTES = 32 * 1024 * 1024
 _FETCHERS = 8
-_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,20 +214,12 @@ class IdTables:
     def _write(self, directory: Path, name: bytes, rows: Ids) -> bool:
         """Without a sync: a file that a power loss tears is found out by its tags."""
         path = Path(_path(directory, name))
-        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
         data = _encode(name, rows, self._key)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(
-                partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600
-            )
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-            partial.replace(path)
+            write_cached(path, data)
         except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             return False
         self._written_bytes += len(data)
         return True

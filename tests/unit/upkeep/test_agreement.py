@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from drvm.chunker.blocks import LEAF_BYTES
 from drvm.core.errors import DamageFound
 from drvm.repository.layout import pack_object
+from drvm.repository.listings import present_packs
 from drvm.repository.manifest import Manifest
-from drvm.repository.points import present_packs
 from drvm.upkeep.agreement import agrees
 from tests.unit.repository.conftest import Vault
 from tests.unit.repository.test_round_trip import SMALL, noise

@@ -38,23 +38,13 @@ from drvm.upkeep.gc import Collected, GcPlan, GcRules, forget_damaged, plan_gc, 
 from drvm.upkeep.prune import run_prune
 from drvm.upkeep.retention import Now
 from drvm.upkeep.survey import _Needs, survey
-from tests.unit.repository.conftest import Vault, new_vault
-from tests.unit.repository.faults import FaultyStore
+from tests.unit.repository.conftest import Vault
 from tests.unit.repository.test_round_trip import SMALL, noise
 
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
-AT_ONCE = GcRules(grace=dt.timedelta(0), settled=dt.timedelta(0))
 PIN = Pin("keep it", "2026-11-23T04:00:00.000000Z", "kvm1")
-
-
-@pytest.fixture
-def faulty() -> Vault:
-    """Three points, each with a disk of its own."""
-    vault = new_vault(FaultyStore())
-    for seed in range(3):
-        vault.save([noise(SMALL, seed)])
-    return vault
+AT_ONCE = GcRules(grace=dt.timedelta(0), settled=dt.timedelta(0))
 
 
 def points(vault: Vault) -> tuple[Point, ...]:
@@ -668,7 +658,7 @@ def test_what_is_locked_is_not_deleted_before_its_time(faulty, monkeypatch):
     collect(faulty)
     faulty.repository.generations.give_up(left)
     until = [dt.datetime.now(dt.UTC) + HOUR]
-    monkeypatch.setattr("drvm.upkeep.gc.retained_until", lambda store, name: until[0])
+    monkeypatch.setattr("drvm.store.first_versions.retained_until", lambda store, name: until[0])
     done = collect(faulty)
     assert (done.deleted, done.locked, done.cleared) == (0, 2, 0)
     until[0] -= 2 * HOUR

@@ -14,23 +14,13 @@ from drvm.repository.points import Listing, Point
 from drvm.upkeep.prune import PrunePlan, plan_prune, run_prune
 from drvm.upkeep.retention import NO_RULES, Now, Rules
 from tests.checking import check
-from tests.unit.repository.conftest import Vault, new_vault
-from tests.unit.repository.faults import FaultyStore
+from tests.unit.repository.conftest import Vault
 from tests.unit.repository.test_round_trip import SMALL, noise
 from tests.unit.upkeep.test_check import flipped
 
+PIN = Pin("keep it", "2026-11-23T04:00:00.000000Z", "kvm1")
 LATER = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
 NOW = Now(LATER, LATER)
-PIN = Pin("keep it", "2026-11-23T04:00:00.000000Z", "kvm1")
-
-
-@pytest.fixture
-def faulty() -> Vault:
-    """Three points, each with a disk of its own."""
-    vault = new_vault(FaultyStore())
-    for seed in range(3):
-        vault.save([noise(SMALL, seed)])
-    return vault
 
 
 def plan(vault: Vault, rules: Rules = Rules(last=1), now: Now = NOW) -> PrunePlan:  # noqa: B008

@@ -15,6 +15,7 @@ from drvm.repository.layout import pack_object
 from drvm.repository.nodes import Child, Node
 from drvm.repository.packs import BlobRef
 from drvm.repository.points import Point
+from drvm.store import first_versions
 from drvm.upkeep import retire
 from drvm.upkeep.retire import Retired, RetirePlan, RetireRules, _Sample, plan_retire, run_retire
 from drvm.upkeep.rewrite import rewrite_point
@@ -119,7 +120,7 @@ def test_no_locked_pack_and_no_pack_of_a_locked_point_is_retired(faulty, monkeyp
     until = dt.datetime.now(dt.UTC) + 3 * DAYS
     for prefix in ("packs/", "points/"):
         monkeypatch.setattr(
-            retire,
+            first_versions,
             "retained_until",
             lambda store, name, prefix=prefix: until if name.startswith(prefix) else None,
         )

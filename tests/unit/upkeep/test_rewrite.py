@@ -22,9 +22,9 @@ from drvm.core.errors import (
 from drvm.repository import pack
 from drvm.repository.layout import CONDEMNED, FINALS, PACKS, POINTS, pack_object, parse_point
 from drvm.repository.manifest import Disk
-from drvm.repository.points import Point
+from drvm.repository.points import ATTEMPTS, Point
 from drvm.store.memory import MemoryStore
-from drvm.upkeep.anew import ATTEMPTS, I64, Rows
+from drvm.upkeep.anew import I64, Rows
 from drvm.upkeep.rewrite import rewrite_point
 from tests.unit.repository.conftest import Vault, new_vault
 from tests.unit.repository.faults import FaultyStore
