@@ -16,7 +16,8 @@ from pathlib import Path
 from drvm.core.errors import DrvmError, ProcessFailed
 from drvm.core.process import Processes
 from drvm.core.units import MIB
-from drvm.lab.boot import DISK_BYTES, ROOT_BYTES, ROOT_START_BYTES, write_boot_sectors
+from drvm.lab import boot
+from drvm.lab.boot import DISK_BYTES, ROOT_BYTES, ROOT_START_BYTES
 
 READY_LINE = "drvm lab guest: ready"
 
@@ -160,7 +161,8 @@ def make_root_disk(tree: Path, scratch: Path, raw: Path, processes: Processes) -
     root = scratch / "root"
     _make_root_tree(tree, root, processes)
     (root / "boot").mkdir()
-    shutil.copyfile(_one(tree / "boot", "vmlinuz-*"), root / "boot/vmlinuz")
+    kernel = _one(tree / "boot", "vmlinuz-*").read_bytes()
+    (root / "boot/vmlinuz").write_bytes(boot.loaded_low(kernel))
     (root / "boot/initrd").write_bytes(gzip.compress(_initramfs(tree), mtime=0))
     with raw.open("wb") as disk:
         disk.truncate(DISK_BYTES)
@@ -172,7 +174,7 @@ def make_root_disk(tree: Path, scratch: Path, raw: Path, processes: Processes) -
         f"-d{root}",
         "-Lroot",
     )
-    write_boot_sectors(tree, scratch, raw, processes)
+    boot.write_boot_sectors(tree, scratch, raw, processes)
 
 
 def make_data_disk(raw: Path, processes: Processes) -> None:
