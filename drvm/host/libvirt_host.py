@@ -22,6 +22,18 @@ from drvm.host.storage import Storage
 
 _MAX_DOMAINS = 10_000
 _MAX_DEVICES = 10_000
+_MAX_REFUSAL_CHARS = 300
+_REFUSALS = frozenset(
+    {
+        libvirt.VIR_ERR_XML_ERROR,
+        libvirt.VIR_ERR_XML_DETAIL,
+        libvirt.VIR_ERR_XML_INVALID_SCHEMA,
+        libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+        libvirt.VIR_ERR_INVALID_ARG,
+        libvirt.VIR_ERR_OVERFLOW,
+        libvirt.VIR_ERR_INTERNAL_ERROR,  # such as too few PCI slots
+    }
+)
 _FIRMWARE = re.compile(r'"filename":"(?P<path>/[^"\\]+)","node-name":"libvirt-pflash0-storage"')
 
 
@@ -111,6 +123,23 @@ class LibvirtHost:
             return None
         found = _FIRMWARE.search(argv)
         return Path(found["path"]) if found else None
+
+    def refusal(self, domain_xml: str) -> str | None:
+        def try_it(connection: Any) -> str | None:
+            try:
+                connection.domainXMLToNative("qemu-argv", domain_xml, 0)
+            except libvirt.libvirtError as problem:
+                if problem.get_error_code() not in _REFUSALS:
+                    raise
+                return " ".join((problem.get_error_message() or "").split())[:_MAX_REFUSAL_CHARS]
+            return None
+
+        try:
+            return self._connection.call(try_it, repeatable=True)
+        except HostUnreachable:
+            raise
+        except HostError:
+            return None
 
     def cpu_obstacle(self, domain_xml: str) -> CpuObstacle | None:
         return libvirt_cpu.obstacle(self._connection, domain_xml)

@@ -308,6 +308,11 @@ class Host(Protocol):
         libvirt does not say, or it is none."""
         ...
 
+    def refusal(self, domain_xml: str) -> str | None:
+        """Why libvirt would not take this definition, in its words; ``None`` where it would, or
+        does not say. Defines nothing, and looks at no image."""
+        ...
+
     def cpu_obstacle(self, domain_xml: str) -> CpuObstacle | None:
         """Why such a machine would not be started with the processor that it asks for; ``None``
         where it would, or where libvirt does not say."""

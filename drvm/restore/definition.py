@@ -24,8 +24,6 @@ from drvm.restore.devices import DeviceBuilder
 from drvm.restore.disks import DiskImage, check_images
 from drvm.restore.firmware import build_os
 from drvm.restore.machine_rules import (
-    CPU,
-    CPU_TOPOLOGY,
     HOST_BOUND,
     KVM_ONLY_FEATURES,
     KVM_ONLY_TIMERS,
@@ -33,6 +31,7 @@ from drvm.restore.machine_rules import (
     SMBIOS_ENTRIES,
 )
 from drvm.restore.nics import NetworkUse, renew_macs, split_network
+from drvm.restore.processor import build_cpu, chosen_cpu
 from drvm.restore.source import parse
 from drvm.restore.values import TOKEN, rule
 
@@ -42,7 +41,6 @@ _OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
 _OSINFO_TAG = f"{{{_OSINFO}}}libosinfo"
 _OS_TAG = f"{{{_OSINFO}}}os"
 _OS_ID = re.compile(r"https?://[a-z0-9.-]{1,64}(/[A-Za-z0-9._-]{1,64}){1,4}", re.ASCII)
-_CPU_MODES = ("host-model", "host-passthrough", "maximum")
 _MAX_TITLE = 256
 _MAX_DESCRIPTION = 16 * 1024
 _MAX_SMBIOS = 1024
@@ -195,7 +193,7 @@ class _Rebuilder:
                 seen.add(tag)
                 domain.append(made)
         if self._spec.cpu is not None and "cpu" not in seen:
-            domain.append(_cpu_of(self._spec.cpu))
+            domain.append(chosen_cpu(self._spec.cpu))
         self._check_whole(domain)
         self._adapt(domain)
         ET.indent(domain)
@@ -281,15 +279,7 @@ class _Rebuilder:
 
     def _cpu(self, source: ET.Element) -> ET.Element | None:
         chosen = self._spec.cpu or ("maximum" if self._loses_kvm else None)
-        if chosen is None or chosen == source.get("mode"):
-            return self._copier.element(source, CPU, "cpu")
-        old = (source.findtext("model") or "").strip() or source.get("mode") or "the default"
-        self._copier.changed.add(f"cpu: {chosen} instead of {old}")
-        made = _cpu_of(chosen)
-        topology = ET.Element("cpu")
-        topology.extend(child for child in source if child.tag in CPU_TOPOLOGY)
-        self._copier.children(topology, made, CPU_TOPOLOGY, "cpu")
-        return made
+        return build_cpu(source, chosen, self._copier)
 
     def _sysinfo(self, source: ET.Element) -> ET.Element | None:
         """SMBIOS texts; firmware configuration (``fwcfg``) can name files, and is left out."""
@@ -320,15 +310,6 @@ class _Rebuilder:
             return
         line = " ".join((entry.text or "").split())
         made.text = self._copier.prose(line, f"sysinfo/{group}", max_chars=_MAX_SMBIOS)
-
-
-def _cpu_of(chosen: str) -> ET.Element:
-    """A mode is what the host can do, and needs no check; a model is given whole or not at all."""
-    if chosen in _CPU_MODES:
-        return ET.Element("cpu", {"mode": chosen, "check": "none"})
-    made = ET.Element("cpu", {"mode": "custom", "match": "exact", "check": "partial"})
-    ET.SubElement(made, "model", {"fallback": "forbid"}).text = chosen
-    return made
 
 
 def _uuid_of(original: ET.Element) -> str | None:

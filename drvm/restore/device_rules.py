@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from drvm.restore.allowlist import Rule
 from drvm.restore.values import (
     BOOT,
+    CONTROLLER,
+    COUNT,
     DISK_NAME,
     GROUP,
     INDEX,
@@ -39,11 +41,11 @@ _VIRTIO_DRIVER = rule(also=VIRTIO_OPTIONS)
 _CONTROLLER = device(
     {
         "driver": rule(
-            queues=NUMBER,
+            queues=COUNT,
             cmd_per_lun=NUMBER,
             max_sectors=NUMBER,
             ioeventfd=ON_OFF,
-            iothread=NUMBER,
+            iothread=COUNT,
             also=VIRTIO_OPTIONS,
         ),
         "model": rule(
@@ -54,20 +56,20 @@ _CONTROLLER = device(
             ),
         ),
         "target": rule(
-            {"node": rule(text=NUMBER)},
-            chassisNr=NUMBER,
-            chassis=NUMBER,
+            {"node": rule(text=COUNT)},
+            chassisNr=CONTROLLER,
+            chassis=CONTROLLER,
             port=INDEX,
-            busNr=NUMBER,
-            index=NUMBER,
+            busNr=CONTROLLER,
+            index=CONTROLLER,
             hotplug=ON_OFF,
         ),
         "pcihole64": SIZE,
-        "master": rule(startport=NUMBER),
+        "master": rule(startport=COUNT),
     },
     need="type",
     type=one_of("ide fdc scsi sata usb pci isa virtio-serial"),
-    index=NUMBER,
+    index=CONTROLLER,
     model=one_of(
         "auto buslogic lsilogic lsisas1068 lsisas1078 vmpvscsi ibmvscsi virtio-scsi ncr53c90 dc390 "
         "am53c974 virtio virtio-transitional virtio-non-transitional piix3 piix4 ich6 piix3-uhci "
@@ -76,8 +78,8 @@ _CONTROLLER = device(
         "pcie-to-pci-bridge pcie-root-port pcie-switch-upstream-port pcie-switch-downstream-port "
         "pci-expander-bus pcie-expander-bus"
     ),
-    ports=NUMBER,
-    vectors=NUMBER,
+    ports=COUNT,
+    vectors=COUNT,
 )
 
 _VIDEO = device(
@@ -91,7 +93,7 @@ _VIDEO = device(
             vram=NUMBER,
             vram64=NUMBER,
             vgamem=NUMBER,
-            heads=NUMBER,
+            heads=COUNT,
             primary=YES_NO,
             blob=ON_OFF,
         ),
@@ -99,7 +101,7 @@ _VIDEO = device(
 )
 
 _MEMORY = device(
-    {"target": rule({"size": SIZE, "node": rule(text=NUMBER), "block": SIZE, "requested": SIZE})},
+    {"target": rule({"size": SIZE, "node": rule(text=COUNT), "block": SIZE, "requested": SIZE})},
     need="model",
     model=one_of("dimm virtio-mem"),
     discard=YES_NO,
@@ -161,9 +163,9 @@ DISK_DRIVER = rule(
     event_idx=ON_OFF,
     copy_on_read=ON_OFF,
     discard_no_unref=ON_OFF,
-    queues=NUMBER,
+    queues=COUNT,
     queue_size=NUMBER,
-    iothread=NUMBER,
+    iothread=COUNT,
     anew="name type",
     also=VIRTIO_OPTIONS,
 )
@@ -230,7 +232,7 @@ NIC_CHILDREN: Mapping[str, Rule] = {
         txmode=one_of("iothread timer"),
         ioeventfd=ON_OFF,
         event_idx=ON_OFF,
-        queues=NUMBER,
+        queues=COUNT,
         rx_queue_size=NUMBER,
         tx_queue_size=NUMBER,
         rss=ON_OFF,
@@ -265,7 +267,7 @@ CHARDEV_TARGET = rule(
         "serial virtio sclp sclplm isa-serial usb-serial pci-serial spapr-vio-serial "
         "system-serial sclp-serial isa-debug"
     ),
-    port=NUMBER,
+    port=COUNT,
 )
 CHANNEL_TARGET = rule(need="type name", type=one_of("virtio"), name=PORT_NAME, anew="state")
 

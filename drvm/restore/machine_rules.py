@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from drvm.restore.allowlist import Rule
 from drvm.restore.values import (
+    COUNT,
     CPUS,
     HV_VENDOR,
     NUMBER,
@@ -89,16 +90,16 @@ CLOCK = rule(
 )
 
 _DISTANCES = rule(
-    {"sibling": rule(need="id value", most=1024, id=NUMBER, value=NUMBER)},
+    {"sibling": rule(need="id value", most=1024, id=COUNT, value=COUNT)},
 )
 CPU_TOPOLOGY: Mapping[str, Rule] = {
     "topology": rule(
         need="sockets cores threads",
-        sockets=NUMBER,
-        dies=NUMBER,
-        clusters=NUMBER,
-        cores=NUMBER,
-        threads=NUMBER,
+        sockets=COUNT,
+        dies=COUNT,
+        clusters=COUNT,
+        cores=COUNT,
+        threads=COUNT,
     ),
     "numa": rule(
         {
@@ -106,7 +107,7 @@ CPU_TOPOLOGY: Mapping[str, Rule] = {
                 {"distances": _DISTANCES},
                 need="memory",
                 most=1024,
-                id=NUMBER,
+                id=COUNT,
                 cpus=CPUS,
                 memory=NUMBER,
                 unit=UNIT,
@@ -147,35 +148,35 @@ _CPUTUNE_PLAIN = (
 MACHINE: Mapping[str, Rule] = {
     "memory": rule(text=NUMBER, unit=UNIT, dumpCore=ON_OFF),
     "currentMemory": SIZE,
-    "maxMemory": rule(text=NUMBER, need="slots", unit=UNIT, slots=NUMBER),
+    "maxMemory": rule(text=NUMBER, need="slots", unit=UNIT, slots=COUNT),
     "memtune": rule(dict.fromkeys(("hard_limit", "soft_limit", "swap_hard_limit"), _LIMIT)),
     "blkiotune": rule({"weight": _SHARES}),
-    "vcpu": rule(text=NUMBER, placement=one_of("static"), current=NUMBER),
+    "vcpu": rule(text=COUNT, placement=one_of("static"), current=COUNT),
     "vcpus": rule(
         {
             "vcpu": rule(
                 need="id enabled",
                 most=4096,
-                id=NUMBER,
+                id=COUNT,
                 enabled=YES_NO,
                 hotpluggable=YES_NO,
-                order=NUMBER,
+                order=COUNT,
             )
         }
     ),
-    "iothreads": rule(text=NUMBER),
+    "iothreads": rule(text=COUNT),
     "iothreadids": rule(
         {
             "iothread": rule(
                 need="id",
                 most=1024,
-                id=NUMBER,
-                thread_pool_min=NUMBER,
-                thread_pool_max=NUMBER,
+                id=COUNT,
+                thread_pool_min=COUNT,
+                thread_pool_max=COUNT,
             )
         }
     ),
-    "defaultiothread": rule(thread_pool_min=NUMBER, thread_pool_max=NUMBER),
+    "defaultiothread": rule(thread_pool_min=COUNT, thread_pool_max=COUNT),
     "cputune": rule(dict.fromkeys(_CPUTUNE_PLAIN.split(), _SHARES)),
     "features": FEATURES,
     "cpu": CPU,

@@ -19,7 +19,7 @@ from drvm.restore.images import PlannedImage, planned_in
 from drvm.restore.placing import by_volumes, disk_image, placing_problems, planned_volume
 from drvm.restore.preflight import needs, problems
 from drvm.restore.source import parse
-from drvm.restore.target import cpu_problems, gather
+from drvm.restore.target import gather, refusals
 from drvm.restore.volume_lease import new_token, volume_name
 
 IdentityMode = Literal["keep", "replace", "clone"]
@@ -107,7 +107,7 @@ def plan_restore(
     need_bytes = sum(max(0, image.size_bytes - image.on_hand_bytes) for image in images)
     replace = request.identity == "replace"
     need = needs(definition, replace=replace, pool=request.pool, need_bytes=need_bytes)
-    found = [*problems(facts, need), *unfit, *cpu_problems(host, facts, definition.xml)]
+    found = [*problems(facts, need), *unfit, *refusals(host, facts, definition.xml)]
     found += placing_problems(images, nvram is not None)
     found += [] if host.remote else [f"{p} exists already" for p in _taken(images, nvram_path)]
     if found:

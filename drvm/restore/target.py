@@ -28,10 +28,27 @@ def gather(host: Host, *, volumes: frozenset[str] = frozenset()) -> TargetFacts:
     )
 
 
-def cpu_problems(host: Host, facts: TargetFacts, definition_xml: str) -> tuple[str, ...]:
+def refusals(host: Host, facts: TargetFacts, definition_xml: str) -> tuple[str, ...]:
+    """Why the target would not take the definition, or not start it, in libvirt's judgement.
+
+    Only where its kind of machine can run there at all: without KVM libvirt says nothing but that.
+    """
+    kind = parse(definition_xml).get("type")
+    if kind not in facts.capabilities.virt_types:
+        return ()
+    cpu = _cpu_problems(host, facts, definition_xml)
+    refusal = None if cpu else host.refusal(definition_xml)
+    if refusal is None:
+        return cpu
+    line = (
+        f"libvirt at {facts.uri} does not take the definition ({refusal}): use --machine or --cpu "
+        "with another one if it is of that, or restore the disks to a folder by --output"
+    )
+    return (printable(line, 600),)
+
+
+def _cpu_problems(host: Host, facts: TargetFacts, definition_xml: str) -> tuple[str, ...]:
     """Why the machine would not start with its processor: a line at most, with the switch."""
-    if parse(definition_xml).get("type") not in facts.capabilities.virt_types:
-        return ()  # told already, and the other kind has other processors
     found = host.cpu_obstacle(definition_xml)
     if found is None:
         return ()

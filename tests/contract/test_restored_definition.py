@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from drvm.core.errors import HostError, HostUnreachable
 from drvm.core.process import Processes
 from drvm.host.libvirt_host import LibvirtHost
-from drvm.restore.definition import Definition, Identity, VirtType, rebuild
+from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType, rebuild
+from drvm.restore.disks import DiskImage
 from drvm.restore.preflight import needs, problems
 from drvm.restore.target import gather
 from tests.guests import unique_name
+from tests.unit.restore.hostile import DISARMED
 from tests.unit.restore.machines import MARKER, NAMES, clone_of, machine
 
 pytestmark = pytest.mark.guest
@@ -82,6 +85,8 @@ def test_libvirt_accepts_it_against_its_schema(
     isolate_to: str | None,
 ) -> None:
     made = rebuilt(name, virt_type, isolate_to=isolate_to)
+    with contextlib.closing(LibvirtHost(virsh.uri)) as host:
+        assert host.refusal(made.xml) is None
     virsh("define", "--validate", virsh.file(made.xml))
     assert virsh("domuuid", identity.name).strip() == identity.uuid
 
@@ -130,3 +135,32 @@ def test_a_preflight_sees_the_vms_that_are_there(
     said = problems(facts, need)
     assert any(f"a VM named {identity.name!r} exists" in problem for problem in said)
     assert any("has the MAC address" in problem for problem in said)
+
+
+def test_libvirtd_survives_what_is_made_of_every_hostile_definition(
+    virsh: Virsh, identity: Identity
+) -> None:
+    """Each is defined or refused within seconds, and ``refusal`` knew it before."""
+    spec = DefinitionSpec(identity, {"vda": DiskImage("/restored/vda.qcow2", "qcow2")})
+    pids = libvirtd_pids()
+    surprised = []
+    with contextlib.closing(LibvirtHost(virsh.uri)) as host:
+        for name, xml in DISARMED.items():
+            made = rebuild(xml, dataclasses.replace(spec, virt_type="qemu")).xml
+            refusal = host.refusal(made)
+            try:
+                host.define(made).undefine()
+            except HostUnreachable:
+                raise
+            except HostError as error:
+                if refusal is None:
+                    surprised.append(f"{name}: {error.message}")
+            else:
+                assert refusal is None, name
+    assert surprised == []
+    assert libvirtd_pids() == pids
+
+
+def libvirtd_pids() -> list[str]:
+    names = Path("/proc").glob("[0-9]*/comm")
+    return sorted(str(name) for name in names if name.read_text().strip() == "libvirtd")

@@ -57,6 +57,9 @@ class DrillHost:
     def pools(self) -> list[Any]:
         return []
 
+    def refusal(self, domain_xml: str) -> None:
+        return None
+
     def cpu_obstacle(self, domain_xml: str) -> None:
         return None
 

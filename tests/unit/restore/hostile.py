@@ -89,6 +89,7 @@ REFUSED = {
     "no disk for the image": domain(""),
     "two disks on one image": domain(_DISK * 2),
     "a disk whose name is a path": domain(_DISK.replace("vda", "../../vda")),
+    "a disk whose name is a high number": domain(_DISK.replace("vda", "sdzzzzzz")),
     "a disk of an unknown kind": disk(attributes="type='file' device='evil'"),
     "a prefix of no namespace": domain(top="<qemu:commandline/>"),
     "an attribute twice": domain(top="<title a='1' a='2'/>"),
@@ -322,4 +323,60 @@ DISARMED = {
     ),
     "an LXC init": domain(system="<init>/orig/sh</init><initarg>evil</initarg>"),
     "a boot loader": domain(top="<bootloader>/orig/pygrub</bootloader>"),
+    "four thousand million CPUs": domain(top="<vcpu current='4294967295'>4294967295</vcpu>"),
+    "CPUs of no number": domain(
+        top="<vcpu>evil</vcpu><vcpus><vcpu id='99999' enabled='yes'/></vcpus>"
+    ),
+    "a topology without end": domain(
+        top="<cpu><topology sockets='2147483647' cores='2147483647' threads='1'/></cpu>"
+    ),
+    "iothreads without end": domain(top="<iothreads>2147483647</iothreads>"),
+    "iothreads of high numbers": domain(
+        top="<iothreads>1</iothreads><iothreadids><iothread id='4294967295' "
+        "thread_pool_max='2147483647'/></iothreadids>"
+    ),
+    "a distance to nowhere": domain(
+        top="<cpu><numa><cell id='0' cpus='0' memory='65536'><distances><sibling id='8' "
+        "value='20'/></distances></cell></numa></cpu>"
+    ),
+    "a distance far away": domain(
+        top="<cpu><numa><cell cpus='0' memory='65536'><distances><sibling id='4294967295' "
+        "value='4294967295'/></distances></cell></numa></cpu>"
+    ),
+    "a NUMA cell far away": domain(
+        top="<cpu><numa><cell id='4294967295' cpus='0' memory='65536'/></numa></cpu>"
+    ),
+    "a PCI controller far away": beside(
+        "<controller type='pci' index='4294967295' model='pcie-root-port'>"
+        "<target chassis='4294967295' port='0xffffffff' busNr='4294967295'/></controller>"
+    ),
+    "a SCSI controller far away": beside(
+        "<controller type='scsi' index='2147483647'><driver queues='4294967295'/></controller>"
+    ),
+    "a serial controller with ports without end": beside(
+        "<controller type='virtio-serial' index='0' ports='4294967295' vectors='4294967295'/>"
+    ),
+    "a channel far away": beside(
+        "<channel type='unix'><target type='virtio' name='a'/><address type='virtio-serial' "
+        "controller='4294967295' bus='4294967295' port='4294967295'/></channel>"
+    ),
+    "a disk far away": disk(
+        "<address type='drive' controller='4294967295' bus='0' target='0' unit='4294967295'/>"
+    ),
+    "a PCI place far away": disk(
+        "<address type='pci' domain='0xffffffff' bus='0xffffffff' slot='0xffffffff' function='9'/>"
+    ),
+    "memory slots without end": domain(
+        top="<maxMemory slots='4294967295' unit='PiB'>99999999999999999999</maxMemory>"
+    ),
+    "a serial port far away": beside("<serial type='pty'><target port='4294967295'/></serial>"),
+    "queues without end": disk("<driver name='qemu' type='raw' queues='4294967295'/>"),
+    "screens without end": beside(
+        "<video><model type='virtio' heads='4294967295' vram='4294967295'>"
+        "<resolution x='4294967295' y='4294967295'/></model></video>"
+    ),
+    "a thousand cards": beside("<interface type='user'/>" * 1000),
+    "three hundred buses": beside(
+        "".join(f"<controller type='pci' index='{n}' model='pcie-root-port'/>" for n in range(300))
+    ),
 }

@@ -10,7 +10,7 @@ from drvm.host.model import CpuObstacle, Host, HostCapabilities, Pool
 from drvm.restore.definition import rebuild
 from drvm.restore.nics import NetworkUse
 from drvm.restore.preflight import ExistingDomain, Needs, TargetFacts, needs, problems
-from drvm.restore.target import cpu_problems
+from drvm.restore.target import refusals
 from tests.unit.restore.machines import CLONE, clone_of, machine
 
 GIB = 1 << 30
@@ -167,21 +167,39 @@ def test_needs_are_read_from_the_rebuilt_definition() -> None:
 
 
 @dataclasses.dataclass
-class CpuHost:
-    found: CpuObstacle | None
+class JudgingHost:
+    found: CpuObstacle | None = None
+    says: str | None = None
 
     def cpu_obstacle(self, domain_xml: str) -> CpuObstacle | None:
         return self.found
 
+    def refusal(self, domain_xml: str) -> str | None:
+        return self.says
+
+
+def refused(host: JudgingHost, virt_type: str = "kvm") -> tuple[str, ...]:
+    judge: Host = host  # type: ignore[assignment]
+    there = dataclasses.replace(FACTS.capabilities, virt_types=frozenset({virt_type}))
+    facts = dataclasses.replace(FACTS, capabilities=there)
+    return refusals(judge, facts, rebuild(machine("bios_i440fx"), clone_of("bios_i440fx")).xml)
+
 
 def test_a_processor_that_the_host_cant_give_is_told_with_those_that_it_can() -> None:
-    definition = rebuild(machine("bios_i440fx"), dataclasses.replace(clone_of("bios_i440fx")))
-    obstacle = CpuObstacle("does not provide: avx\n", ("host-model", "qemu64"))
-    host: Host = CpuHost(obstacle)  # type: ignore[assignment]
-    kvm = dataclasses.replace(FACTS.capabilities, virt_types=frozenset({"kvm"}))
-    facts = dataclasses.replace(FACTS, capabilities=kvm)
-    (line,) = cpu_problems(host, facts, definition.xml)
+    host = JudgingHost(CpuObstacle("does not provide: avx\n", ("host-model", "qemu64")), "and so")
+    (line,) = refused(host)
     for word in ("qemu64 (does not provide: avx", "--cpu NAME", "host-model, qemu64"):
         assert word in line
     assert line.isprintable()
-    assert cpu_problems(host, FACTS, definition.xml) == ()
+
+
+def test_a_definition_that_libvirt_would_not_take_is_told_before_it_is_needed() -> None:
+    (line,) = refused(JudgingHost(says="XML error: \x1bno"))
+    assert "does not take the definition (XML error: " in line
+    assert "--output" in line
+    assert line.isprintable()
+
+
+def test_nothing_is_said_of_a_machine_whose_kind_the_host_can_not_run_at_all() -> None:
+    assert refused(JudgingHost(CpuObstacle("x", ()), "y"), "qemu") == ()
+    assert refused(JudgingHost()) == ()
