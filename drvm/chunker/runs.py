@@ -70,7 +70,7 @@ def encode_leaf(leaf: Leaf) -> EncodedLeaf:
     renumbered[used] = [places[leaf.packs[number]] for number in used]
     pack = renumbered[leaf.pack]  # ZERO is -1: the last entry
 
-    start, count = _boundaries(pack, leaf.ordinal)
+    start, count = boundaries(pack, leaf.ordinal)
     gap = start - np.concatenate(([0], (start + count)[:-1]))
     runs = _ByPack.of(pack[start], start, count)
     ordinal = leaf.ordinal[start[runs.order]]
@@ -171,7 +171,7 @@ class _ByPack:
         return np.bincount(self.pack[values != 0], minlength=len(self.first))
 
 
-def _boundaries(pack: _I64, ordinal: _I64) -> tuple[_I64, _I64]:
+def boundaries(pack: _I64, ordinal: _I64) -> tuple[_I64, _I64]:
     """First block and length of each run of stored blocks."""
     stored = pack >= 0
     joined = np.zeros(len(pack), dtype=np.bool_)

@@ -79,8 +79,10 @@ class DiskMap:
     def leaf(self, index: int) -> Leaf | None:
         """The addresses of a leaf's blocks; ``None`` where all are zero."""
         child = self.leaf_child(index)
-        if child is None:
-            return None
+        return None if child is None else self.leaf_of(child, index)
+
+    def leaf_of(self, child: Child, index: int) -> Leaf:
+        """The same where the reference to it is at hand; for several threads at once."""
         assert isinstance(child.ref, BlobRef)
         try:
             return decode_leaf(self._fetch(child.ref), child.packs, self.leaf_blocks(index))

@@ -104,6 +104,14 @@ class PackReader:
         (plain,) = self.frames(name, numbers)
         return plain
 
+    def sealed(self, name: bytes, first: int, last: int) -> list[bytes]:
+        """Frames ``first`` to ``last`` of a data pack as they are stored, by one request. What
+        opens them is ``open(name).open_frame``."""
+        pack = self.open(name)
+        numbers = np.arange(first, last + 1)
+        _checked(pack, numbers)
+        return [bytes(s) for _, s in _sealed(pack, numbers, *self._fetched(pack, numbers))]
+
     def sweep(self, name: bytes, wanted: I64) -> Iterator[tuple[I64, Iterator[Open]]]:
         """The frames asked for, each once, by as few requests as can be: in groups that one
         request brings, (their numbers, ascending; what opens each, one after the other).
@@ -141,7 +149,8 @@ class PackReader:
             return None
         sealed_ids = tables[: footer.ids_bytes]
         table = tables[footer.ids_bytes : -FOOTER_BYTES]
-        return OpenPack(self._sealer, name, footer, table).ids(sealed_ids)
+        pack = self._remember(name, OpenPack(self._sealer, name, footer, table))
+        return pack.ids(sealed_ids)
 
     def whole(self, name: bytes) -> bytes:
         """The object as it is. Raises ``DamageFound`` where it is missing."""

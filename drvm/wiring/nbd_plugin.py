@@ -14,6 +14,7 @@ import nbdkit
 from drvm.core.errors import DrvmError
 from drvm.core.extents import ExtentKind
 from drvm.core.process import hide_memory
+from drvm.core.text import printable
 from drvm.restore.served.disk import ServedDisk
 from drvm.wiring.serving import Serving, open_order
 
@@ -30,9 +31,9 @@ def config_complete() -> None:
     global _serving
     hide_memory()
     try:
-        _serving = open_order(sys.stdin.buffer)
+        _serving = open_order(sys.stdin.buffer, _tell)
     except DrvmError as error:
-        sys.stderr.write(f"{error.message}\n")
+        _tell(error.message)
         raise
 
 
@@ -80,7 +81,7 @@ def pread(disk: ServedDisk, target: memoryview, offset: int, flags: int) -> None
         disk.read_into(offset, target)
     except DrvmError as error:
         end = offset + len(target)
-        sys.stderr.write(f"bytes {offset} to {end} can't be read: {error.message}\n")
+        _tell(f"bytes {offset} to {end} can't be read: {error.message}")
         nbdkit.set_error(errno.EIO)
         raise
 
@@ -95,10 +96,14 @@ def extents(disk: ServedDisk, count: int, offset: int, flags: int) -> list[tuple
             if flags & nbdkit.FLAG_REQ_ONE:
                 break
     except DrvmError as error:
-        sys.stderr.write(f"the extents from {offset} on can't be told: {error.message}\n")
+        _tell(f"the extents from {offset} on can't be told: {error.message}")
         nbdkit.set_error(errno.EIO)
         raise
     return found
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{printable(line, 1000)}\n")
 
 
 def _disks() -> dict[str, ServedDisk]:

@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import datetime as dt
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,10 +19,14 @@ from drvm.core.errors import UnknownPoint, UsageError
 from drvm.core.process import SystemProcesses
 from drvm.repository.points import Point
 from drvm.restore.served.disk import ServedDisk
+from drvm.restore.served.frames import Frames
 from drvm.restore.served.order import hear_order
+from drvm.restore.served.patience import Patience
 from drvm.restore.served.server import Service
 from drvm.wiring.assembly import Wiring
 
+_PATIENCE_S = 60.0
+"""Then the guest's disk has an error; what the store repeats by itself comes on top."""
 _PLUGIN = Path(__file__).with_name("nbd_plugin.py")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _PASSED_ON = ("HOME", *_PROXIES)
@@ -89,12 +93,14 @@ class Serving:
 
     disks: dict[str, ServedDisk]
     wiring: Wiring
+    frames: Frames
 
     def close(self) -> None:
+        self.frames.close()
         self.wiring.__exit__()
 
 
-def open_order(stream: BinaryIO) -> Serving:
+def open_order(stream: BinaryIO, tell: Callable[[str], None]) -> Serving:
     """Read the order and open the repository, as the command line does. The environment of this
     process becomes what the order says. Raises what opening raises."""
     order = msgspec.json.decode(hear_order(stream), type=_Order)
@@ -108,9 +114,20 @@ def open_order(stream: BinaryIO) -> Serving:
     repository = wiring.repository()
     for point in repository.points(order.vm_uuid).points:
         if point.id == order.point:
-            disks = {disk.target: disk for disk in point.manifest.disks}
-            found = {target: ServedDisk(repository, disks[target]) for target in order.disks}
-            return Serving(found, wiring)
+            patience = Patience(wiring.clock, _PATIENCE_S, tell)
+            frames = Frames(repository.packs, repository.hasher, patience)
+            found = {
+                disk.target: ServedDisk(
+                    repository.disk_map(disk),
+                    frames,
+                    repository.hasher,
+                    repository.tables,
+                    patience,
+                )
+                for disk in point.manifest.disks
+                if disk.target in order.disks
+            }
+            return Serving(found, wiring, frames)
     raise UnknownPoint(f"point {order.point} is not there any more", hint="drvm points")
 
 

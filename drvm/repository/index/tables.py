@@ -122,6 +122,8 @@ class IdTables:
         """Fetch what is not there, several at a time; what can't be had is left out."""
         with self._lock:
             missing = [name for name in names if self._there(name) is None]
+        if len(missing) == 1:
+            self._fetched(missing[0])
         if len(missing) > 1:
             with ThreadPoolExecutor(_FETCHERS, thread_name_prefix="tables") as pool:
                 list(pool.map(self._fetched, missing))

@@ -22,11 +22,9 @@ from drvm.repository import packs as packs_module
 from drvm.repository import reader
 from drvm.repository.blobs import BlobWriter
 from drvm.repository.diskmap import DiskMap, DiskMapWriter
-from drvm.repository.index.tables import IdTables
 from drvm.repository.layout import pack_object
 from drvm.repository.pack import OpenPack, PackBuilder, SealedPack
 from drvm.repository.packs import PackReader
-from drvm.repository.random_reader import RandomReader
 from drvm.repository.reader import read_disk, write_disk
 from drvm.store.memory import MemoryStore
 from tests.unit.repository.test_pack import SEALER
@@ -209,25 +207,3 @@ def test_a_disk_is_read_in_order_and_frames_are_fetched_once_a_window_with_room(
     assert taken == disk.content
     allowed = most(disk, limits["leaves"] if limits["cache"] == ROOM else 1)
     assert fetched <= allowed
-
-
-@often
-@given(DISKS, LIMITS, st.randoms(use_true_random=False))
-def test_any_range_of_a_disk_can_be_read(disk, limits, source):
-    size = disk.disk_map.size_bytes
-    with counting(limits) as (packs, _):
-        tables = IdTables(None, bytes(32), packs.ids, 1 << 24)
-        tools = disk.disk_map, packs, HASHER, tables
-        random_reader = RandomReader(*tools, cache_bytes=limits["cache"])
-        for _ in range(5):
-            near = source.choice([*disk.content, 0]) * BLOCK_BYTES - source.randrange(10_000)
-            offset = min(max(0, near), size)
-            length = source.randrange(min(40_000, size - offset) + 1)
-            data = random_reader.read(offset, length)
-            assert (
-                data
-                == b"".join(
-                    disk.content.get(number, b"").ljust(BLOCK_BYTES, b"\0")
-                    for number in range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES))
-                )[offset % BLOCK_BYTES :][:length]
-            )
