@@ -24,6 +24,7 @@ VERBS = (
     Verb("restore", "restore", "Restore a machine, or its disks to a folder."),
     Verb("clone", "clone", "Restore a machine beside the original, with a new identity."),
     Verb("export", "export", "Write the disks of a point for another hypervisor."),
+    Verb("import", "import_", "Take disk images of another hypervisor in, as a point."),
     Verb("files", "files", "List, read and copy files inside a recovery point."),
     Verb("drill", "drill", "Prove that points boot: restore in isolation, check, measure."),
     Verb("report", "report", "Write the report on points and drills: HTML, JSON or JUnit."),

@@ -11,6 +11,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ _MAX_CHAIN = 32
 _QUICK_S = 60.0
 _LONG_S = 24 * 3600.0
 _MAX_INFO_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A range of a file that is an image by itself, such as a member of an archive."""
+
+    offset: int
+    size_bytes: int
 
 
 class ImageTool:
@@ -178,6 +187,29 @@ class ImageTool:
         except ProcessFailed as problem:
             raise HostError(problem.message, hint=problem.hint) from None
         return output.stdout
+
+
+def image_options(
+    path: Path, image_format: str, *, locking: bool, part: Part | None = None
+) -> dict[str, str]:
+    """How QEMU's tools are told what to open (``--image-opts``): nothing is left to be probed.
+    For a foreign format also that there is nothing below it."""
+    file = {
+        "driver": "host_device" if is_block_device(path) else "file",
+        "filename": _plain(path).replace(",", ",,"),
+        "locking": "on" if locking else "off",
+    }
+    options = {"driver": image_format}
+    if image_format == "vmdk":
+        options["backing"] = ""
+    if part is not None:
+        options |= {
+            "file.driver": "raw",
+            "file.offset": str(part.offset),
+            "file.size": str(part.size_bytes),
+        }
+    where = "file." if part is None else "file.file."
+    return options | {f"{where}{name}": value for name, value in file.items()}
 
 
 def in_use(path: Path) -> bool:

@@ -18,7 +18,7 @@ from drvm.core.errors import HostError
 from drvm.core.extents import Extent, ExtentKind
 from drvm.core.process import Child, Processes
 from drvm.core.units import GIB, MIB
-from drvm.host.images import FOREIGN_FORMATS, FORMATS, is_block_device
+from drvm.host.images import FOREIGN_FORMATS, FORMATS, Part, image_options
 
 T = TypeVar("T")
 
@@ -48,11 +48,12 @@ class NbdExport:
     from starting, and one that is left behind would keep its overlay from being committed. Whoever
     reads must know by other means that nobody writes. With ``writable`` it is locked, so that
     there are no two writers, also while a server whose client was killed writes the last it was
-    given. With ``bitmap``, a dirty bitmap of the image, clients
-    can ask for its ranges too; entering raises ``HostError`` if it is absent or inconsistent. With
-    ``overlay`` the image is one on a base, clients can ask which of the two holds what, and the
-    base is not locked either: it is committed into later. The server ends with its last client,
-    and the export holds one connection, so the server ends with us even if we are killed.
+    given. With ``bitmap``, a dirty bitmap of the image, clients can ask for its ranges too;
+    entering raises ``HostError`` if it is absent or inconsistent. With ``overlay`` the image is one
+    on a base, clients can ask which of the two holds what, and the base is not locked either: it is
+    committed into later. With ``part`` the image is a part of the file. ``limits``: a command
+    before the server's that bounds what it may take. The server ends with its last client, and the
+    export holds one connection, so the server ends with us even if we are killed.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class NbdExport:
         writable: bool = False,
         bitmap: str | None = None,
         overlay: bool = False,
+        part: Part | None = None,
+        limits: Sequence[str] = (),
         clock: Clock | None = None,
     ) -> None:
         if image_format not in FORMATS | FOREIGN_FORMATS or not path.is_absolute():
@@ -74,6 +77,8 @@ class NbdExport:
         self._writable = writable
         self._bitmap = bitmap
         self._overlay = overlay
+        self._part = part
+        self._limits = limits
         self._clock = clock or SystemClock()
         self._cleanup = contextlib.ExitStack()
         self.socket = Path()
@@ -96,16 +101,11 @@ class NbdExport:
         self._cleanup.close()
 
     def _argv(self) -> list[str]:
-        driver = "host_device" if is_block_device(self._path) else "file"
-        options = {
-            "driver": self._format,
-            "file.driver": driver,
-            "file.filename": str(self._path).replace(",", ",,"),
-            "file.locking": "on" if self._writable else "off",
-            **({"backing.file.locking": "off"} if self._overlay else {}),
-        }
+        options = image_options(
+            self._path, self._format, locking=self._writable, part=self._part
+        ) | ({"backing.file.locking": "off"} if self._overlay else {})
         image = ",".join(f"{name}={value}" for name, value in options.items())
-        argv = ["qemu-nbd", "--image-opts", image, "--socket", str(self.socket)]
+        argv = [*self._limits, "qemu-nbd", "--image-opts", image, "--socket", str(self.socket)]
         argv += ["--shared", str(_MAX_CLIENTS)]
         argv += [] if self._bitmap is None else ["--bitmap", self._bitmap]
         argv += ["--allocation-depth"] if self._overlay else []

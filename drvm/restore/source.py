@@ -57,19 +57,22 @@ class _BoundedBuilder(ET.TreeBuilder):
         return super().end(tag)
 
 
-def parse(text: str, *, root: str = "domain") -> ET.Element:
+def parse(
+    text: str, *, root: str = "domain", what: str = "domain XML", hint: str = _HINT
+) -> ET.Element:
     """The tree of ``text``, whose outermost element must be a plain ``<root>``.
 
     At most 4 MiB, ``MAX_DEPTH`` deep; no DTD, no entities, no external references, no XInclude
     (it stays an unknown element). Comments and processing instructions are gone.
+    ``what`` it is called where it can't be read, and ``hint`` what to do then.
     Raises ``RestoreError`` for everything else, and nothing but that.
     """
     try:
         size_bytes = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise RestoreError("the domain XML is not valid Unicode", hint=_HINT) from error
+        raise RestoreError(f"the {what} is not valid Unicode", hint=hint) from error
     if size_bytes > MAX_BYTES:
-        raise RestoreError(f"the domain XML is larger than {MAX_BYTES} bytes", hint=_HINT)
+        raise RestoreError(f"the {what} is larger than {MAX_BYTES} bytes", hint=hint)
     parser = DefusedXMLParser(
         target=_BoundedBuilder(), forbid_dtd=True, forbid_entities=True, forbid_external=True
     )
@@ -78,9 +81,9 @@ def parse(text: str, *, root: str = "domain") -> ET.Element:
         tree = parser.close()
     except (ET.ParseError, DefusedXmlException, ValueError) as error:
         reason = printable(str(error), 200)
-        raise RestoreError(f"the domain XML can't be read: {reason}", hint=_HINT) from error
+        raise RestoreError(f"the {what} can't be read: {reason}", hint=hint) from error
     if not isinstance(tree, ET.Element) or tree.tag != root:
-        raise RestoreError(f"the domain XML is not a <{root}>", hint=_HINT)
+        raise RestoreError(f"the {what} is not a <{root}>", hint=hint)
     return tree
 
 

@@ -20,6 +20,7 @@ from drvm.drill.checks.registry import make_check
 from drvm.drill.leftovers import Leftovers, find_leftovers, remove_leftovers
 from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
 from drvm.drill.run import run_drill
+from drvm.host.disks import ImageInfo
 from drvm.host.model import Host
 from drvm.report.model import DrillResult, ReportInput, VmRow, decode_drill, encode_drill
 from drvm.repository.manifest import Manifest
@@ -28,9 +29,10 @@ from drvm.repository.select import select
 from drvm.restore.definition import VirtType
 from drvm.snapshot import mountpoints
 from drvm.snapshot.between import Stood, fold_by_hand, fold_where_short, listed
-from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, EngineWish
+from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, Engine, EngineWish
 from drvm.snapshot.choose import choose
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
+from drvm.snapshot.imported import Import, ImportEngine
 from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
@@ -197,15 +199,22 @@ def take_image_point(
 ) -> BackupResult:
     """Back up image files that belong to no VM of a host, under ``name``; read at the pace that
     the policy of that name says."""
-    backup = _backup(wiring, progress, no_trace)
     engine = ImageFilesEngine(wiring.image_tool(), wiring.processes, wiring.clock, files)
-    options = BackupOptions.of(wiring.settings.policy_of(name), name)
-    request = CaptureRequest(
-        vm=name,
-        point_id=new_point_id(),
-        read_bandwidth_mib_s=options.read_bandwidth_mib_s,
-    )
-    return backup.run(engine, request, machine_uuid(name))
+    return _take_files(wiring, name, engine, progress, no_trace)
+
+
+def look_at_import(wiring: Wiring, what: Import) -> dict[str, ImageInfo]:
+    """What would be imported. Raises ``HostError``."""
+    return ImportEngine(what, wiring.processes, wiring.clock).look()
+
+
+def take_imported_point(
+    wiring: Wiring, name: str, what: Import, progress: Progress, trace: Trace = no_trace
+) -> BackupResult:
+    """Store images of another hypervisor, and the machine around them, under ``name``; read at the
+    pace that the policy of that name says."""
+    engine = ImportEngine(what, wiring.processes, wiring.clock, trace)
+    return _take_files(wiring, name, engine, progress, trace)
 
 
 def find_drill_leftovers(wiring: Wiring, host: Host) -> Leftovers:
@@ -265,6 +274,20 @@ def _row(vm: FleetVm) -> VmRow:
         rpo_age_seconds=vm.rpo.age_seconds,
         rpo_target_seconds=vm.rpo.target_seconds,
     )
+
+
+def _take_files(
+    wiring: Wiring, name: str, engine: Engine, progress: Progress, trace: Trace
+) -> BackupResult:
+    backup = _backup(wiring, progress, trace)
+    request = CaptureRequest(
+        vm=name,
+        point_id=new_point_id(),
+        read_bandwidth_mib_s=BackupOptions.of(
+            wiring.settings.policy_of(name), name
+        ).read_bandwidth_mib_s,
+    )
+    return backup.run(engine, request, machine_uuid(name))
 
 
 def _backup(wiring: Wiring, progress: Progress, trace: Trace) -> Backup:
