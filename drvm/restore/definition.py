@@ -73,6 +73,7 @@ class DefinitionSpec:
     ``virt_type``: ``qemu`` where the target has no KVM; ``None`` keeps the original's.
     ``machine``, ``cpu``: the operator's own choice instead of the original's; ``cpu`` is a mode
     (``host-model``, ``host-passthrough``, ``maximum``) or the name of a model.
+    ``taken_macs``: addresses that others have there (lower case): a clone gets none of them.
     """
 
     identity: Identity
@@ -85,6 +86,7 @@ class DefinitionSpec:
     virt_type: VirtType | None = None
     machine: str | None = None
     cpu: str | None = None
+    taken_macs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class _Rebuilder:
         self._spec = spec
         renewals: dict[str, str] = {}
         if not spec.identity.keep_macs:
-            renewals.update(renew_macs(original.find("devices"), new_mac))
+            renewals.update(renew_macs(original.find("devices"), new_mac, spec.taken_macs))
         old_uuid = _uuid_of(original)
         if old_uuid is not None and old_uuid != spec.identity.uuid:
             renewals[old_uuid] = spec.identity.uuid

@@ -31,15 +31,20 @@ class NetworkUse:
     name: str
 
 
-def renew_macs(devices: ET.Element | None, new_mac: Callable[[], str]) -> dict[str, str]:
-    """A new address for each one in the original (lower case), all different from all old ones.
+def renew_macs(
+    devices: ET.Element | None,
+    new_mac: Callable[[], str],
+    others: frozenset[str] = frozenset(),
+) -> dict[str, str]:
+    """A new address for each one in the original (lower case), all different from all old ones and
+    from those of ``others``.
 
     Raises ``RestoreError`` if ``new_mac`` keeps giving the same ones.
     """
     found = () if devices is None else devices.iterfind("interface/mac")
     old = [address for mac in found if MAC.fullmatch(address := mac.get("address", "").lower())]
     renewed: dict[str, str] = {}
-    taken = set(old)
+    taken = {*old, *others}
     for address in dict.fromkeys(old):
         for _ in range(_MAC_TRIES):
             if (fresh := new_mac().lower()) not in taken:

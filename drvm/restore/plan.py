@@ -17,7 +17,7 @@ from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtTy
 from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage, planned_in
 from drvm.restore.placing import by_volumes, disk_image, placing_problems, planned_volume
-from drvm.restore.preflight import needs, problems
+from drvm.restore.preflight import TargetFacts, needs, problems
 from drvm.restore.source import parse
 from drvm.restore.target import gather, refusals
 from drvm.restore.volume_lease import new_token, volume_name
@@ -45,8 +45,9 @@ class RestoreRequest:
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
     """``need_bytes``: what the images may take in the end. ``left``: files of the machine that is
-    replaced; they stay where they are. ``tpm``: files of the emulated TPM's state; ``uuid``: of
-    the restored machine. ``nvram_pool``: the NVRAM goes there through libvirt; ``token``: in the
+    replaced; they stay where they are. ``tpm``: files of the emulated TPM's state; ``name``,
+    ``uuid``: of the restored machine, which may take the place of the one with both (``replace``).
+    ``nvram_pool``: the NVRAM goes there through libvirt; ``token``: in the
     names of whatever goes so."""
 
     manifest: Manifest
@@ -56,9 +57,11 @@ class RestorePlan:
     nvram: bytes | None = field(repr=False)
     nvram_path: Path | None
     tpm: Mapping[str, bytes] = field(repr=False)
+    name: str
     uuid: str
     pool: str
     need_bytes: int
+    replace: bool = False
     left: tuple[str, ...] = ()
     nvram_pool: str | None = None
     token: str = ""
@@ -93,16 +96,7 @@ def plan_restore(
     )
     nvram_path = directory / nvram_name if nvram is not None else None
     tpm = repository.tpm_state(manifest) if host.places is not None else {}
-    spec = DefinitionSpec(
-        identity=_identity(manifest, request, name),
-        disks={image.disk.target: disk_image(image) for image in images},
-        networks=request.networks,
-        nvram_path=str(nvram_path) if nvram_path is not None else None,
-        tpm_state=bool(tpm),
-        virt_type=request.virt_type,
-        machine=request.machine,
-        cpu=request.cpu,
-    )
+    spec = _spec(manifest, request, facts, name, images, nvram_path, tpm_state=bool(tpm))
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
     need_bytes = sum(max(0, image.size_bytes - image.on_hand_bytes) for image in images)
     replace = request.identity == "replace"
@@ -114,21 +108,45 @@ def plan_restore(
         raise PreflightFailed(
             f"{manifest.vm} can't be restored to {host.uri} like this", problems=found
         )
-    left = _files_of(host, manifest.vm_uuid) if replace else ()
     return RestorePlan(
-        manifest,
-        original_xml,
-        definition,
-        images,
-        nvram,
-        nvram_path,
-        tpm,
-        spec.identity.uuid,
-        request.pool,
-        need_bytes,
-        left,
-        request.pool if far and nvram is not None else None,
-        token,
+        manifest=manifest,
+        original_xml=original_xml,
+        definition=definition,
+        images=images,
+        nvram=nvram,
+        nvram_path=nvram_path,
+        tpm=tpm,
+        name=name,
+        uuid=spec.identity.uuid,
+        pool=request.pool,
+        need_bytes=need_bytes,
+        replace=replace,
+        left=_files_of(host, manifest.vm_uuid) if replace else (),
+        nvram_pool=request.pool if far and nvram is not None else None,
+        token=token,
+    )
+
+
+def _spec(
+    manifest: Manifest,
+    request: RestoreRequest,
+    facts: TargetFacts,
+    name: str,
+    images: tuple[PlannedImage, ...],
+    nvram_path: Path | None,
+    *,
+    tpm_state: bool,
+) -> DefinitionSpec:
+    return DefinitionSpec(
+        identity=_identity(manifest, request, name),
+        disks={image.disk.target: disk_image(image) for image in images},
+        networks=request.networks,
+        nvram_path=str(nvram_path) if nvram_path is not None else None,
+        tpm_state=tpm_state,
+        virt_type=request.virt_type,
+        machine=request.machine,
+        cpu=request.cpu,
+        taken_macs=frozenset(mac for domain in facts.domains for mac in domain.macs),
     )
 
 

@@ -14,6 +14,7 @@ from drvm.host.model import Domain, Host
 from drvm.host.tpm import restored_state, sweep_states
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
+from drvm.restore.claims import check_free, claimed
 from drvm.restore.folder import make_folder, remove, write_new
 from drvm.restore.images import ImageRestorer, PlannedImage, sweep_partial
 from drvm.restore.plan import RestorePlan
@@ -49,9 +50,13 @@ def run_restore(
     lease (``drvm/restore/volume_lease.py``), or whole ones that no machine uses; the state of a
     TPM is marked until its machine is defined, and swept likewise.
     """
-    for directory in {image.path.parent for image in plan.images if image.pool is None}:
-        sweep_partial(directory)
-    with _leased(plan, host, volumes, trace) as lease, ExitStack() as undo:
+    with ExitStack() as stack:
+        stack.enter_context(claimed(host, plan.name, plan.uuid))
+        check_free(host, plan.name, plan.uuid, replace=plan.replace)
+        for directory in {image.path.parent for image in plan.images if image.pool is None}:
+            sweep_partial(directory)
+        lease = stack.enter_context(_leased(plan, host, volumes, trace))
+        undo = stack.enter_context(ExitStack())
         files = [image for image in plan.images if image.pool is None]
         far = [image for image in plan.images if image.pool is not None]
         written = _write_images(files, restorer, progress, undo)
@@ -61,6 +66,7 @@ def run_restore(
         with contextlib.suppress(HostError):
             host.refresh_pool(plan.pool)  # so that the pool lists the images; nothing rests on it
         try:
+            check_free(host, plan.name, plan.uuid, replace=plan.replace)
             with _tpm_state(plan, host, trace):
                 domain = _define(plan, host, lease, trace)
         except HostUnreachable:

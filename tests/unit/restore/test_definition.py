@@ -206,6 +206,15 @@ def test_machine_and_cpu_can_be_chosen_anew() -> None:
     assert "machine: q35 instead of pc-q35-7.2" in made.changed
 
 
+def test_a_clone_gets_no_mac_that_somebody_else_has() -> None:
+    others = frozenset({"52:54:00:00:00:01", "52:54:00:00:00:02"})
+    spec = dataclasses.replace(clone_of("bios_i440fx"), taken_macs=others)
+    offered = (f"52:54:00:00:00:{number:02X}" for number in itertools.count(1))
+    made = parse(rebuild(machine("bios_i440fx"), spec, new_mac=lambda: next(offered)).xml)
+    macs = {mac.get("address", "") for mac in made.iterfind("devices/interface/mac")}
+    assert macs and not macs & others
+
+
 def test_a_cpu_model_is_chosen_by_its_name_and_checked() -> None:
     for name in ("uefi_q35", "bios_i440fx"):
         spec = dataclasses.replace(clone_of(name), cpu="Nehalem")
