@@ -36,17 +36,30 @@ class LibvirtStorage:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def volumes(self, pool: str) -> list[Volume]:
+    def names(self, pool: str) -> frozenset[str]:
         def ask(connection: Any) -> list[str]:
             found = connection.storagePoolLookupByName(pool)
             found.refresh()
-            names = found.listVolumes()
-            if len(names) > _MAX_VOLUMES:
-                raise HostError(f"{len(names)} volumes in pool {pool} are not believed")
-            return [xml for name in names if (xml := _described(found, name)) is not None]
+            names: list[str] = found.listVolumes()
+            return names
+
+        names = self._connection.call(ask, repeatable=True)
+        if len(names) > _MAX_VOLUMES:
+            raise HostError(f"{len(names)} volumes in pool {pool} are not believed")
+        return frozenset(names)
+
+    def volume(self, pool: str, name: str) -> Volume | None:
+        def ask(connection: Any) -> str | None:
+            found = connection.storagePoolLookupByName(pool)
+            try:
+                return str(found.storageVolLookupByName(name).XMLDesc())
+            except libvirt.libvirtError as problem:
+                if problem.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                    raise
+                return None
 
         described = self._connection.call(ask, repeatable=True)
-        return [libvirt_xml.volume(xml) for xml in described]
+        return libvirt_xml.volume(described) if described is not None else None
 
     def create(self, pool: str, name: str, size_bytes: int) -> Volume:
         wanted = _volume_xml(name, size_bytes)
@@ -169,16 +182,6 @@ def _send(stream: Any, piece: Piece, *, sparse: bool) -> int:
 def _send_all(stream: Any, data: bytes) -> None:
     while data:
         data = data[stream.send(data) :]
-
-
-def _described(pool: Any, name: str) -> str | None:
-    """``None`` for one that is gone since the listing."""
-    try:
-        return str(pool.storageVolLookupByName(name).XMLDesc())
-    except libvirt.libvirtError as problem:
-        if problem.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
-            raise
-        return None
 
 
 def _volume_xml(name: str, size_bytes: int) -> str:

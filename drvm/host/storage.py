@@ -36,8 +36,12 @@ class Storage(Protocol):
     """Of one host. Raises ``HostError``, and ``HostUnreachable`` for a connection that is lost or
     silent: a call then may or may not have been done. Names are checked by the caller."""
 
-    def volumes(self, pool: str) -> list[Volume]:
-        """All that libvirt knows there, after it has looked anew."""
+    def names(self, pool: str) -> frozenset[str]:
+        """Of all volumes there, after libvirt has looked anew."""
+        ...
+
+    def volume(self, pool: str, name: str) -> Volume | None:
+        """``None`` where there is none of that name."""
         ...
 
     def create(self, pool: str, name: str, size_bytes: int) -> Volume:

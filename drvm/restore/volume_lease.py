@@ -83,7 +83,7 @@ class HeldLease:
     def check(self) -> None:
         """Raises ``RestoreError`` where somebody has cleared the lease away."""
         for pool in self.pools:
-            names = {volume.name for volume in self.storage.volumes(pool)}
+            names = self.storage.names(pool)
             if lease_name(self.token) not in names or over_name(self.token) in names:
                 raise RestoreError(
                     f"this restore was taken for dead, and cleared away from pool {pool}",

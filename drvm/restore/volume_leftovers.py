@@ -69,9 +69,9 @@ class LeaseObserver:
         return found
 
     def _look(self, pool: str) -> Iterator[FoundLease]:
-        names = [volume.name for volume in self._host.storage.volumes(pool)]
+        names = self._host.storage.names(pool)
         for token in sorted({token for name in names if (token := lease_token(name))}):
-            mine = tuple(name for name in names if owner_token(name) == token)
+            mine = tuple(sorted(name for name in names if owner_token(name) == token))
             leased = lease_name(token) in names
             content = _read(self._host.storage, pool, lease_name(token)) if leased else b""
             before, since_s = self._since.get((pool, token), (None, 0.0))
@@ -101,17 +101,16 @@ def clear(host: Host, lease: FoundLease) -> tuple[str, ...]:
     was removed. May be done again after a crash, by anybody, also two at once. Raises
     ``HostError``."""
     storage, over = host.storage, over_name(lease.token)
-    if over not in {volume.name for volume in storage.volumes(lease.pool)}:
+    if over not in storage.names(lease.pool):
         # before the machines are looked at: a holder that defines its own later sees it
         storage.create(lease.pool, over, LEASE_BYTES)
     named = _definitions(host)
     removed = []
-    for volume in storage.volumes(lease.pool):
-        if owner_token(volume.name) == lease.token and not any(
-            volume.path in xml or volume.name in xml for xml in named
-        ):
-            storage.remove(lease.pool, volume.name)
-            removed.append(volume.name)
+    for name in sorted(storage.names(lease.pool)):
+        # by its name, which has the token in it: a path may be written in several ways
+        if owner_token(name) == lease.token and not any(name in xml for xml in named):
+            storage.remove(lease.pool, name)
+            removed.append(name)
     storage.remove(lease.pool, lease_name(lease.token))
     storage.remove(lease.pool, over)
     forget_here(lease.token)

@@ -120,7 +120,7 @@ class VolumeRestorer:
             )
 
     def _compare_size(self, pool: str, name: str, length: int) -> None:
-        found = next((v for v in self._storage.volumes(pool) if v.name == name), None)
+        found = self._storage.volume(pool, name)
         if found is None or found.size_bytes < length:
             there = "is gone" if found is None else f"has {found.size_bytes} bytes of {length}"
             raise HostError(f"volume {name} {there}, after all of it was written")

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from drvm.core.findings import Finding
 from drvm.host.model import Host
 from drvm.restore.partial import LeftImage, left_in, sweep_partial
+from drvm.restore.volume_leftovers import FoundLease, LeaseObserver, clear, pools_of
 from drvm.wiring.assembly import Wiring
 
 
@@ -26,6 +27,23 @@ def remove_half_restored(wiring: Wiring) -> list[Finding]:
         for directory in _directories(host)
         for path in sweep_partial(directory, all_of_them=True)
     ]
+
+
+def half_filled(wiring: Wiring, host: Host) -> tuple[FoundLease, ...]:
+    """Volumes that restores through libvirt have left, or are filling now. Changes nothing."""
+    return LeaseObserver(host, wiring.clock).look(pools_of(host))
+
+
+def remove_half_filled(wiring: Wiring) -> list[Finding]:
+    """What dead restores have left on all hosts; waits where it takes time to tell the dead from
+    the living. A finding for each."""
+    done = []
+    for host in wiring.hosts():
+        for lease in LeaseObserver(host, wiring.clock).wait(pools_of(host)):
+            if lease.dead:
+                removed = ", ".join(clear(host, lease)) or "its lease"
+                done.append(Finding(f"restore in pool {lease.pool}", True, f"removed {removed}"))
+    return done
 
 
 def _directories(host: Host) -> Iterator[Path]:

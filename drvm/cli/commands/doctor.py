@@ -21,13 +21,19 @@ from drvm.core.findings import Finding
 from drvm.core.units import format_bytes
 from drvm.host.model import Host
 from drvm.restore.partial import LeftImage
+from drvm.restore.volume_leftovers import FoundLease
 from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers, fold_back
 from drvm.wiring.probing import kept_probe, probe_store
-from drvm.wiring.restores import half_restored, remove_half_restored
+from drvm.wiring.restores import (
+    half_filled,
+    half_restored,
+    remove_half_filled,
+    remove_half_restored,
+)
 
 _TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
 _MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
@@ -133,6 +139,7 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
         findings.append(Finding("dead drill", False, parts, "drvm doctor --fix removes it"))
     findings += [Finding("left alone", True, line) for line in leftovers.left_alone]
     findings += [_half_restored(image) for image in half_restored(host)]
+    findings += [_half_filled(lease) for lease in half_filled(wiring, host)]
     return findings
 
 
@@ -163,12 +170,18 @@ def _half_restored(image: LeftImage) -> Finding:
     return Finding("half-restored", False, f"{image.path}: {size}, of {day}", hint)
 
 
+def _half_filled(lease: FoundLease) -> Finding:
+    if lease.dead:
+        return Finding("dead restore", False, lease.words, "drvm doctor --fix removes it")
+    return Finding("restore", True, f"{lease.words}; dead or alive, drvm doctor --fix waits to see")
+
+
 def _fold(wiring: Wiring, vm: str) -> list[Finding]:
     return [replace(fold_back(wiring, vm), name=f"fold {vm}")]
 
 
 def _repair(wiring: Wiring) -> list[Finding]:
-    done = [*finish_leftovers(wiring), *remove_half_restored(wiring)]
+    done = [*finish_leftovers(wiring), *remove_half_restored(wiring), *remove_half_filled(wiring)]
     return [replace(one, name=f"repair {one.name}") for one in done]
 
 
