@@ -184,7 +184,12 @@ class AgentError(HostError):
 
 
 class ProcessFailed(DrvmError):
-    """A tool ended with an error, or was ended because its time was up."""
+    """A tool ended with an error, or was ended because its time was up. ``code``: its exit code,
+    where it came to its end."""
+
+    def __init__(self, message: str, *, hint: str = "", code: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class CaptureError(DrvmError):

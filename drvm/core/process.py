@@ -144,7 +144,8 @@ class SystemProcesses:
             _close(process)
         if process.returncode != 0:
             tail = stderr[-_TAIL_BYTES:].decode(errors="replace").strip()
-            raise ProcessFailed(f"{argv[0]} failed ({process.returncode}): {tail}")
+            words = f"{argv[0]} failed ({process.returncode}): {tail}"
+            raise ProcessFailed(words, code=process.returncode)
         return Output(stdout, stderr)
 
     def spawn(

@@ -34,7 +34,10 @@ _CREATE_OPTIONS = ("cluster_size", *_SWITCHES, *_VALUES)
 _OPTION_VALUE = re.compile(r"[a-z0-9.]{1,16}", re.ASCII)
 _EXPORT = re.compile(r"nbd(\+[a-z]+)?:", re.ASCII)
 _FLOCK = struct.Struct("hhqqi4x")
+_ONLY_LEAKS = 3
+"""``qemu-img check``: docs/tools/qemu-img.rst."""
 _WRITE_PERMISSION_BYTE = 101
+_WRITE_SHARED_BYTE = 201
 _MAX_CHAIN = 32
 _QUICK_S = 60.0
 _LONG_S = 24 * 3600.0
@@ -169,13 +172,18 @@ class ImageTool:
         argv = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2"]
         self._run([*argv, "-b", _plain(base), "-F", base_format, _plain(overlay)], _QUICK_S)
 
-    def check(self, path: Path, image_format: str) -> None:
-        """Raises ``HostError`` with qemu-img's own words where the image is not sound."""
-        self._run(["qemu-img", "check", "-q", "-f", image_format, _plain(path)], _LONG_S)
+    def check(self, path: Path, image_format: str, *, leaks: bool = False) -> None:
+        """Raises ``HostError`` with qemu-img's own words where the image is not sound. ``leaks``:
+        clusters that nothing refers to count as sound; a QEMU that was killed leaves such."""
+        argv = ["qemu-img", "check", "-q", "-f", image_format, _plain(path)]
+        try:
+            self._processes.run(argv, timeout_s=_LONG_S, max_output_bytes=_MAX_INFO_BYTES)
+        except ProcessFailed as problem:
+            if not leaks or problem.code != _ONLY_LEAKS:
+                raise HostError(problem.message, hint=problem.hint) from None
 
     def mend_leaks(self, path: Path, image_format: str) -> None:
-        """Give back clusters that nothing refers to: a QEMU that was killed leaves such, and they
-        do no harm. Raises ``HostError`` where anything else is wrong with the image."""
+        """Give back clusters that nothing refers to, of an image that is sound but for them."""
         argv = ["qemu-img", "check", "-q", "-r", "leaks", "-f", image_format, _plain(path)]
         self._run(argv, _LONG_S)
 
@@ -219,12 +227,32 @@ def in_use(path: Path) -> bool:
     takes no lock, so a machine that is being started at this moment does not notice. Machines
     that libvirt gave a ``/dev`` of their own are not seen on block devices.
     """
-    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _WRITE_PERMISSION_BYTE, 1, 0)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, question)
+        return _others_write(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def write_locked(path: Path) -> Iterator[None]:
+    """QEMU's own lock of a writer: for as long as the context lasts, and we live, no QEMU opens the
+    image for writing. Raises ``HostError`` where one has it open."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for byte in (_WRITE_PERMISSION_BYTE, _WRITE_SHARED_BYTE):
+            lock = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+        if _others_write(descriptor):
+            raise HostError(f"{path} is in use", hint="end the program that has it open")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _others_write(descriptor: int) -> bool:
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _WRITE_PERMISSION_BYTE, 1, 0)
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, question)
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 

@@ -28,7 +28,7 @@ from drvm.core.errors import (
 from drvm.core.process import Processes
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.disks import BlockReader, BlockWriter
-from drvm.host.images import ImageTool
+from drvm.host.images import ImageTool, write_locked
 from drvm.host.nbd import NbdExport, NbdReader, NbdWriter, nbd_extents
 from drvm.host.rawfile import RawFileReader, RawFileWriter, raw_extents
 from drvm.repository.differing import Differing, differences
@@ -85,7 +85,8 @@ class PlannedImage:
     @property
     def on_hand_bytes(self) -> int:
         """The room that it takes already, half-restored."""
-        return 0 if self.point is None else allocated_bytes(self.partial)
+        local = self.point is not None and self.pool is None
+        return allocated_bytes(self.partial) if local else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,47 @@ class ImageRestorer:
         finally:
             partial.release()
 
+    def turn_back(self, image: PlannedImage, progress: Progress) -> Differing:
+        """Make of an image that is there, at ``image.path``, what the point says, by writing what
+        differs. Durable when it returns; no QEMU can open it for writing meanwhile.
+
+        Raises ``DamageFound`` and ``RestoreError``; then, as after a crash, the image is half of
+        the one and half of the other, and this may be done again.
+        """
+        title = f"turning back {image.disk.target}"
+
+        def attempt(image: PlannedImage) -> Differing:
+            with self._opened(image.path, image, locked=True) as (writers, there):
+                done = self._complete(image, title, writers, there, progress)
+                self._trace(f"image-written-{image.disk.target}")
+                writers.flush()
+                self._trace(f"image-durable-{image.disk.target}")
+                return done
+
+        try:
+            try:
+                return attempt(image)
+            except DamageFound:
+                again = in_another_generation(self._repository, image)
+                if again is None:
+                    raise
+                return attempt(again)
+        except HostError as error:
+            raise RestoreError(
+                f"disk {image.disk.target} can't be turned back: {error.message}",
+                hint=error.hint or f"look at the health of {image.path}",
+            ) from None
+
+    def compare(self, image: PlannedImage, progress: Progress) -> int:
+        """How many bytes of the image at ``image.path`` are not the point's, in whole blocks.
+        Changes nothing. Raises ``DamageFound`` and ``HostError``."""
+        repository, disk_map = self._repository, self._repository.disk_map(image.disk)
+        progress.stage(f"comparing {image.disk.target}", disk_map.size_bytes)
+        with self._opened(image.path, image, writable=False) as (_, there):
+            tools = repository.hasher, repository.tables, there, progress.advance
+            with closing(differences(disk_map, *tools)) as found:
+                return sum(difference.differing_bytes for difference in found)
+
     def _fill(self, image: PlannedImage, partial: Partial, progress: Progress) -> int:
         """Returns the bytes written."""
         disk_map = self._repository.disk_map(image.disk)
@@ -251,18 +293,23 @@ class ImageRestorer:
         return write
 
     @contextlib.contextmanager
-    def _opened(self, path: Path, image: PlannedImage) -> Iterator[tuple[Writers, HeldDisk]]:
-        """To write an image that is at ``path``, and to read what it holds."""
+    def _opened(
+        self, path: Path, image: PlannedImage, *, writable: bool = True, locked: bool = False
+    ) -> Iterator[tuple[Writers, HeldDisk]]:
+        """To write an image that is at ``path``, and to read what it holds. ``locked``: against
+        every QEMU, where no server does it."""
         with ExitStack() as stack:
             open_writer: Callable[[], BlockWriter]
             open_reader: Callable[[], BlockReader]
             if image.format == "raw":
+                if locked:
+                    stack.enter_context(write_locked(path))
                 open_writer = partial(RawFileWriter, path, image.size_bytes)
                 open_reader = partial(RawFileReader, path, image.size_bytes)
                 extents = partial(raw_extents, path, image.size_bytes)
             else:
                 export = NbdExport(
-                    self._processes, path, image.format, writable=True, clock=self._clock
+                    self._processes, path, image.format, writable=writable, clock=self._clock
                 )
                 socket = stack.enter_context(export).socket
                 open_writer, open_reader = partial(NbdWriter, socket), partial(NbdReader, socket)

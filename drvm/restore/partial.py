@@ -238,6 +238,7 @@ def _is_sound(path: Path, image_format: str, size_bytes: int, tool: ImageTool) -
         plain = info.backing_file is None and not (info.bitmaps or info.snapshots)
         if not plain or info.virtual_size_bytes != size_bytes:
             return False
+        tool.check(path, image_format, leaks=True)
         tool.mend_leaks(path, image_format)
     except HostError:
         return False

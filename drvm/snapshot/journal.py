@@ -24,6 +24,7 @@ from drvm.core.ids import is_disk_target, is_point_id, is_uuid
 from drvm.host.images import FORMATS
 from drvm.snapshot.disks import OVERLAY_NAME, SCRATCH_NAME, SOCKET_NAME
 from drvm.snapshot.locks import shared_directory, try_lock
+from drvm.snapshot.rollbacks import Rollbacks
 
 VERSION = 1
 _MAX_BYTES = 1024 * 1024
@@ -146,6 +147,7 @@ class Entry:
 class Journal:
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir / "journal"
+        self.rollbacks = Rollbacks(state_dir)
         shared = shared_directory()
         self._lock_directories = (self._directory, *([] if shared is None else [shared]))
 

@@ -48,7 +48,7 @@ def look(machine: Machine, places: StatePlaces | None) -> Outside:
             warnings.append(f"the state of its TPM is not captured: {problem.message}")
     if machine.chosen_nvram and places is None:
         warnings.append(f"its UEFI variables are not captured: {_UNKNOWN}")
-    return Outside(_read(_nvram_file(machine, places)), state, tuple(warnings))
+    return Outside(read_nvram(nvram_file(machine, places)), state, tuple(warnings))
 
 
 def at_instant(
@@ -81,14 +81,16 @@ def _tpm_state(machine: Machine, places: StatePlaces | None) -> dict[str, bytes]
     return tpm.read_state(directory)
 
 
-def _nvram_file(machine: Machine, places: StatePlaces | None) -> Path | None:
+def nvram_file(machine: Machine, places: StatePlaces | None) -> Path | None:
+    """Where its UEFI variables are; ``None`` where it has none, or has not been started yet."""
     if not machine.chosen_nvram or places is None:
         return machine.nvram
     found = [places.nvram / f"{machine.name}{suffix}" for suffix in _NVRAM_SUFFIXES]
     return next((path for path in found if path.exists()), None)
 
 
-def _read(path: Path | None) -> bytes | None:
+def read_nvram(path: Path | None) -> bytes | None:
+    """Raises ``CaptureError``."""
     if path is None:
         return None
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from drvm.core.errors import CaptureError, DrvmError, HostUnreachable, Locked
 from drvm.host.model import Domain
+from drvm.snapshot import domainxml
 from drvm.snapshot import truth as truths
 from drvm.snapshot.disks import OVERLAY_NAME
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
@@ -76,8 +77,10 @@ def recover(parts: Parts, vm: str | None = None) -> list[Recovered]:
 
 def finish_earlier(parts: Parts, domain: Domain) -> None:
     """Before a new capture of the machine: put it back from an earlier one that was killed.
-    The caller holds the machine's lock. Raises ``CleanupFailed``."""
+    The caller holds the machine's lock. Raises ``CleanupFailed``, and ``CaptureError`` for a
+    machine whose disks are half turned back."""
     finish_machine(parts, domain.uuid)
+    parts.journal.rollbacks.refuse_half(domainxml.read(domain.xml(inactive=True)))
 
 
 def finish_machine(parts: Parts, vm_uuid: str) -> None:

@@ -34,6 +34,7 @@ from drvm.wiring.restores import (
     remove_half_filled,
     remove_half_restored,
 )
+from drvm.wiring.rollbacks import half_turned_back
 
 _TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
 _MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
@@ -140,6 +141,7 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
     findings += [Finding("left alone", True, line) for line in leftovers.left_alone]
     findings += [_half_restored(image) for image in half_restored(host)]
     findings += [_half_filled(lease) for lease in half_filled(wiring, host)]
+    findings += half_turned_back(wiring, host)
     return findings
 
 

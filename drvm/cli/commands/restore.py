@@ -6,22 +6,20 @@ import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import click
 
+from drvm.cli.in_place import InPlace, refuse_with_in_place, restore_in_place
 from drvm.cli.invocation import Invocation
 from drvm.cli.opening import at_time, chosen_point, ending, opened
-from drvm.cli.views import short_time
+from drvm.cli.restore_view import image_fields, list_images, show_plan, tell_restored
 from drvm.config.settings import Overrides
 from drvm.core.errors import UsageError
 from drvm.core.ids import is_vm_name
-from drvm.core.units import format_bytes
 from drvm.repository.manifest import Manifest
-from drvm.restore.difference import difference
-from drvm.restore.images import PlannedImage
-from drvm.restore.plan import RestorePlan, RestoreRequest, plan_folder, plan_restore
-from drvm.restore.run import Restored, run_folder, run_restore
+from drvm.restore.plan import IdentityMode, RestoreRequest, plan_folder, plan_restore
+from drvm.restore.run import run_folder, run_restore
 from drvm.wiring.assembly import Wiring
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -124,7 +122,11 @@ def collect(options: dict[str, Any]) -> TargetOptions:
     type=click.Path(path_type=Path),
     help="To this folder, without libvirt.",
 )
-@click.option("--yes", is_flag=True, help="Don't ask before a VM is replaced.")
+@click.option(
+    "--in-place", is_flag=True, help="Turn the disks of the VM that is there (stopped) back."
+)
+@click.option("--no-safety-point", is_flag=True, help="With --in-place: take none before.")
+@click.option("--yes", is_flag=True, help="Don't ask before a VM is replaced or turned back.")
 @target_options
 @click.pass_obj
 def command(
@@ -135,13 +137,16 @@ def command(
     replace: bool,
     clone: bool,
     output: Path | None,
+    in_place: bool,
+    no_safety_point: bool,
     yes: bool,
     **options: Any,
 ) -> int:
     """Restore a machine from a recovery point, or its disks to a folder.
 
     POINT is VM (the latest good point), VM@latest, VM@TIME or the beginning of an id. Every block
-    is verified, the machine is defined last, and no existing file is ever overwritten.
+    is verified, the machine is defined last, and no existing file is ever overwritten. With
+    --in-place the images of the VM are read and what differs is written, after a point of them.
 
     Another host (--to) needs libvirt and a storage pool, and nothing of drvm.
 
@@ -150,23 +155,32 @@ def command(
       drvm restore web1 --start
       drvm restore web1 --to qemu+ssh://root@kvm2/system --pool images --start
       drvm restore web1@2026-11-23T04:00 --replace --yes
+      drvm restore web1@2026-11-23T04:00 --in-place
       drvm restore web1 --as-of 2026-11-22T18:00 --output /srv/rescue
       drvm restore 3f9a --output /srv/rescue --format raw
     """
     if replace and clone:
         raise UsageError("--replace and --clone exclude each other", hint="choose one of them")
-    if output is not None:
-        _refuse_with_output({"name": name, "replace": replace, "clone": clone, **options})
+    identities = {"name": name, "replace": replace, "clone": clone}
+    if in_place:
+        about = {**identities, "output": output, **options}
+        refuse_with_in_place(about, safety=not no_safety_point, yes=yes)
+    elif no_safety_point:
+        raise UsageError("--no-safety-point without --in-place means nothing")
+    elif output is not None:
+        _refuse_with_output({**identities, **options})
     target = collect(options)
     with opened(invocation, Overrides(host_uri=target.to, as_of=target.as_of)) as wiring:
         manifest = chosen_point(invocation, wiring, point).manifest
+        if in_place:
+            wish = InPlace(target.disks, not no_safety_point, yes, target.start, target.dry_run)
+            restore_in_place(invocation, wiring, manifest, wish)
+            return ending(wiring)
         if output is not None:
             _to_folder(invocation, wiring, manifest, output, target)
             return ending(wiring)
-        identity: Literal["keep", "replace", "clone"] = (
-            "replace" if replace else "clone" if clone else "keep"
-        )
-        request = make_request(target, identity, name)
+        identity = "replace" if replace else "clone" if clone else "keep"
+        request = make_request(target, cast(IdentityMode, identity), name)
         restore_machine(invocation, wiring, manifest, request, target, yes=yes)
         return ending(wiring)
 
@@ -216,7 +230,7 @@ def restore_machine(
     host = wiring.host()
     plan = plan_restore(wiring.repository(), manifest, host, request)
     if target.dry_run:
-        _show_plan(invocation, plan, host.uri)
+        show_plan(invocation, plan, host.uri)
         return
     for line in plan.definition.dropped:
         invocation.warn(f"left out of the definition: {line}")
@@ -233,7 +247,7 @@ def restore_machine(
             volumes=volumes,
             trace=invocation.trace,
         )
-    _tell(invocation, manifest, restored, plan.left)
+    tell_restored(invocation, manifest, restored, plan.left)
 
 
 def _to_folder(
@@ -247,9 +261,9 @@ def _to_folder(
     images = plan_folder(manifest, directory, target.disks, target.image_format)
     if target.dry_run:
         invocation.output.line(f"{manifest.vm}, point {manifest.id}, to {directory}:")
-        _list_images(invocation, images)
+        list_images(invocation, images)
         if invocation.output.json:
-            invocation.output.document({"plan": {"images": _image_fields(images)}})
+            invocation.output.document({"plan": {"images": image_fields(images)}})
         return
     with invocation.progress() as progress:
         restored = run_folder(
@@ -260,71 +274,4 @@ def _to_folder(
             wiring.restorer(invocation.trace),
             progress,
         )
-    _tell(invocation, manifest, restored)
-
-
-def _show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
-    output, definition = invocation.output, plan.definition
-    changes = difference(plan.original_xml, definition.xml)
-    if output.json:
-        fields = {
-            "point": plan.manifest.id,
-            "to": uri,
-            "pool": plan.pool,
-            "images": _image_fields(plan.images),
-            "need_bytes": plan.need_bytes,
-            "left_out": definition.dropped,
-            "changed": definition.changed,
-            "definition_difference": changes,
-        }
-        output.document({"plan": fields})
-        return
-    created = short_time(plan.manifest.created)
-    output.line(f"{plan.manifest.vm}, point {plan.manifest.id} of {created} UTC, to {uri}")
-    _list_images(invocation, plan.images)
-    output.line(f"  needs up to {format_bytes(plan.need_bytes)} in pool {plan.pool}")
-    for title, lines in (("changed", definition.changed), ("left out", definition.dropped)):
-        for line in lines:
-            output.line(f"  {title}: {line}")
-    output.block(changes)
-
-
-def _list_images(invocation: Invocation, images: tuple[PlannedImage, ...]) -> None:
-    for image in images:
-        size = format_bytes(image.size_bytes)
-        invocation.output.line(f"  {image.disk.target}: {size} {image.format} -> {image.path}")
-
-
-def _image_fields(images: tuple[PlannedImage, ...]) -> list[dict[str, Any]]:
-    return [
-        {
-            "target": image.disk.target,
-            "path": image.path,
-            "format": image.format,
-            "size_bytes": image.size_bytes,
-        }
-        for image in images
-    ]
-
-
-def _tell(
-    invocation: Invocation, manifest: Manifest, restored: Restored, left: tuple[str, ...] = ()
-) -> None:
-    if invocation.output.json:
-        fields = {
-            "point": manifest.id,
-            "vm": restored.name or None,
-            "vm_uuid": restored.uuid or None,
-            "files": restored.files,
-            "written_bytes": restored.written_bytes,
-            "left_files": left,
-        }
-        invocation.output.document({"restored": fields})
-        return
-    what = f"as {restored.name}" if restored.name else "to files"
-    size = format_bytes(restored.written_bytes)
-    invocation.output.line(f"restored point {manifest.id} of {manifest.vm} {what}: {size} written")
-    for path in restored.files:
-        invocation.output.line(f"  {path}")
-    for old in left:
-        invocation.output.line(f"  left where it was: {old}")
+    tell_restored(invocation, manifest, restored)

@@ -28,7 +28,8 @@ from tests.unit.repository.test_round_trip import noise
 __all__ = ["cheap_key_derivation"]  # a fixture
 
 CONTENT = noise(9 * MIB) + bytes(LEAF_BYTES) + noise(5 * MIB + 700, 1)
-STEPS = ("made", "begun", "written", "whole", "named")
+LONG = pytest.mark.long
+SHORT, LATER = ("begun", "whole"), ("made", "written", "named")
 FORMATS = ("raw", "qcow2")
 
 
@@ -76,7 +77,7 @@ def assert_whole(image: PlannedImage) -> None:
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [*SHORT, *(pytest.param(s, marks=LONG) for s in LATER)])
 def test_a_restore_that_was_killed_at_any_step_goes_on(vault, tmp_path, image_format, step):
     image = planned(vault, tmp_path, image_format)
     killed_at(f"image-{step}-vda", lambda t: restorer(vault, t).restore(image, NoProgress()))

@@ -1,0 +1,81 @@
+"""What a restore will do and has done, for people and for tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drvm.cli.invocation import Invocation
+from drvm.cli.views import short_time
+from drvm.core.units import format_bytes
+from drvm.repository.manifest import Manifest
+from drvm.restore.difference import difference
+from drvm.restore.images import PlannedImage
+from drvm.restore.plan import RestorePlan
+from drvm.restore.run import Restored
+
+
+def show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
+    output, definition = invocation.output, plan.definition
+    changes = difference(plan.original_xml, definition.xml)
+    if output.json:
+        fields = {
+            "point": plan.manifest.id,
+            "to": uri,
+            "pool": plan.pool,
+            "images": image_fields(plan.images),
+            "need_bytes": plan.need_bytes,
+            "left_out": definition.dropped,
+            "changed": definition.changed,
+            "definition_difference": changes,
+        }
+        output.document({"plan": fields})
+        return
+    created = short_time(plan.manifest.created)
+    output.line(f"{plan.manifest.vm}, point {plan.manifest.id} of {created} UTC, to {uri}")
+    list_images(invocation, plan.images)
+    output.line(f"  needs up to {format_bytes(plan.need_bytes)} in pool {plan.pool}")
+    for title, lines in (("changed", definition.changed), ("left out", definition.dropped)):
+        for line in lines:
+            output.line(f"  {title}: {line}")
+    output.block(changes)
+
+
+def list_images(invocation: Invocation, images: tuple[PlannedImage, ...]) -> None:
+    for image in images:
+        size = format_bytes(image.size_bytes)
+        invocation.output.line(f"  {image.disk.target}: {size} {image.format} -> {image.path}")
+
+
+def image_fields(images: tuple[PlannedImage, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "target": image.disk.target,
+            "path": image.path,
+            "format": image.format,
+            "size_bytes": image.size_bytes,
+        }
+        for image in images
+    ]
+
+
+def tell_restored(
+    invocation: Invocation, manifest: Manifest, restored: Restored, left: tuple[str, ...] = ()
+) -> None:
+    if invocation.output.json:
+        fields = {
+            "point": manifest.id,
+            "vm": restored.name or None,
+            "vm_uuid": restored.uuid or None,
+            "files": restored.files,
+            "written_bytes": restored.written_bytes,
+            "left_files": left,
+        }
+        invocation.output.document({"restored": fields})
+        return
+    what = f"as {restored.name}" if restored.name else "to files"
+    size = format_bytes(restored.written_bytes)
+    invocation.output.line(f"restored point {manifest.id} of {manifest.vm} {what}: {size} written")
+    for path in restored.files:
+        invocation.output.line(f"  {path}")
+    for old in left:
+        invocation.output.line(f"  left where it was: {old}")

@@ -1,0 +1,1 @@
+"""A machine that is off, turned back to a point where it is (``restore --in-place``)."""
