@@ -21,7 +21,7 @@ def show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
         fields = {
             "point": plan.manifest.id,
             "to": uri,
-            "pool": plan.pool,
+            "pools": [{"pool": name, "need_bytes": n} for name, n in plan.room.items()],
             "images": image_fields(plan.images),
             "need_bytes": plan.need_bytes,
             "left_out": definition.dropped,
@@ -33,7 +33,8 @@ def show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
     created = short_time(plan.manifest.created)
     output.line(f"{plan.manifest.vm}, point {plan.manifest.id} of {created} UTC, to {uri}")
     list_images(invocation, plan.images)
-    output.line(f"  needs up to {format_bytes(plan.need_bytes)} in pool {plan.pool}")
+    for pool, need_bytes in plan.room.items():
+        output.line(f"  needs up to {format_bytes(need_bytes)} in pool {pool}")
     for title, lines in (("changed", definition.changed), ("left out", definition.dropped)):
         for line in lines:
             output.line(f"  {title}: {line}")

@@ -189,7 +189,7 @@ def _own_problems(host: Host, point: Manifest) -> Iterator[str]:
 
 
 def _host_problems(host: Host, definition: Definition, name: str) -> tuple[str, ...]:
-    need = needs(definition, replace=False, pool=None, need_bytes=0, transient_network=name)
+    need = needs(definition, replace=False, transient_network=name)
     return problems(gather(host), need)
 
 

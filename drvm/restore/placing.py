@@ -38,19 +38,16 @@ def disk_image(image: PlannedImage) -> DiskImage:
     return DiskImage(str(image.path), image.format, block=image.pool_kind in BLOCK_POOLS)
 
 
-def placing_problems(images: Iterable[PlannedImage], nvram: bool) -> Iterator[str]:
-    """What the kinds of the pools stand in the way of."""
+def placing_problems(images: Iterable[PlannedImage], nvram: Pool | None) -> Iterator[str]:
+    """What the kinds of the pools stand in the way of. ``nvram``: where the UEFI variables go."""
     for image in images:
-        if image.pool_kind not in BLOCK_POOLS:
-            continue
-        if image.format != "raw":
+        if image.pool_kind in BLOCK_POOLS and image.format != "raw":
             yield (
                 f"pool {image.pool!r} holds block devices, and disk {image.disk.target} would be "
                 f"{image.format} there: use --format raw"
             )
-        if nvram:
-            yield (
-                f"pool {image.pool!r} holds block devices, and the machine's UEFI variables need "
-                "a file: use --pool NAME with a directory"
-            )
-            nvram = False
+    if nvram is not None and nvram.kind in BLOCK_POOLS:
+        yield (
+            f"pool {nvram.name!r} holds block devices, and the machine's UEFI variables need a "
+            "file: use --pool NAME with a directory, and --map-pool OLD=NAME for the disks"
+        )

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from drvm.core.errors import PreflightFailed, RestoreError, UsageError
-from drvm.host.model import Host
+from drvm.host.model import Host, Pool
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
 from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage, planned_in
+from drvm.restore.mapping import pools_of, unused
 from drvm.restore.placing import by_volumes, disk_image, placing_problems, planned_volume
 from drvm.restore.preflight import TargetFacts, needs, problems
 from drvm.restore.source import parse
@@ -29,7 +30,8 @@ IdentityMode = Literal["keep", "replace", "clone"]
 class RestoreRequest:
     """``identity``: ``keep`` the machine's own (it must be gone from the target), ``replace`` the
     one that is there, or make a ``clone`` with a new one. ``name``: ``None`` keeps the original's
-    (a clone needs one). ``format``: ``None`` as the original. ``disks``: ``None`` for all."""
+    (a clone needs one). ``pools``: as ``pools_of`` takes them, the others go to ``pool``.
+    ``format``: ``None`` as the original. ``disks``: ``None`` for all."""
 
     identity: IdentityMode = "keep"
     name: str | None = None
@@ -37,6 +39,7 @@ class RestoreRequest:
     format: Literal["raw", "qcow2"] | None = None
     disks: frozenset[str] | None = None
     networks: Mapping[str, str] = field(default_factory=dict)
+    pools: Mapping[str, str] = field(default_factory=dict)
     virt_type: VirtType | None = None
     machine: str | None = None
     cpu: str | None = None
@@ -44,11 +47,11 @@ class RestoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """``need_bytes``: what the images may take in the end. ``left``: files of the machine that is
-    replaced; they stay where they are. ``tpm``: files of the emulated TPM's state; ``name``,
-    ``uuid``: of the restored machine, which may take the place of the one with both (``replace``).
-    ``nvram_pool``: the NVRAM goes there through libvirt; ``token``: in the
-    names of whatever goes so."""
+    """``room``: pool -> what may be taken of it in the end, in bytes. ``left``: files of the
+    machine that is replaced; they stay where they are. ``tpm``: files of the emulated TPM's state;
+    ``name``, ``uuid``: of the restored machine, which may take the place of the one with both
+    (``replace``). ``nvram_pool``: the NVRAM goes there through libvirt; ``token``: in the names of
+    whatever goes so."""
 
     manifest: Manifest
     original_xml: str = field(repr=False)
@@ -59,12 +62,15 @@ class RestorePlan:
     tpm: Mapping[str, bytes] = field(repr=False)
     name: str
     uuid: str
-    pool: str
-    need_bytes: int
+    room: Mapping[str, int]
     replace: bool = False
     left: tuple[str, ...] = ()
     nvram_pool: str | None = None
     token: str = ""
+
+    @property
+    def need_bytes(self) -> int:
+        return sum(self.room.values())
 
     @property
     def volume_pools(self) -> tuple[str, ...]:
@@ -80,29 +86,32 @@ def plan_restore(
     original_xml = read_definition(repository, manifest)
     name = _name(manifest, request)
     facts = gather(host)
-    pool = facts.pools.get(request.pool)
-    directory = Path(pool.path) if pool is not None else Path("/nonexistent")
     token = new_token()
-    far = pool is not None and by_volumes(host, pool)
+    disks = chosen_disks(manifest, request.disks)
+    goes = pools_of(original_xml, disks, request.pool, request.pools)
     images = tuple(
-        planned_volume(disk, pool, name, token, manifest, request.format)
-        if pool is not None and far
-        else _image(disk, directory, name, manifest, request.format)
-        for disk in chosen_disks(manifest, request.disks)
+        _placed(disk, facts.pools.get(goes[disk.target]), host, name, token, manifest, request)
+        for disk in disks
     )
     nvram = repository.blob(manifest.nvram) if manifest.nvram is not None else None
-    nvram_name = (
-        volume_name(name, "nvram", token, "fd") if far else f"{name}-{manifest.id}-nvram.fd"
-    )
-    nvram_path = directory / nvram_name if nvram is not None else None
+    pool = facts.pools.get(request.pool)
+    far = by_volumes(host, pool)
+    nvram_path = None
+    if nvram is not None:
+        nvram_path = _nvram_path(pool, name, token if far else None, manifest)
     tpm = repository.tpm_state(manifest) if host.places is not None else {}
     spec = _spec(manifest, request, facts, name, images, nvram_path, tpm_state=bool(tpm))
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
-    need_bytes = sum(max(0, image.size_bytes - image.on_hand_bytes) for image in images)
+    room = {request.pool: len(nvram)} if nvram is not None else {}
+    for image in images:
+        place = goes[image.disk.target]
+        still = max(0, image.size_bytes - image.on_hand_bytes)
+        room[place] = room.get(place, 0) + still
     replace = request.identity == "replace"
-    need = needs(definition, replace=replace, pool=request.pool, need_bytes=need_bytes)
+    need = needs(definition, replace=replace, room=room)
     found = [*problems(facts, need), *unfit, *refusals(host, facts, definition.xml)]
-    found += placing_problems(images, nvram is not None)
+    found += placing_problems(images, pool if nvram is not None else None)
+    found += unused(original_xml, disks, request.pools, request.networks)
     found += [] if host.remote else [f"{p} exists already" for p in _taken(images, nvram_path)]
     if found:
         raise PreflightFailed(
@@ -118,8 +127,7 @@ def plan_restore(
         tpm=tpm,
         name=name,
         uuid=spec.identity.uuid,
-        pool=request.pool,
-        need_bytes=need_bytes,
+        room=room,
         replace=replace,
         left=_files_of(host, manifest.vm_uuid) if replace else (),
         nvram_pool=request.pool if far and nvram is not None else None,
@@ -203,14 +211,35 @@ def _identity(manifest: Manifest, request: RestoreRequest, name: str) -> Identit
     return Identity(name, manifest.vm_uuid, keep_macs=True)
 
 
-def _image(
-    disk: Disk, directory: Path, name: str, manifest: Manifest, image_format: str | None
+def _placed(
+    disk: Disk,
+    pool: Pool | None,
+    host: Host,
+    name: str,
+    token: str,
+    manifest: Manifest,
+    request: RestoreRequest,
 ) -> PlannedImage:
-    kind = image_format or disk.format
+    """``pool``: ``None`` for one that is not there, which the preflight tells."""
+    if pool is not None and by_volumes(host, pool):
+        return planned_volume(disk, pool, name, token, manifest, request.format)
+    kind = request.format or disk.format
+    directory = _directory(pool)
     plain = directory / f"{name}-{disk.target}.{kind}"
     dated = directory / f"{name}-{disk.target}-{manifest.id}.{kind}"
     path = dated if os.path.lexists(plain) else plain
     return PlannedImage(disk, path, kind, (manifest.vm_uuid, manifest.id))
+
+
+def _nvram_path(pool: Pool | None, name: str, token: str | None, manifest: Manifest) -> Path:
+    """``token``: ``None`` for a file of this machine."""
+    if token is None:
+        return _directory(pool) / f"{name}-{manifest.id}-nvram.fd"
+    return _directory(pool) / volume_name(name, "nvram", token, "fd")
+
+
+def _directory(pool: Pool | None) -> Path:
+    return Path(pool.path) if pool is not None else Path("/nonexistent")
 
 
 def _taken(images: tuple[PlannedImage, ...], nvram_path: Path | None) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drvm.core.text import printable
@@ -29,8 +29,7 @@ class ExistingDomain:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """The target as it is now. ``bridges`` is ``None`` where nobody can look (a remote host);
-    ``volumes``: names of the files that stand in the pool already."""
+    """The target as it is now. ``bridges`` is ``None`` where libvirt does not say."""
 
     uri: str
     domains: tuple[ExistingDomain, ...]
@@ -38,16 +37,15 @@ class TargetFacts:
     pools: Mapping[str, Pool]
     capabilities: HostCapabilities
     bridges: frozenset[str] | None = None
-    volumes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a restore needs of its target.
 
-    ``need_bytes``: what its images may take in the end (raw ones count in full).
-    ``replace``: it takes the place of the VM with its UUID. ``pool``: ``None`` where the images
-    go elsewhere. ``transient_network``: a network that the drill makes itself.
+    ``replace``: it takes the place of the VM with its UUID. ``room``: pool -> what the images there
+    may take in the end, in bytes (raw ones count in full); none where they go elsewhere.
+    ``transient_network``: a network that the drill makes itself.
     """
 
     name: str
@@ -59,9 +57,7 @@ class Needs:
     virt_type: str
     firmware: str
     networks: tuple[NetworkUse, ...] = ()
-    pool: str | None = None
-    need_bytes: int = 0
-    volumes: frozenset[str] = field(default_factory=frozenset)
+    room: Mapping[str, int] = field(default_factory=dict)
     transient_network: str | None = None
 
 
@@ -69,9 +65,7 @@ def needs(
     definition: Definition,
     *,
     replace: bool,
-    pool: str | None,
-    need_bytes: int,
-    volumes: Iterable[str] = (),
+    room: Mapping[str, int] | None = None,
     transient_network: str | None = None,
 ) -> Needs:
     """What ``definition``, rebuilt by us, asks of the target."""
@@ -89,9 +83,7 @@ def needs(
         virt_type=domain.get("type", ""),
         firmware="bios" if system is None else system.get("firmware", "bios"),
         networks=definition.networks,
-        pool=pool,
-        need_bytes=need_bytes,
-        volumes=frozenset(volumes),
+        room=room or {},
         transient_network=transient_network,
     )
 
@@ -100,7 +92,7 @@ def problems(facts: TargetFacts, need: Needs) -> tuple[str, ...]:
     """All of them at once, a line each, with the switch that resolves it. Empty: go ahead."""
     return tuple(
         printable(line, 600)
-        for check in (_identity, _macs, _networks, _pool, _machine)
+        for check in (_identity, _macs, _networks, _pools, _machine)
         for line in check(facts, need)
     )
 
@@ -182,42 +174,31 @@ def listed(names: Sequence[str]) -> str:
     return f"there are: {', '.join(names[:_SHOWN_NAMES])}{more}"
 
 
-def _pool(facts: TargetFacts, need: Needs) -> Iterator[str]:
-    if need.pool is None:
-        return
-    pool = facts.pools.get(need.pool)
+def _pools(facts: TargetFacts, need: Needs) -> Iterator[str]:
+    for name, need_bytes in need.room.items():
+        yield from _pool(facts, name, need_bytes)
+
+
+def _pool(facts: TargetFacts, name: str, need_bytes: int) -> Iterator[str]:
+    pool = facts.pools.get(name)
     usable = sorted(
         name for name, other in facts.pools.items() if other.active and other.kind in VOLUME_POOLS
     )
+    others = f"use --pool NAME, or --map-pool OLD=NAME for some disks ({listed(usable)})"
     if pool is None:
-        make = "" if usable else f"; virsh pool-create-as {need.pool} dir --target DIR makes one"
+        make = "" if usable else f"; virsh pool-create-as {name} dir --target DIR makes one"
+        yield f"pool {name!r} does not exist on {facts.uri}: {others}{make}"
+    elif pool.kind not in VOLUME_POOLS:
         yield (
-            f"pool {need.pool!r} does not exist on {facts.uri}: use --pool NAME "
-            f"({listed(usable)}{make})"
+            f"pool {pool.name!r} is of the kind {pool.kind}, where drvm makes no volumes: {others}"
         )
-        return
-    if pool.kind not in VOLUME_POOLS:
-        yield (
-            f"pool {pool.name!r} is of the kind {pool.kind}, where drvm makes no volumes: use "
-            f"--pool NAME ({listed(usable)})"
-        )
-        return
-    if not pool.active:
-        yield (
-            f"pool {pool.name!r} is not active on {facts.uri}: start it, or use --pool NAME "
-            f"({listed(usable)})"
-        )
-        return
-    if pool.available_bytes < need.need_bytes:
+    elif not pool.active:
+        yield f"pool {pool.name!r} is not active on {facts.uri}: start it, or {others}"
+    elif pool.available_bytes < need_bytes:
         yield (
             f"pool {pool.name!r} has {format_bytes(pool.available_bytes)} left and the restore "
-            f"may take {format_bytes(need.need_bytes)}: use --pool NAME ({listed(usable)}), or "
-            "--disk to restore some disks only"
-        )
-    for volume in sorted(need.volumes & facts.volumes):
-        yield (
-            f"a file {volume!r} stands in pool {pool.name!r} already: use --name NAME, another "
-            "--pool, or remove the file"
+            f"may take {format_bytes(need_bytes)} there: {others}, or --disk to restore some disks "
+            "only"
         )
 
 

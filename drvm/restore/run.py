@@ -63,8 +63,9 @@ def run_restore(
         written += _write_volumes(far, volumes, progress, undo, trace)
         _write_nvram(plan, volumes, undo, trace)
         progress.stage("defining the machine")
-        with contextlib.suppress(HostError):
-            host.refresh_pool(plan.pool)  # so that the pool lists the images; nothing rests on it
+        for pool in plan.room:  # so that it lists the images; nothing rests on it
+            with contextlib.suppress(HostError):
+                host.refresh_pool(pool)
         try:
             check_free(host, plan.name, plan.uuid, replace=plan.replace)
             with _tpm_state(plan, host, trace):

@@ -9,7 +9,7 @@ from drvm.restore.preflight import ExistingDomain, TargetFacts, listed
 from drvm.restore.source import parse
 
 
-def gather(host: Host, *, volumes: frozenset[str] = frozenset()) -> TargetFacts:
+def gather(host: Host) -> TargetFacts:
     """The facts that a preflight asks for; changes nothing.
 
     ``volumes`` is the caller's to find out: it depends on where the images go. Raises
@@ -24,7 +24,6 @@ def gather(host: Host, *, volumes: frozenset[str] = frozenset()) -> TargetFacts:
         pools={pool.name: pool for pool in host.pools()},
         capabilities=host.capabilities(),
         bridges=host.bridges(),
-        volumes=volumes,
     )
 
 

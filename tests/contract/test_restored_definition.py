@@ -123,7 +123,7 @@ def test_a_preflight_sees_the_vms_that_are_there(
     virsh: Virsh, rebuilt: Rebuild, identity: Identity
 ) -> None:
     made = rebuilt("bios_i440fx", "qemu")
-    need = needs(made, replace=False, pool=None, need_bytes=0)
+    need = needs(made, replace=False)
     with contextlib.closing(LibvirtHost(virsh.uri)) as host:
         before = problems(gather(host), need)
         virsh("define", virsh.file(made.xml))

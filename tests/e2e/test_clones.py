@@ -3,6 +3,7 @@ original's."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -33,18 +34,29 @@ class Pool:
     directory: Path
 
 
-@pytest.fixture(scope="module")
-def pool(processes: Processes, libvirt_uri: str) -> Iterator[Pool]:
+@contextlib.contextmanager
+def made_pool(processes: Processes, uri: str) -> Iterator[Pool]:
     name = unique_name("clones")
     with lab.workspace(name) as directory:
-        virsh = ["virsh", "-q", "-c", libvirt_uri]
-        processes.run(
-            [*virsh, "pool-create-as", name, "dir", "--target", str(directory)], timeout_s=60
-        )
+        virsh = ["virsh", "-q", "-c", uri]
+        create = [*virsh, "pool-create-as", name, "dir", "--target", str(directory)]
+        processes.run(create, timeout_s=60)
         try:
             yield Pool(name, directory)
         finally:
             processes.run([*virsh, "pool-destroy", name], timeout_s=60)
+
+
+@pytest.fixture(scope="module")
+def pool(processes: Processes, libvirt_uri: str) -> Iterator[Pool]:
+    with made_pool(processes, libvirt_uri) as pool:
+        yield pool
+
+
+@pytest.fixture
+def fast(processes: Processes, libvirt_uri: str) -> Iterator[Pool]:
+    with made_pool(processes, libvirt_uri) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="module")
@@ -146,17 +158,26 @@ def assert_apart(original: Guest, clones: list[Guest]) -> None:
 
 
 def test_clones_at_once_share_nothing_and_of_two_to_one_name_one_is_refused(
-    original: Guest, appliance: Appliance, pool: Pool, processes: Processes, tmp_path: Path
+    original: Guest,
+    appliance: Appliance,
+    pool: Pool,
+    fast: Pool,
+    processes: Processes,
+    tmp_path: Path,
 ) -> None:
+    """Each with one disk in each of two pools."""
+    where = ["--pool", pool.name, "--map-pool", f"{original.disks['vdb'].parent}={fast.name}"]
     point = appliance.backup(original.name)["id"]
     names = [unique_name("copy") for _ in range(3)]
     clones = [Guest(name, pool.directory, {}, processes) for name in names]
     try:
-        done = clone_at_once(appliance, point, [*names, names[0]], "--pool", pool.name)
+        done = clone_at_once(appliance, point, [*names, names[0]], *where)
         assert sorted(code for code, _, _ in done) == [0, 0, 0, 1], done
         (refused,) = [err for code, _, err in done if code]
         assert "under way" in refused or "exists" in refused or "has come" in refused, refused
-        assert len(list(pool.directory.iterdir())) == 6, "what was refused left something"
+        for place, kind in ((pool, "qcow2"), (fast, "raw")):
+            there = sorted(path.suffix for path in place.directory.iterdir())
+            assert there == [f".{kind}"] * 3, "what was refused left something"
         assert_apart(original, clones)
         for document in (document for code, document, _ in done if code == 0):
             files = [Path(path) for path in document["restored"]["files"]]

@@ -27,6 +27,7 @@ class DrillHost:
     networks: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     places: StatePlaces | None = None
+    remote: bool = False
 
     def did(self, call: str) -> None:
         self.calls.append(call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -34,6 +34,7 @@ class TargetOptions:
     image_format: Literal["raw", "qcow2"] | None
     disks: frozenset[str] | None
     networks: dict[str, str]
+    pools: dict[str, str]
     machine: str | None
     cpu: str | None
     virt_type: Literal["kvm", "qemu"] | None
@@ -61,6 +62,13 @@ _OPTIONS = (
         metavar="OLD=NEW",
         help="Another network: NEW is NAME or bridge:NAME; repeatable.",
     ),
+    click.option(
+        "--map-pool",
+        multiple=True,
+        metavar="OLD=NEW",
+        help="Another pool for the disks that OLD names: a target such as vda, or the pool or "
+        "directory that they were in; repeatable.",
+    ),
     click.option("--machine", metavar="TYPE", help="Machine type instead of the original's."),
     click.option(
         "--cpu",
@@ -87,20 +95,13 @@ def target_options(function: Decorated) -> Decorated:
 
 def collect(options: dict[str, Any]) -> TargetOptions:
     """Raises ``UsageError``."""
-    networks: dict[str, str] = {}
-    for text in options["map_network"]:
-        old, found, new = text.partition("=")
-        if not (old and found and new):
-            raise UsageError(
-                f"--map-network {text!r} is not OLD=NEW", hint="such as --map-network lan=isolated"
-            )
-        networks[old] = new
     return TargetOptions(
         to=options["to"],
         pool=options["pool"] or "default",
         image_format=options["image_format"],
         disks=frozenset(options["disk"]) or None,
-        networks=networks,
+        networks=_mapped("--map-network", options["map_network"], "lan=isolated"),
+        pools=_mapped("--map-pool", options["map_pool"], "vdb=fast"),
         machine=options["machine"],
         cpu=options["cpu"],
         virt_type=options["virt_type"],
@@ -109,6 +110,19 @@ def collect(options: dict[str, Any]) -> TargetOptions:
         dry_run=options["dry_run"],
         as_of=options["as_of"],
     )
+
+
+def _mapped(switch: str, texts: Sequence[str], example: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        old, sign, new = text.rpartition("=")
+        if not (old and sign and new):
+            raise UsageError(
+                f"{switch} {text!r} is not OLD=NEW", hint=f"such as {switch} {example}"
+            )
+        if found.setdefault(old, new) != new:
+            raise UsageError(f"{switch} says of {old!r} two things", hint="give it once")
+    return found
 
 
 @click.command("restore")
@@ -211,6 +225,7 @@ def make_request(
         format=target.image_format,
         disks=target.disks,
         networks=target.networks,
+        pools=target.pools,
         virt_type=target.virt_type,
         machine=target.machine,
         cpu=target.cpu,

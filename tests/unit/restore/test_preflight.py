@@ -37,7 +37,6 @@ FACTS = TargetFacts(
         frozenset({"bios"}),
     ),
     bridges=frozenset({"br0"}),
-    volumes=frozenset({"vm-vda.qcow2"}),
 )
 FINE = Needs(
     name="new",
@@ -49,9 +48,7 @@ FINE = Needs(
     virt_type="qemu",
     firmware="bios",
     networks=(NetworkUse("default", "network", "default"), NetworkUse("br0", "bridge", "br0")),
-    pool="default",
-    need_bytes=10 * GIB,
-    volumes=frozenset({"new-vda.qcow2"}),
+    room={"default": 10 * GIB},
 )
 REPLACES = dataclasses.replace(FINE, name=SAME.name, uuid=SAME.uuid, macs=SAME.macs, replace=True)
 
@@ -78,11 +75,10 @@ def test_a_replacement_of_a_vm_that_is_off_has_no_problem() -> None:
             {"networks": (NetworkUse("lan", "bridge", "br9"),)},
             "bridge 'br9' --map-network lan=NAME",
         ),
-        ({"pool": "none"}, "pool 'none' does not exist --pool NAME default"),
-        ({"pool": "far"}, "iscsi --pool NAME default"),
-        ({"pool": "off"}, "not active start it --pool NAME"),
-        ({"need_bytes": 10 * GIB + 1}, "10.0 GiB left --pool --disk"),
-        ({"volumes": frozenset({"vm-vda.qcow2"})}, "'vm-vda.qcow2' 'default' --name remove"),
+        ({"room": {"none": 1}}, "pool 'none' does not exist --pool NAME default"),
+        ({"room": {"far": 1}}, "iscsi --pool NAME default"),
+        ({"room": {"off": 1}}, "not active start it --pool NAME"),
+        ({"room": {"default": 10 * GIB + 1}}, "10.0 GiB left --pool --disk"),
         ({"arch": "aarch64"}, "x86_64 aarch64 --to URI"),
         ({"virt_type": "kvm"}, "no kvm --virt-type qemu"),
         ({"machine": "pc-q35-9.9"}, "'pc-q35-9.9' --machine pc-q35-7.2, pc-q35-7.1"),
@@ -119,9 +115,18 @@ def test_a_vm_that_was_renamed_meanwhile_is_replaced_under_its_new_name_only() -
 
 def test_all_problems_are_said_at_once() -> None:
     need = dataclasses.replace(
-        FINE, name="vm", macs=OTHER.macs, pool="none", machine="odd", firmware="efi"
+        FINE, name="vm", macs=OTHER.macs, room={"none": 1}, machine="odd", firmware="efi"
     )
     assert len(problems(FACTS, need)) == 5
+
+
+def test_each_pool_is_looked_at_for_what_goes_there() -> None:
+    need = dataclasses.replace(FINE, room={"default": 10 * GIB + 1, "none": 1})
+    found = problems(FACTS, need)
+    assert len(found) == 2
+    assert "'default' has 10.0 GiB left" in found[0]
+    assert "'none' does not exist" in found[1]
+    assert all("--map-pool OLD=NAME" in line for line in found)
 
 
 def test_bridges_that_nobody_can_see_are_not_judged() -> None:
@@ -136,7 +141,7 @@ def test_a_drill_may_meet_the_macs_of_the_living_and_makes_its_own_network() -> 
         macs=OTHER.macs,
         networks=(NetworkUse("drill", "network", "drill"),),
         transient_network="drill",
-        pool=None,
+        room={},
     )
     assert problems(FACTS, need) == ()
 
@@ -154,16 +159,14 @@ def test_needs_are_read_from_the_rebuilt_definition() -> None:
     found = needs(
         rebuild(machine("uefi_q35"), spec),
         replace=False,
-        pool="default",
-        need_bytes=5,
-        volumes=["a"],
+        room={"default": 5},
     )
     assert (found.name, found.uuid) == (CLONE.name, CLONE.uuid)
     assert (found.arch, found.machine, found.virt_type) == ("x86_64", "pc-q35-7.2", "kvm")
     assert found.firmware == "efi"
     assert found.networks == (NetworkUse("br0", "network", "x"),)
     assert len(found.macs) == 1
-    assert found.volumes == {"a"}
+    assert found.room == {"default": 5}
 
 
 @dataclasses.dataclass
