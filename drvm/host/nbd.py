@@ -146,13 +146,16 @@ class NbdReader:
         _shut_down(self._handle)
 
     def _pread(self, offset: int, length: int) -> bytearray:
-        data: bytearray = _checked(lambda: self._handle.pread(length, offset))
-        return data
+        """Some servers give whole sectors only."""
+        rest = -length % _SECTOR_BYTES
+        whole = length + rest if rest and offset + length + rest <= self.size_bytes else length
+        data: bytearray = _checked(lambda: self._handle.pread(whole, offset))
+        return data if whole == length else data[:length]
 
 
 class NbdWriter:
-    """Implements ``BlockWriter`` with a connection of its own. What is no whole sector at the end
-    of a write is the end of the disk: zeroes follow it, as some formats take whole ones only."""
+    """Implements ``BlockWriter`` with a connection of its own. Some formats take whole sectors
+    only: what is none is at the end of the disk, and zeroes follow it."""
 
     def __init__(self, socket: Path) -> None:
         self._handle = _connect(socket)
@@ -166,9 +169,12 @@ class NbdWriter:
             _checked(functools.partial(self._handle.pwrite, piece, offset + start))
 
     def zero(self, offset: int, length: int) -> None:
-        for start in range(offset, offset + length, _ZERO_BYTES):
-            size = min(_ZERO_BYTES, offset + length - start)
-            _checked(functools.partial(self._handle.zero, size, start))
+        if before := offset % _SECTOR_BYTES:
+            sector = _checked(lambda: self._handle.pread(_SECTOR_BYTES, offset - before))
+            self.write(offset - before, memoryview(sector)[:before])
+        end = -(-(offset + length) // _SECTOR_BYTES) * _SECTOR_BYTES
+        for start in range(-(-offset // _SECTOR_BYTES) * _SECTOR_BYTES, end, _ZERO_BYTES):
+            _checked(functools.partial(self._handle.zero, min(_ZERO_BYTES, end - start), start))
 
     def flush(self) -> None:
         _checked(self._handle.flush)

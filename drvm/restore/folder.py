@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from drvm.core.errors import RestoreError
-from drvm.core.files import write_durably
+from drvm.restore.partial import give_name, held, partial_name
 
 
 def make_folder(directory: Path, undo: ExitStack) -> None:
@@ -26,10 +26,18 @@ def make_folder(directory: Path, undo: ExitStack) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Only its owner can read it. Raises ``RestoreError`` where there is such a file."""
-    if os.path.lexists(path):
-        raise RestoreError(f"{path} exists already")
-    write_durably(path, data)
+    """Only its owner can read it; durable when it returns. Raises ``RestoreError`` where there is
+    such a file. A crash leaves a partial file."""
+    partial = partial_name(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(partial, flags, 0o600), "wb") as stream, held(partial):
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            give_name(partial, path)
+    finally:
+        remove(partial)
 
 
 def _remove_empty(directory: Path) -> None:

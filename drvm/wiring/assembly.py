@@ -175,7 +175,7 @@ class Wiring:
         return ImageRestorer(self.repository(), self.processes, self.clock, trace)
 
     def exporter(self, trace: Trace = no_trace) -> Exporter:
-        repository, restorer = self.repository(), self.restorer()
+        repository, restorer = self.repository(), self.restorer(trace)
         return Exporter(repository, restorer, self.processes, self.clock, trace)
 
     def volume_restorer(self, host: Host, *, verify: bool = False) -> VolumeRestorer:

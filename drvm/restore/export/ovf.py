@@ -3,13 +3,10 @@ manifest of digests beside it."""
 
 from __future__ import annotations
 
-import hashlib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from drvm.core.units import MIB
 from drvm.restore.export.machine import ExportedMachine
 
 _OVF = "http://schemas.dmtf.org/ovf/envelope/1"
@@ -40,27 +37,28 @@ _SYSTEMS = {
     "other": ("102", "otherGuest64", "64 bit"),
 }
 """Numbers as in ``CIM_OperatingSystem.OsType``, names as in VMware's ``GuestOsIdentifier``."""
-_CHUNK_BYTES = 4 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class DescribedDisk:
-    """``size_bytes``: what the guest sees. The file lies beside the description."""
+    """``name``: of its file, which lies beside the description and has ``file_bytes``;
+    ``size_bytes``: what the guest sees."""
 
     target: str
-    file: Path
+    name: str
     format: str
     size_bytes: int
+    file_bytes: int
 
 
 def envelope(machine: ExportedMachine, disks: Sequence[DescribedDisk]) -> bytes:
-    """The text of the ``.ovf``; the disks' files must be complete."""
+    """The text of the ``.ovf``."""
     root = ET.Element(_ovf("Envelope"))
     references = ET.SubElement(root, _ovf("References"))
     section = _section(root, "DiskSection", "Virtual disks")
     for number, disk in enumerate(disks, start=1):
-        file = _add(references, "File", id=f"file{number}", href=disk.file.name)
-        file.set(_ovf("size"), str(disk.file.stat().st_size))
+        file = _add(references, "File", id=f"file{number}", href=disk.name)
+        file.set(_ovf("size"), str(disk.file_bytes))
         _add(
             section,
             "Disk",
@@ -88,9 +86,9 @@ def envelope(machine: ExportedMachine, disks: Sequence[DescribedDisk]) -> bytes:
     return text + b"\n"
 
 
-def digests(files: Sequence[Path]) -> bytes:
-    """The text of the ``.mf``: SHA-256 of each file, the description first."""
-    return b"".join(f"SHA256({path.name})= {_sha256(path)}\n".encode() for path in files)
+def digests(sums: Mapping[str, str]) -> bytes:
+    """The text of the ``.mf``: by file name SHA-256 in hex, the description's first."""
+    return b"".join(f"SHA256({name})= {digest}\n".encode() for name, digest in sums.items())
 
 
 def _hardware(system: ET.Element, machine: ExportedMachine, disks: Sequence[DescribedDisk]) -> None:
@@ -186,11 +184,3 @@ def _ovf(tag: str) -> str:
 def _add(parent: ET.Element, tag: str, **attributes: str) -> ET.Element:
     qualified = {_ovf(name): value for name, value in attributes.items()}
     return ET.SubElement(parent, _ovf(tag), qualified)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.convert import write_vmdk
 from drvm.host.images import ImageTool
 from drvm.repository.repository import Repository
-from drvm.restore.export.machine import ExportedMachine
 from drvm.restore.export.ovf import DescribedDisk, digests, envelope
 from drvm.restore.export.plan import ExportedDisk, ExportPlan
 from drvm.restore.export.readback import ReadBack
@@ -35,6 +35,15 @@ class Exported:
     """``files``: in the order in which they were made."""
 
     files: tuple[Path, ...]
+    written_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """``path``: what it is called until all are whole."""
+
+    disk: ExportedDisk
+    path: Path
     written_bytes: int
 
 
@@ -59,53 +68,65 @@ class Exporter:
 
     def run(self, plan: ExportPlan, progress: Progress, *, verify: bool = True) -> Exported:
         """Raises ``RestoreError`` and ``DamageFound``, and then leaves no file, nor a folder that
-        was made. A crash leaves partial images, which the next export or restore into that folder
-        removes, and perhaps whole ones under their names."""
-        with ExitStack() as undo:
+        was made. No file has its name before all images are whole and read back. A crash before
+        that leaves partial images, with which the next export of the same goes on, or which it
+        removes; later, some files under their names, the digests last of all."""
+        with ExitStack() as undo, ExitStack() as made:
             make_folder(plan.directory, undo)
-            sweep_partial(plan.directory)
-            written = 0
-            for disk in plan.disks:
-                written += self._disk(disk, progress, verify=verify)
-                undo.callback(remove, disk.path)
-                self._trace(f"exported-{disk.image.disk.target}")
-            if plan.machine is not None:
-                progress.stage(f"describing {plan.name}")
-                self._describe(plan, plan.machine, undo)
+            sweep_partial(plan.directory, clock=self._clock)
+            whole = [self._whole(disk, progress, made, verify=verify) for disk in plan.disks]
+            beside = self._described(plan, whole, progress)
+            for one in whole:
+                give_name(one.path, one.disk.path)
+                undo.callback(remove, one.disk.path)
+                self._trace(f"export-named-{one.disk.image.disk.target}")
+            for path, data in beside.items():
+                write_new(path, data)
+                undo.callback(remove, path)
+                self._trace(f"export-described-{path.suffix[1:]}")
             undo.pop_all()
-        return Exported(plan.files, written)
+        return Exported(plan.files, sum(one.written_bytes for one in whole))
 
-    def _describe(self, plan: ExportPlan, machine: ExportedMachine, undo: ExitStack) -> None:
-        """The digests last: where they are, everything is."""
-        described = [
-            DescribedDisk(disk.image.disk.target, disk.path, disk.format, disk.image.size_bytes)
-            for disk in plan.disks
+    def _described(
+        self, plan: ExportPlan, whole: list[_Whole], progress: Progress
+    ) -> dict[Path, bytes]:
+        if plan.machine is None:
+            return {}
+        progress.stage(f"describing {plan.name}")
+        disks = [
+            DescribedDisk(
+                target=one.disk.image.disk.target,
+                name=one.disk.path.name,
+                format=one.disk.format,
+                size_bytes=one.disk.image.size_bytes,
+                file_bytes=one.path.stat().st_size,
+            )
+            for one in whole
         ]
-        self._write(plan.readme, readme(plan, machine), undo)
-        self._write(plan.ovf, envelope(machine, described), undo)
-        images = [disk.path for disk in plan.disks]
-        self._write(plan.digests, digests([plan.ovf, *images]), undo)
-        self._trace("export-described")
+        ovf = envelope(plan.machine, disks)
+        sums = {plan.ovf.name: hashlib.sha256(ovf).hexdigest()}
+        for one in whole:
+            with one.path.open("rb") as stream:
+                sums[one.disk.path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {plan.readme: readme(plan, plan.machine), plan.ovf: ovf, plan.digests: digests(sums)}
 
-    def _write(self, path: Path, data: bytes, undo: ExitStack) -> None:
-        write_new(path, data)
-        undo.callback(remove, path)
-
-    def _disk(self, disk: ExportedDisk, progress: Progress, *, verify: bool) -> int:
+    def _whole(
+        self, disk: ExportedDisk, progress: Progress, kept: ExitStack, *, verify: bool
+    ) -> _Whole:
+        """Under a partial name for as long as ``kept``."""
         target = disk.image.disk.target
-        with self._restorer.made(disk.image, progress) as made:
-            self._trace(f"export-written-{target}")
-            with ExitStack() as stack:
-                path = made.path
-                if disk.format == "vmdk":
-                    path = stack.enter_context(self._vmdk(disk, made, progress))
-                    self._trace(f"export-compressed-{target}")
-                if verify:
-                    disk_map = self._repository.disk_map(made.disk)
-                    self._read_back.compare(path, disk.format, disk_map, disk.path.name, progress)
-                    self._trace(f"export-read-back-{target}")
-                give_name(path, disk.path)
-            return made.written_bytes
+        if disk.format == "vmdk":
+            with self._restorer.made(disk.image, progress) as made:
+                path = kept.enter_context(self._vmdk(disk, made, progress))
+            self._trace(f"export-compressed-{target}")
+        else:
+            made = kept.enter_context(self._restorer.made(disk.image, progress))
+            path = made.path
+        if verify:
+            disk_map = self._repository.disk_map(made.disk)
+            self._read_back.compare(path, disk.format, disk_map, disk.path.name, progress)
+            self._trace(f"export-read-back-{target}")
+        return _Whole(disk, path, made.written_bytes)
 
     @contextlib.contextmanager
     def _vmdk(self, disk: ExportedDisk, made: MadeImage, progress: Progress) -> Iterator[Path]:

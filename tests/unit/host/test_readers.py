@@ -277,3 +277,23 @@ def test_the_server_ends_when_the_exporting_process_is_killed(tmp_path: Path) ->
     for leftover in socket.parent.iterdir():
         leftover.unlink()
     socket.parent.rmdir()
+
+
+def test_the_end_of_a_disk_may_be_no_whole_sector_where_only_those_are_taken(tmp_path):
+    path, processes = tmp_path / "disk.vhdx", SystemProcesses()
+    ImageTool(processes).create_image(path, "vhdx", 1024, {})
+    with (
+        NbdExport(processes, path, "vhdx", writable=True) as export,
+        contextlib.closing(NbdWriter(export.socket)) as writer,
+        contextlib.closing(NbdReader(export.socket)) as reader,
+    ):
+        writer.write(0, b"a" * 1024)
+        writer.zero(700, 100)
+        found = memoryview(bytearray(1024))
+        reader.read_into(0, found[:700])
+        assert found[:700] == b"a" * 700
+        reader.read_into(0, found)
+        assert found == b"a" * 700 + bytes(324)
+        writer.write(512, b"b" * 10)
+        reader.read_into(512, found[:20])
+        assert found[:20] == b"b" * 10 + bytes(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,13 @@ def write(
         path = directory / f"web1-{target}.{image_format}"
         argv = ["qemu-img", "create", "-q", "-f", image_format, str(path), "1M"]
         SystemProcesses().run(argv, timeout_s=60)
-        described.append(DescribedDisk(target, path, image_format, 1 << 20))
+        file_bytes = path.stat().st_size
+        described.append(DescribedDisk(target, path.name, image_format, 1 << 20, file_bytes))
     ovf = directory / "web1.ovf"
     ovf.write_bytes(envelope(one, described))
-    files = [ovf, *(disk.file for disk in described)]
-    (directory / "web1.mf").write_bytes(digests(files))
+    files = [ovf, *(directory / disk.name for disk in described)]
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (directory / "web1.mf").write_bytes(digests(sums))
     return ovf
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from drvm.chunker.blocks import LEAF_BYTES
 from drvm.core.clock import SystemClock
 from drvm.core.errors import DamageFound, PreflightFailed, RestoreError, UsageError
 from drvm.core.process import SystemProcesses
-from drvm.core.progress import NoProgress
+from drvm.core.progress import NoProgress, Trace, no_trace
 from drvm.core.units import MIB
 from drvm.restore.export.plan import FORMATS, ExportFormat, ExportPlan, plan_export
 from drvm.restore.export.run import Exporter
 from drvm.restore.images import ImageRestorer
+from drvm.restore.partial import SUFFIX
+from tests.killing import killed_at
 from tests.unit.repository.conftest import Vault, cheap_key_derivation, new_vault
 from tests.unit.repository.test_round_trip import noise
 from tests.unit.restore.export.envelopes import checked_envelope, items
@@ -46,10 +49,10 @@ def plan(vault: Vault, directory: Path, image_format: ExportFormat) -> ExportPla
     return plan_export(vault.repository, point.manifest, directory, image_format)
 
 
-def exporter(vault: Vault) -> Exporter:
+def exporter(vault: Vault, trace: Trace = no_trace) -> Exporter:
     processes, clock = SystemProcesses(), SystemClock()
-    restorer = ImageRestorer(vault.repository, processes, clock)
-    return Exporter(vault.repository, restorer, processes, clock)
+    restorer = ImageRestorer(vault.repository, processes, clock, trace)
+    return Exporter(vault.repository, restorer, processes, clock, trace)
 
 
 def same(image: Path, image_format: str, content: bytes, scratch: Path) -> bool:
@@ -147,3 +150,46 @@ def test_a_disk_that_the_point_lacks_is_refused(vault, tmp_path):
     (point,) = vault.repository.points().points
     with pytest.raises(UsageError, match="has no disk sda"):
         plan_export(vault.repository, point.manifest, tmp_path, "raw", frozenset({"sda"}))
+
+
+STEPS = [
+    *("image-begun-vda", "image-whole-vda", "export-read-back-vda"),
+    *("image-made-vdb", "image-written-vdb", "export-read-back-vdb"),
+    *("export-named-vda", "export-named-vdb", "export-described-txt", "export-described-ovf"),
+]
+
+
+@pytest.mark.parametrize("step", ["image-begun-vda", "export-compressed-vda", "export-named-vda"])
+def test_a_killed_export_can_be_run_again(vault, tmp_path, step):
+    kill_and_go_on(vault, tmp_path, "vmdk", step)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("step", STEPS)
+def test_an_export_can_be_run_again_wherever_it_was_killed(vault, tmp_path, image_format, step):
+    if "described" in step and image_format in ("raw", "qcow2"):
+        pytest.skip("it is not described")
+    kill_and_go_on(vault, tmp_path, image_format, step)
+
+
+def kill_and_go_on(vault: Vault, directory: Path, image_format: ExportFormat, step: str) -> None:
+    planned = plan(vault, directory, image_format)
+
+    def work(trace: Trace) -> None:
+        exporter(vault, trace).run(planned, NoProgress())
+
+    killed_at(step, work)
+    named = [path for path in planned.files if path.exists()]
+    assert all(path.name.endswith(SUFFIX) for path in directory.iterdir() if path not in named)
+    assert planned.digests not in named
+    if named:
+        assert step.startswith(("export-named", "export-described"))
+        with pytest.raises(PreflightFailed):
+            plan(vault, directory, image_format)
+    for path in named:
+        path.unlink()
+    exported = exporter(vault).run(plan(vault, directory, image_format), NoProgress())
+    assert sorted(directory.iterdir()) == sorted(exported.files)
+    with tempfile.TemporaryDirectory() as scratch:
+        assert same(exported.files[0], image_format, CONTENT, Path(scratch))
