@@ -126,6 +126,10 @@ class Catalog:
         self.refresh(frozenset(), by_objects=False, progress=progress)
         return Rebuilt(self._index.size(), self.damaged)
 
+    def size(self) -> IndexSize:
+        """As of the last ``refresh``; of files, as they are."""
+        return self._index.size()
+
     # -- inside -------------------------------------------------------------------------------
     def _objects(self) -> dict[bytes, int]:
         """Name -> bytes of all index objects."""

@@ -22,23 +22,23 @@ from drvm.core.errors import (
     UnknownPoint,
     UsageError,
 )
-from drvm.core.progress import Progress, Trace, no_trace
+from drvm.core.progress import Trace, no_trace
 from drvm.repository import pins
 from drvm.repository import points as protocol
-from drvm.repository.catalog import Catalog, RebuildPlan, Rebuilt
+from drvm.repository.catalog import Catalog
 from drvm.repository.checks import Checks
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import DiskMap
+from drvm.repository.drills import Drills
 from drvm.repository.fingerprints import Fingerprints
 from drvm.repository.fingerprints import sweep as sweep_fingerprints
 from drvm.repository.generations import Generations
 from drvm.repository.index import Found, find
-from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits, IndexSize
+from drvm.repository.index.sparse import DEFAULT_LIMITS, IndexLimits
 from drvm.repository.keyring import Keyring, new_slot, read_slots
 from drvm.repository.keys import UNNAMED, About, Opened, open_slots
 from drvm.repository.layout import (
     CONFIG,
-    DRILLS,
     FORMAT_VERSION,
     KEYS,
     LOCKED,
@@ -47,7 +47,6 @@ from drvm.repository.layout import (
     POINTS,
     RepositoryConfig,
     decode_config,
-    drill_object,
     point_object,
 )
 from drvm.repository.leaf_reader import LeafReader
@@ -86,6 +85,7 @@ class Repository:
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
         self.packs = PackReader(store, self._sealer)
         self.checks = Checks(store, self._sealer, self.hasher)
+        self.drills = Drills(store, self._sealer)
         local = open_local(
             cache_dir, self.id, self._sealer, self.packs, self.hasher, limits, trust.rule
         )
@@ -316,31 +316,6 @@ class Repository:
     def unpin(self, point_id: str, trace: Trace = no_trace) -> int:
         """How many pins there were."""
         return pins.delete_pins(self.store, point_id, trace)
-
-    # -- drills -------------------------------------------------------------------------------
-    def put_drill(self, vm_uuid: str, drill_id: str, record: bytes) -> None:
-        name = drill_object(vm_uuid, drill_id)
-        protocol.create_once(self.store, name, self._sealer.seal_object(b"drill", name, record))
-
-    def drills(self) -> list[bytes]:
-        """All records; one that is damaged or goes away meanwhile is left out."""
-        records = []
-        for name in [info.name for info in self.store.list(DRILLS)]:
-            with contextlib.suppress(ObjectDamaged, ObjectMissing, RepositoryError):
-                records.append(self._sealer.open_object(b"drill", name, self.store.get(name)))
-        return records
-
-    # -- index --------------------------------------------------------------------------------
-    def plan_index_rebuild(self) -> RebuildPlan:
-        return self.catalog.plan_rebuild()
-
-    def rebuild_index(self, progress: Progress) -> Rebuilt:
-        """Make the local index anew, from the packs alone."""
-        return self.catalog.rebuild(progress)
-
-    def index_size(self) -> IndexSize:
-        """As of the last ``refresh``; of files, as they are."""
-        return self._index.size()
 
 
 def _exists(store: Store) -> RepositoryError:

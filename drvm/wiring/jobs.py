@@ -117,7 +117,7 @@ def carry_out_drill(
 ) -> DrillResult:
     """Drill, and keep the result in the repository, passed or not."""
     result = run_drill(plan, wiring.host(), wiring.restorer(), wiring.clock, progress, trace)
-    wiring.repository().put_drill(result.vm_uuid, result.id, encode_drill(result))
+    wiring.repository().drills.put(result.vm_uuid, result.id, encode_drill(result))
     return result
 
 
@@ -132,7 +132,7 @@ def gather_report(wiring: Wiring, points: Sequence[Point]) -> ReportInput:
     now = wiring.clock.now()
     fleet = survey(wiring.hosts(), points, wiring.settings.policy_of, now)
     drills = []
-    for record in wiring.repository().drills():
+    for record in wiring.repository().drills.records():
         with contextlib.suppress(RepositoryError):  # of a newer drvm, or damaged
             drills.append(decode_drill(record))
     return ReportInput(

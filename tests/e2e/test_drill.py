@@ -184,8 +184,8 @@ def test_a_drill_boots_the_point_in_isolation_checks_it_and_leaves_nothing(drill
 @pytest.mark.long
 def test_the_result_of_a_drill_is_kept_and_rendered(drills: Drills) -> None:
     result = drills.run(drills.plan(AgentCheck()))
-    drills.repository.put_drill(result.vm_uuid, result.id, encode_drill(result))
-    (kept,) = [decode_drill(record) for record in drills.repository.drills()]
+    drills.repository.drills.put(result.vm_uuid, result.id, encode_drill(result))
+    (kept,) = [decode_drill(record) for record in drills.repository.drills.records()]
     assert kept == result
     report = ReportInput(
         generated=CLOCK.now(), repository="memory", vms=(), drills=(kept,), drvm_version="0"

@@ -198,7 +198,7 @@ def _small(repository: Repository) -> None:
     repository.keyring.slots()
     repository.checks.history()
     repository.final_times()
-    for record in repository.drills():
+    for record in repository.drills.records():
         with contextlib.suppress(DrvmError):
             decode_drill(record)
 

@@ -210,7 +210,7 @@ def _repository(wiring: Wiring) -> list[Finding]:
 
 
 def _index(wiring: Wiring) -> Finding:
-    size = wiring.repository().index_size()
+    size = wiring.repository().catalog.size()
     detail = (
         f"{size.hooks} hooks of {size.packs} packs in {format_bytes(size.index_bytes)};"
         f" the ids of {size.tables.tables} packs in {format_bytes(size.tables.size_bytes)}"

@@ -33,7 +33,7 @@ def rebuild(invocation: Invocation, dry_run: bool) -> None:
     """
     with opened(invocation) as wiring:
         repository = wiring.repository()
-        plan = repository.plan_index_rebuild()
+        plan = repository.catalog.plan_rebuild()
         fields: dict[str, object] = {
             "packs": plan.packs,
             "tables_cached": plan.cached,
@@ -43,7 +43,7 @@ def rebuild(invocation: Invocation, dry_run: bool) -> None:
         damaged: list[str] = []
         if not dry_run:
             with invocation.progress() as progress:
-                rebuilt = repository.rebuild_index(progress)
+                rebuilt = repository.catalog.rebuild(progress)
             damaged = sorted(name.hex() for name in rebuilt.damaged)
             fields |= {
                 "damaged": damaged,

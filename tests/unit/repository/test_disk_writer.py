@@ -237,7 +237,7 @@ def test_a_pack_whose_tables_are_damaged_is_not_relied_on_again(vault):
     whole = vault.store.get(pack_object(name))
     vault.store.put(pack_object(name), whole[:-216] + os.urandom(72) + whole[-144:])
     vault = vault.reopen()
-    vault.repository.rebuild_index(NoProgress())
+    vault.repository.catalog.rebuild(NoProgress())
     again = vault.save([content], parent)
     assert again.manifest.disks[0].new_bytes == SMALL
     assert name not in vault.repository.need(again.manifest)

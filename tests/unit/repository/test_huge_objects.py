@@ -40,7 +40,7 @@ def planted() -> Vault:
 def test_such_pins_drills_and_checks_are_unreadable(planted):
     repository = planted.repository
     assert repository.pins() == {HALF: (UNREADABLE,)}
-    assert repository.drills() == []
+    assert repository.drills.records() == []
     assert repository.checks.history().unreadable == (f"{CHECKS}{HALF}",)
 
 

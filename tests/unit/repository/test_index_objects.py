@@ -204,16 +204,16 @@ def test_a_rebuild_reads_the_packs_and_believes_no_object(vault, tmp_path):
     put_object(vault, [told(name, []) for name in packs])  # which hides all their blocks
     fooled = Vault(vault.store, Repository.open(vault.store, PASSPHRASE, tmp_path))
     assert fooled.save([disk]).manifest.disks[0].new_bytes == SMALL
-    plan = fooled.repository.plan_index_rebuild()
+    plan = fooled.repository.catalog.plan_rebuild()
     assert plan.packs == len(packs) + 2
-    rebuilt = fooled.repository.rebuild_index(NoProgress())
+    rebuilt = fooled.repository.catalog.rebuild(NoProgress())
     assert rebuilt.damaged == frozenset()
     assert rebuilt.size.packs >= plan.packs
-    assert fooled.repository.plan_index_rebuild().cached >= 2
+    assert fooled.repository.catalog.plan_rebuild().cached >= 2
     point = fooled.save([noise(SMALL, 1), disk])
     assert point.manifest.disks[1].new_bytes == 0
     again = Vault(vault.store, Repository.open(vault.store, PASSPHRASE, tmp_path))
-    assert again.repository.index_size().index_bytes > 0
+    assert again.repository.catalog.size().index_bytes > 0
     assert again.save([disk]).manifest.disks[0].new_bytes == 0
 
 

@@ -139,8 +139,8 @@ def test_a_key_slot_of_absurd_size_is_not_fetched(vault):
 
 
 def test_drill_records_come_back_and_damaged_ones_are_left_out(vault):
-    vault.repository.put_drill("11111111-2222-4333-8444-555555555555", "a" * 16, b"passed")
-    vault.repository.put_drill("11111111-2222-4333-8444-555555555555", "b" * 16, b"failed")
+    vault.repository.drills.put("11111111-2222-4333-8444-555555555555", "a" * 16, b"passed")
+    vault.repository.drills.put("11111111-2222-4333-8444-555555555555", "b" * 16, b"failed")
     (name,) = (name for name in vault.store.objects if name.endswith("b" * 16))
     vault.store.put(name, b"drvmseal\xff\xff" + bytes(100))
-    assert vault.repository.drills() == [b"passed"]
+    assert vault.repository.drills.records() == [b"passed"]

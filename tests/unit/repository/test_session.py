@@ -169,5 +169,5 @@ def test_no_nonce_is_used_twice_under_a_key_whatever_happens(seeds, troubled):
             except StoreUnreachable:
                 continue
             with contextlib.suppress(StoreUnreachable):
-                vault.repository.put_drill(parent.manifest.vm_uuid, new_point_id(), b"passed")
+                vault.repository.drills.put(parent.manifest.vm_uuid, new_point_id(), b"passed")
         assert troubled or len(nonces.seen) > 8

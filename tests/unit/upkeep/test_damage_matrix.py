@@ -48,7 +48,7 @@ def filled() -> tuple[Vault, dict[str, tuple[Point, list[bytes]]]]:
     needed = vault.repository.need(parent.manifest)
     for pack in (bytes(32), *sorted(needed)[:1]):
         vault.store.put(tombstone(pack), b"anything")
-    vault.repository.put_drill(VM, "0123456789abcdef", b"{}")
+    vault.repository.drills.put(VM, "0123456789abcdef", b"{}")
     check(vault.repository)
     return vault, saved
 

@@ -251,7 +251,7 @@ def test_whatever_alarms_is_listed_and_can_be_undone(
     """But for what may come and go, and what is not of the repository."""
     bucket.lock = None
     locked.repository.pin(points(locked)[0], Pin("", "2026-11-23T04:00:00.000000Z", "kvm1"))
-    locked.repository.put_drill(points(locked)[0].manifest.vm_uuid, "ab" * 8, b"")
+    locked.repository.drills.put(points(locked)[0].manifest.vm_uuid, "ab" * 8, b"")
     for kind in (CONDEMNED, LEAVING, CHECKS, "probe/", "others/"):
         bucket.put(f"{kind}{'ab' * 8}", b"first")
     changed = {name.partition("/")[0]: name for name in bucket.kept}
