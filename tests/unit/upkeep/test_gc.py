@@ -87,7 +87,7 @@ def end(vault: Vault, *ended: Point) -> None:
     assert len(run_prune(vault.repository, ended).ended) == len(ended)
 
 
-def leave_pending(vault: Vault) -> Generation:
+def leave_pending(vault: Vault, disk: bytes = noise(SMALL, 99)) -> Generation:
     """A writer that dies between manifest and final, of a disk that nobody else has."""
 
     def dies(verb: str, name: str) -> None:
@@ -96,7 +96,7 @@ def leave_pending(vault: Vault) -> Generation:
 
     vault.store.before = dies
     with pytest.raises(KeyboardInterrupt):
-        vault.save([noise(SMALL, 99)])
+        vault.save([disk])
     vault.store.before = lambda verb, name: None
     generations = vault.repository.generations
     (left,) = (g for g in generations.listed() if generations.decided(g).status is Status.PENDING)

@@ -23,7 +23,7 @@ from drvm.upkeep.survey import survey
 from tests.unit.repository.conftest import VM, Vault, new_vault
 from tests.unit.repository.faults import FaultyStore
 from tests.unit.repository.test_round_trip import SMALL, noise
-from tests.unit.upkeep.test_gc import collect, end, packs, points
+from tests.unit.upkeep.test_gc import collect, end, leave_pending, packs, points
 
 DAYS = dt.timedelta(days=2)
 RULES = RetireRules(most_bytes=1 << 30)
@@ -86,15 +86,7 @@ def test_a_pack_that_is_needed_as_a_whole_stays(faulty):
 def test_blocks_that_only_a_pending_point_needs_are_alive(faulty):
     """The whole point is not good any more, but may become so."""
     mostly_dead(faulty)
-
-    def dies(verb: str, name: str) -> None:
-        if verb == "create" and name.startswith("final/"):
-            raise KeyboardInterrupt
-
-    faulty.store.before = dies
-    with pytest.raises(KeyboardInterrupt):
-        faulty.save([noise(SMALL)])
-    faulty.store.before = lambda verb, name: None
+    leave_pending(faulty, noise(SMALL))
     assert plan(faulty) == RetirePlan()
 
 
@@ -270,15 +262,7 @@ def test_points_of_other_machines_that_share_a_pack_are_written_anew_too(faulty)
 def test_what_was_given_up_is_not_looked_at(faulty):
     """Its blocks are dead, though its manifest is still there."""
     mostly_dead(faulty)
-
-    def dies(verb: str, name: str) -> None:
-        if verb == "create" and name.startswith("final/"):
-            raise KeyboardInterrupt
-
-    faulty.store.before = dies
-    with pytest.raises(KeyboardInterrupt):
-        faulty.save([noise(SMALL)])
-    faulty.store.before = lambda verb, name: None
+    leave_pending(faulty, noise(SMALL))
     generations = faulty.repository.generations
     for generation in generations.listed():
         generations.give_up(generation)  # of those that are decided nothing changes
