@@ -73,8 +73,15 @@ class Appliance:
 
     def backup_killed_at(self, vm: str, step: str) -> None:
         """Take a point in a process that SIGKILL ends when ``step`` has become true."""
+        self._killed_at(step, "tests.killed_backup", str(self.directory), vm, step)
+
+    def killed_at(self, step: str, *arguments: str) -> None:
+        """Run a command in a process that SIGKILL ends when ``step`` has become true."""
+        self._killed_at(step, "tests.killed_command", step, *self.words(*arguments))
+
+    def _killed_at(self, step: str, module: str, *arguments: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.killed_backup", str(self.directory), vm, step],
+            [sys.executable, "-m", module, *arguments],
             env=dict(self.env),
             stdin=subprocess.DEVNULL,
             capture_output=True,

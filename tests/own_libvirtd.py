@@ -60,7 +60,7 @@ class OwnLibvirtd:
         """SIGKILL. With ``away`` it stays away until ``come_back``."""
         if away:
             (self.root / "away").touch()
-        os.kill(self._pid(), signal.SIGKILL)
+        os.kill(self.pid(), signal.SIGKILL)
 
     def come_back(self) -> None:
         (self.root / "away").unlink()
@@ -83,7 +83,7 @@ class OwnLibvirtd:
         """The namespaces' first process, as the host counts."""
         return self._children(self.child.pid)[0]
 
-    def _pid(self) -> int:
+    def pid(self) -> int:
         for pid in self._children(self.shell()):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "libvirtd":
                 return pid

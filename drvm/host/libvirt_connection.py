@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ _DENIED_CODES = frozenset(
 )
 _KEEP_ALIVE_S, _KEEP_ALIVE_TIMES = 5, 6
 """A remote host that says nothing for half a minute is lost."""
+_OPEN_S = 60
 _MAX_MESSAGE_CHARS = 500
 
 
@@ -67,7 +69,7 @@ class Connection:
     def _open(self) -> Any:
         with self._lock:
             if self._libvirt is not None and not _is_alive(self._libvirt):
-                _close_quietly(self._libvirt)
+                # not closed: another thread may be in a call, and whoever goes last closes it
                 self._libvirt = None
             if self._libvirt is None:
                 try:
@@ -110,9 +112,33 @@ def _opened(uri: str) -> Any:
     if not is_remote(uri):
         return libvirt.open(uri)
     run_event_loop()
-    connection = libvirt.open(uri)
+    connection = _opened_in_time(uri)
     connection.setKeepAlive(_KEEP_ALIVE_S, _KEEP_ALIVE_TIMES)
     return connection
+
+
+def _opened_in_time(uri: str) -> Any:
+    """A host that takes the connection and then says nothing would be waited for without end. A
+    thread waits for it, and is left behind."""
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(libvirt.open(uri))
+        except libvirt.libvirtError as problem:
+            answers.put(problem)
+
+    threading.Thread(target=ask, name="libvirt-open", daemon=True).start()
+    try:
+        answer = answers.get(timeout=_OPEN_S)
+    except queue.Empty:
+        words = f"it said nothing for {_OPEN_S} s"
+        raise HostUnreachable(
+            f"no connection to libvirt at {uri}: {words}", hint=hint_for(uri, "timed out")
+        ) from None
+    if isinstance(answer, libvirt.libvirtError):
+        raise answer
+    return answer
 
 
 def _text(problem: Any) -> str:

@@ -171,8 +171,8 @@ class DeviceBuilder:
         self._copier.children(source, tpm, WHERE, "tpm", handled=frozenset({"backend"}))
         if not self._tpm_state:
             self._copier.changed.add(
-                "tpm: not as of the point, which holds no state of it: what is there stays, or "
-                "else it is empty"
+                "tpm: not as of the point, which holds no state of it or goes to another machine: "
+                "what is there stays, or else it is empty"
             )
         return tpm
 

@@ -55,7 +55,7 @@ class PlannedImage:
     """``path`` is absolute and does not exist yet; ``format`` is ``raw`` or ``qcow2``. ``point``:
     (UUID of the machine, id) of what is restored, where it may be looked up again. ``pool``: it
     is a volume of that one, of that kind, made through libvirt, and ``path`` is where its host
-    sees it."""
+    sees it. ``device``: it is a block device of this machine, which exists."""
 
     disk: Disk
     path: Path
@@ -63,6 +63,12 @@ class PlannedImage:
     point: tuple[str, str] | None = None
     pool: str | None = None
     pool_kind: str = ""
+    device: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        """Of this machine, made by us."""
+        return self.pool is None and not self.device
 
     @property
     def size_bytes(self) -> int:

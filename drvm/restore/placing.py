@@ -35,7 +35,7 @@ def planned_volume(
 
 def disk_image(image: PlannedImage) -> DiskImage:
     """As the restored definition names it."""
-    return DiskImage(str(image.path), image.format, block=image.pool_kind in BLOCK_POOLS)
+    return DiskImage(str(image.path), image.format, image.device or image.pool_kind in BLOCK_POOLS)
 
 
 def placing_problems(images: Iterable[PlannedImage], nvram: Pool | None) -> Iterator[str]:

@@ -13,6 +13,7 @@ from drvm.core.errors import PreflightFailed, RestoreError, UsageError
 from drvm.host.model import Host, Pool
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
+from drvm.restore.block_device import device_problems, planned_device
 from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
 from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage, planned_in
@@ -31,7 +32,8 @@ class RestoreRequest:
     """``identity``: ``keep`` the machine's own (it must be gone from the target), ``replace`` the
     one that is there, or make a ``clone`` with a new one. ``name``: ``None`` keeps the original's
     (a clone needs one). ``pools``: as ``pools_of`` takes them, the others go to ``pool``.
-    ``format``: ``None`` as the original. ``disks``: ``None`` for all."""
+    ``devices``: target -> a block device of this machine, instead of a pool. ``format``: ``None``
+    as the original. ``disks``: ``None`` for all."""
 
     identity: IdentityMode = "keep"
     name: str | None = None
@@ -40,6 +42,7 @@ class RestoreRequest:
     disks: frozenset[str] | None = None
     networks: Mapping[str, str] = field(default_factory=dict)
     pools: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Path] = field(default_factory=dict)
     virt_type: VirtType | None = None
     machine: str | None = None
     cpu: str | None = None
@@ -88,6 +91,7 @@ def plan_restore(
     facts = gather(host)
     token = new_token()
     disks = chosen_disks(manifest, request.disks)
+    chosen_disks(manifest, frozenset(request.devices))  # only those that there are
     goes = pools_of(original_xml, disks, request.pool, request.pools)
     images = tuple(
         _placed(disk, facts.pools.get(goes[disk.target]), host, name, token, manifest, request)
@@ -103,7 +107,7 @@ def plan_restore(
     spec = _spec(manifest, request, facts, name, images, nvram_path, tpm_state=bool(tpm))
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
     room = {request.pool: len(nvram)} if nvram is not None else {}
-    for image in images:
+    for image in (one for one in images if not one.device):
         place = goes[image.disk.target]
         still = max(0, image.size_bytes - image.on_hand_bytes)
         room[place] = room.get(place, 0) + still
@@ -111,6 +115,7 @@ def plan_restore(
     need = needs(definition, replace=replace, room=room)
     found = [*problems(facts, need), *unfit, *refusals(host, facts, definition.xml)]
     found += placing_problems(images, pool if nvram is not None else None)
+    found += device_problems(images, host, manifest.vm_uuid if replace else None)
     found += unused(original_xml, disks, request.pools, request.networks)
     found += [] if host.remote else [f"{p} exists already" for p in _taken(images, nvram_path)]
     if found:
@@ -221,6 +226,8 @@ def _placed(
     request: RestoreRequest,
 ) -> PlannedImage:
     """``pool``: ``None`` for one that is not there, which the preflight tells."""
+    if (device := request.devices.get(disk.target)) is not None:
+        return planned_device(disk, device, manifest)
     if pool is not None and by_volumes(host, pool):
         return planned_volume(disk, pool, name, token, manifest, request.format)
     kind = request.format or disk.format
@@ -243,7 +250,9 @@ def _directory(pool: Pool | None) -> Path:
 
 
 def _taken(images: tuple[PlannedImage, ...], nvram_path: Path | None) -> list[Path]:
-    paths = [image.path for image in images] + ([nvram_path] if nvram_path is not None else [])
+    paths = [image.path for image in images if image.is_file] + (
+        [nvram_path] if nvram_path is not None else []
+    )
     return [path for path in paths if os.path.lexists(path)]
 
 

@@ -14,6 +14,7 @@ from drvm.host.model import Domain, Host
 from drvm.host.tpm import restored_state, sweep_states
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
+from drvm.restore.block_device import DeviceRestorer
 from drvm.restore.claims import check_free, claimed
 from drvm.restore.folder import make_folder, remove, write_new
 from drvm.restore.images import ImageRestorer, PlannedImage, sweep_partial
@@ -41,6 +42,7 @@ def run_restore(
     *,
     start: bool,
     volumes: VolumeRestorer,
+    devices: DeviceRestorer,
     trace: Trace = no_trace,
 ) -> Restored:
     """Restore a machine; it is defined when all its disks are whole, and never before.
@@ -48,18 +50,19 @@ def run_restore(
     An error leaves nothing that was made, but on a host that can't be reached any more. A crash
     leaves partial images (the next restore of the same goes on with them), volumes beside their
     lease (``drvm/restore/volume_lease.py``), or whole ones that no machine uses; the state of a
-    TPM is marked until its machine is defined, and swept likewise.
+    TPM is marked until its machine is defined, and swept likewise. Block devices stay written.
     """
     with ExitStack() as stack:
         stack.enter_context(claimed(host, plan.name, plan.uuid))
         check_free(host, plan.name, plan.uuid, replace=plan.replace)
-        for directory in {image.path.parent for image in plan.images if image.pool is None}:
+        for directory in {image.path.parent for image in plan.images if image.is_file}:
             sweep_partial(directory)
         lease = stack.enter_context(_leased(plan, host, volumes, trace))
         undo = stack.enter_context(ExitStack())
-        files = [image for image in plan.images if image.pool is None]
+        files = [image for image in plan.images if image.is_file]
         far = [image for image in plan.images if image.pool is not None]
         written = _write_images(files, restorer, progress, undo)
+        written += sum(devices.restore(one, progress) for one in plan.images if one.device)
         written += _write_volumes(far, volumes, progress, undo, trace)
         _write_nvram(plan, volumes, undo, trace)
         progress.stage("defining the machine")
@@ -190,7 +193,7 @@ def _write_volumes(
     for image in images:
         assert image.pool is not None
         written += volumes.restore(image, progress, trace)
-        undo.callback(volumes.discard, image.pool, image.path.name)
+        _discard_on_error(undo, volumes, image.pool, image.path.name)
     return written
 
 
@@ -202,5 +205,12 @@ def _write_nvram(plan: RestorePlan, volumes: VolumeRestorer, undo: ExitStack, tr
         undo.callback(remove, plan.nvram_path)
         return
     volumes.place(plan.nvram_pool, plan.nvram_path, plan.nvram)
-    undo.callback(volumes.discard, plan.nvram_pool, plan.nvram_path.name)
+    _discard_on_error(undo, volumes, plan.nvram_pool, plan.nvram_path.name)
     trace("nvram-placed")
+
+
+def _discard_on_error(undo: ExitStack, volumes: VolumeRestorer, pool: str, name: str) -> None:
+    def discard(_kind: object, error: BaseException | None, _trace: object) -> None:
+        volumes.discard(pool, name, error)
+
+    undo.push(discard)

@@ -35,6 +35,9 @@ BEAT_S = 20.0
 DEAD_AFTER_S = 100.0
 """Five beats missed."""
 
+_LAST_BEAT_S = 5.0
+"""For one that is being written; on a host that is lost it ends when the connection does."""
+
 _TOKEN_BYTES = 6
 _NAME = re.compile(r"drvm-restore-(?P<token>[0-9a-f]{12})\.(lease|over)", re.ASCII)
 _OWNED = re.compile(r"[A-Za-z0-9_.+-]+-(?P<token>[0-9a-f]{12})\.(raw|qcow2|fd)", re.ASCII)
@@ -187,7 +190,7 @@ def _beating(storage: Storage, pools: Sequence[str], token: str, about: str) -> 
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(_LAST_BEAT_S)
 
 
 def _beat(storage: Storage, pool: str, token: str, about: str, number: int) -> None:

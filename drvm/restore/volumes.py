@@ -16,7 +16,7 @@ import numpy as np
 
 from drvm.chunker.blocks import BLOCK_BYTES
 from drvm.core.clock import Clock
-from drvm.core.errors import DamageFound, HostError, RestoreError
+from drvm.core.errors import DamageFound, HostError, HostUnreachable, RestoreError
 from drvm.core.progress import Progress, Trace
 from drvm.host.storage import Hole, Piece, Storage, Volume
 from drvm.repository.diskmap import DiskMap
@@ -55,11 +55,12 @@ class VolumeRestorer:
                 raise
             return self._restore(again, progress, trace)
 
-    def discard(self, pool: str, name: str) -> None:
+    def discard(self, pool: str, name: str, error: BaseException | None) -> None:
         """Remove a volume where something else went wrong: that is what is told, and the lease
-        knows of what can't be removed."""
-        with contextlib.suppress(HostError):
-            self._storage.remove(pool, name)
+        knows of what can't be removed. A host that is lost is not asked again."""
+        if not isinstance(error, HostUnreachable):
+            with contextlib.suppress(HostError):
+                self._storage.remove(pool, name)
 
     def place(self, pool: str, path: Path, data: bytes) -> None:
         """A small new volume with these bytes. An error removes it again."""
@@ -136,8 +137,8 @@ class VolumeRestorer:
             if volume.size_bytes < length:
                 raise RestoreError(f"volume {name} has {volume.size_bytes} bytes of {length}")
             yield volume
-        except BaseException:
-            self.discard(pool, name)
+        except BaseException as error:
+            self.discard(pool, name, error)
             raise
 
 

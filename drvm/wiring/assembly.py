@@ -26,6 +26,7 @@ from drvm.repository.keys import About
 from drvm.repository.layout import CONFIG, KEYS, LOCKED, LOOSE
 from drvm.repository.repository import Repository
 from drvm.repository.trust import HostTrust
+from drvm.restore.block_device import DeviceRestorer
 from drvm.restore.export.run import Exporter
 from drvm.restore.images import ImageRestorer
 from drvm.restore.volumes import VolumeRestorer
@@ -177,6 +178,9 @@ class Wiring:
     def exporter(self, trace: Trace = no_trace) -> Exporter:
         repository, restorer = self.repository(), self.restorer(trace)
         return Exporter(repository, restorer, self.processes, self.clock, trace)
+
+    def device_restorer(self) -> DeviceRestorer:
+        return DeviceRestorer(self.repository())
 
     def volume_restorer(self, host: Host, *, verify: bool = False) -> VolumeRestorer:
         return VolumeRestorer(self.repository(), host.storage, self.clock, verify=verify)

@@ -15,9 +15,10 @@ from drvm.config.settings import Overrides
 @click.command("clone")
 @click.argument("point")
 @click.argument("newname")
+@click.option("--yes", is_flag=True, help="Don't ask before a device is overwritten.")
 @target_options
 @click.pass_obj
-def command(invocation: Invocation, /, point: str, newname: str, **options: Any) -> None:
+def command(invocation: Invocation, /, point: str, newname: str, yes: bool, **options: Any) -> None:
     """Restore a machine beside the original, under a new identity.
 
     Name, UUID, MACs and disk files are new; no image of the clone points at the original's.
@@ -31,4 +32,4 @@ def command(invocation: Invocation, /, point: str, newname: str, **options: Any)
     with opened(invocation, Overrides(host_uri=target.to, as_of=target.as_of)) as wiring:
         manifest = chosen_point(invocation, wiring, point).manifest
         request = make_request(target, "clone", newname)
-        restore_machine(invocation, wiring, manifest, request, target, yes=True)
+        restore_machine(invocation, wiring, manifest, request, target, yes=yes)

@@ -18,6 +18,7 @@ from drvm.config.settings import Overrides
 from drvm.core.errors import UsageError
 from drvm.core.ids import is_vm_name
 from drvm.repository.manifest import Manifest
+from drvm.restore.block_device import is_empty
 from drvm.restore.plan import IdentityMode, RestoreRequest, plan_folder, plan_restore
 from drvm.restore.run import run_folder, run_restore
 from drvm.wiring.assembly import Wiring
@@ -35,6 +36,7 @@ class TargetOptions:
     disks: frozenset[str] | None
     networks: dict[str, str]
     pools: dict[str, str]
+    devices: dict[str, Path]
     machine: str | None
     cpu: str | None
     virt_type: Literal["kvm", "qemu"] | None
@@ -69,6 +71,12 @@ _OPTIONS = (
         help="Another pool for the disks that OLD names: a target such as vda, or the pool or "
         "directory that they were in; repeatable.",
     ),
+    click.option(
+        "--device",
+        multiple=True,
+        metavar="TARGET=PATH",
+        help="This disk onto a block device of this machine, such as vda=/dev/sdb; repeatable.",
+    ),
     click.option("--machine", metavar="TYPE", help="Machine type instead of the original's."),
     click.option(
         "--cpu",
@@ -102,6 +110,7 @@ def collect(options: dict[str, Any]) -> TargetOptions:
         disks=frozenset(options["disk"]) or None,
         networks=_mapped("--map-network", options["map_network"], "lan=isolated"),
         pools=_mapped("--map-pool", options["map_pool"], "vdb=fast"),
+        devices=_devices(options["device"]),
         machine=options["machine"],
         cpu=options["cpu"],
         virt_type=options["virt_type"],
@@ -110,6 +119,11 @@ def collect(options: dict[str, Any]) -> TargetOptions:
         dry_run=options["dry_run"],
         as_of=options["as_of"],
     )
+
+
+def _devices(texts: Sequence[str]) -> dict[str, Path]:
+    named = _mapped("--device", texts, "vda=/dev/sdb")
+    return {target: Path(path).absolute() for target, path in named.items()}
 
 
 def _mapped(switch: str, texts: Sequence[str], example: str) -> dict[str, str]:
@@ -140,7 +154,7 @@ def _mapped(switch: str, texts: Sequence[str], example: str) -> dict[str, str]:
     "--in-place", is_flag=True, help="Turn the disks of the VM that is there (stopped) back."
 )
 @click.option("--no-safety-point", is_flag=True, help="With --in-place: take none before.")
-@click.option("--yes", is_flag=True, help="Don't ask before a VM is replaced or turned back.")
+@click.option("--yes", is_flag=True, help="Don't ask before something is overwritten.")
 @target_options
 @click.pass_obj
 def command(
@@ -226,6 +240,7 @@ def make_request(
         disks=target.disks,
         networks=target.networks,
         pools=target.pools,
+        devices=target.devices,
         virt_type=target.virt_type,
         machine=target.machine,
         cpu=target.cpu,
@@ -249,8 +264,16 @@ def restore_machine(
         return
     for line in plan.definition.dropped:
         invocation.warn(f"left out of the definition: {line}")
+    if host.remote and manifest.tpm:
+        invocation.warn(
+            "the state of its emulated TPM can't be carried to another machine: what is sealed by "
+            "it there won't open; drvm on that machine restores it too"
+        )
     if request.identity == "replace" and host.find_domain(manifest.vm_uuid) is not None:
         invocation.confirm(f"replace {manifest.vm} by its point {manifest.id}?", yes=yes)
+    for image in plan.images:
+        if image.device and not is_empty(image.path):
+            invocation.confirm(f"overwrite {image.path}, which is not empty?", yes=yes)
     with invocation.progress() as progress:
         volumes = wiring.volume_restorer(host, verify=target.verify)
         restored = run_restore(
@@ -260,6 +283,7 @@ def restore_machine(
             progress,
             start=target.start,
             volumes=volumes,
+            devices=wiring.device_restorer(),
             trace=invocation.trace,
         )
     tell_restored(invocation, manifest, restored, plan.left)
