@@ -61,6 +61,10 @@ class Output:
         self._stream.write(json.dumps(plain, sort_keys=True, indent=2, allow_nan=False) + "\n")
         self.document_written = True
 
+    def flush(self) -> None:
+        """For who waits for an answer while we go on."""
+        self._stream.flush()
+
     def line(self, text: str = "") -> None:
         """For people; nothing with ``--json``."""
         if not self.json:

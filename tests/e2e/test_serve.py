@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -105,6 +106,43 @@ def extents(*image: str) -> list[tuple[int, int, bool, bool]]:
         (entry["start"], entry["length"], entry["data"], entry["zero"])
         for entry in json.loads(run("qemu-img", "map", "--output=json", *image))
     ]
+
+
+def test_the_command_serves_at_a_socket_until_ctrl_c_and_replaces_one_that_was_left(
+    stored, tmp_path
+):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    argv = stored.appliance.argv(
+        "--json", "serve", stored.point.id[:8], "--disk", "disk1", "--socket", str(path)
+    )
+    with subprocess.Popen(argv, env=dict(stored.appliance.env), stdout=subprocess.PIPE) as drvm:
+        assert drvm.stdout is not None
+        told = json.loads("".join(iter(lambda: drvm.stdout.readline().decode(), "}\n")) + "}")
+        (disk,) = told["served"]["disks"]
+        assert (disk["target"], disk["size_bytes"]) == ("disk1", SIZE)
+        run("nbdcopy", disk["uri"], str(tmp_path / "copy"))
+        taken = stored.appliance.drvm("serve", "disks", "--socket", str(path), expect=2)
+        drvm.send_signal(signal.SIGINT)
+        assert drvm.wait(LIMIT_S) == 0
+    assert "is there already" in taken.err
+    assert not path.exists()
+    assert (tmp_path / "copy").read_bytes() == stored.images["disk1"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--disk", "vdz"), "has no disk vdz"),
+        (("--listen", "::1"), "--listen needs --port"),
+        (("--port", "1", "--listen", "example.org"), "is no IP address"),
+        (("--port", "1", "--socket", "x"), "exclude each other"),
+    ],
+)
+def test_what_can_not_be_served_is_refused(stored, arguments, said):
+    result = stored.appliance.drvm("serve", "disks", *arguments, expect=2)
+    assert said in result.err
 
 
 def test_a_name_that_is_no_disk_of_the_point_is_refused(served):

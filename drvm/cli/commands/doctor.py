@@ -36,7 +36,11 @@ from drvm.wiring.restores import (
 )
 from drvm.wiring.rollbacks import half_turned_back
 
-_TOOLS = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils"}
+_TOOLS = {
+    "qemu-img": "qemu-utils",
+    "qemu-nbd": "qemu-utils",
+    "nbdkit": "nbdkit and nbdkit-plugin-python",
+}
 _MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
 _PACKAGES = ("boto3", "cryptography", "blake3", "zstandard", "apscheduler")
 

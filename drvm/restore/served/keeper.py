@@ -99,7 +99,7 @@ def main() -> int:
     service = Service(Path(told.plugin), told.order, told.point, told.disks)
     start = partial(spawn_server, SystemProcesses(), SystemClock(), service, place)
     try:
-        child = start()
+        child = start(end)
     except DrvmError as error:
         _say(f"{error.message}\t{error.hint}")
         return 1

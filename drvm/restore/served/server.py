@@ -29,6 +29,7 @@ _PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 _THREADS = 16
 """Requests that one client may have under way."""
 _TAIL_BYTES = 2000
+_MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,11 @@ class Served:
         return self.place.uri(self.exports[target])
 
 
-def spawn_server(processes: Processes, clock: Clock, service: Service, place: Place) -> Child:
-    """Start nbdkit and wait until it answers. It ends when the thread that calls this does, however
-    that happens. Raises ``RestoreError``, having left no server."""
+def spawn_server(
+    processes: Processes, clock: Clock, service: Service, place: Place, end: threading.Event
+) -> Child:
+    """Start nbdkit and wait until it answers, or ``end`` is set. It ends when the thread that calls
+    this does, however that happens. Raises ``RestoreError``, having left no server."""
     with contextlib.suppress(FileNotFoundError):
         place.socket.unlink()
     argv = ["nbdkit", "--foreground", "--readonly", "--exit-with-parent", "--log=stderr"]
@@ -105,7 +108,7 @@ def spawn_server(processes: Processes, clock: Clock, service: Service, place: Pl
     child = processes.spawn(argv, env=python_path(), log=place.log, detach=True, talk=True)
     try:
         tell_order(child, service.order)
-        _await(child, place, service.disks, clock)
+        _await(child, place, service.disks, clock, end)
         if place.owner is not None and place.port is None:
             os.chown(place.socket, place.owner.uid, place.owner.gid)
     except BaseException:
@@ -114,7 +117,9 @@ def spawn_server(processes: Processes, clock: Clock, service: Service, place: Pl
     return child
 
 
-def keep_running(start: Callable[[], Child], child: Child, end: threading.Event) -> None:
+def keep_running(
+    start: Callable[[threading.Event], Child], child: Child, end: threading.Event
+) -> None:
     """Start it anew whenever it has ended, until ``end`` is set; then it is stopped. For the thread
     that has started ``child``."""
     failed = 0
@@ -127,9 +132,26 @@ def keep_running(start: Callable[[], Child], child: Child, end: threading.Event)
                 break
             failed += 1
             with contextlib.suppress(RestoreError):
-                child, failed = start(), 0
+                child, failed = start(end), 0
     finally:
         child.stop(_STOP_S)
+
+
+class LogTail:
+    """What a server says as time goes by."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._at = 0
+
+    def lines(self) -> list[str]:
+        """The lines since the last time, not too many at once."""
+        with contextlib.suppress(OSError), self._log.open("rb") as stream:
+            stream.seek(self._at)
+            whole, found, _ = stream.read(_MOST_BYTES).rpartition(b"\n")
+            self._at += len(whole) + len(found)
+            return [printable(line, 1000) for line in whole.decode(errors="replace").splitlines()]
+        return []
 
 
 def last_words(log: Path) -> str:
@@ -155,7 +177,9 @@ def _listening(place: Place) -> list[str]:
     return [f"--ipaddr={place.port.address}", f"--port={place.port.number}"]
 
 
-def _await(child: Child, place: Place, disks: Sequence[str], clock: Clock) -> None:
+def _await(
+    child: Child, place: Place, disks: Sequence[str], clock: Clock, end: threading.Event
+) -> None:
     deadline_s = clock.monotonic_s() + START_S
     while True:
         if child.returncode() is not None:
@@ -165,6 +189,8 @@ def _await(child: Child, place: Place, disks: Sequence[str], clock: Clock) -> No
             )
         if nbd_answers(place.uri(disks[0])):
             return
+        if end.is_set():
+            raise RestoreError("the start of the NBD server was given up")
         if clock.monotonic_s() >= deadline_s:
             raise RestoreError(f"the NBD server did not answer within {START_S:.0f} s")
         clock.sleep(_POLL_S)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import socket as socket_module
+import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from drvm.core.clock import Clock
 from drvm.core.detached import end_process
-from drvm.core.errors import DrvmError, ProcessFailed, RestoreError
+from drvm.core.errors import DrvmError, ProcessFailed, RestoreError, UsageError
 from drvm.core.process import Child, Processes
+from drvm.core.threads import Threads
 from drvm.host.nbd import sweep_exports
 from drvm.restore.served import keeper
 from drvm.restore.served.order import tell_order
@@ -36,6 +40,7 @@ _PREFIX = "drvm-nbd-serve-"
 """Swept with what other exports have left."""
 _END_S = 15.0
 _POLL_S = 0.05
+_PROBE_S = 5.0
 
 
 @contextlib.contextmanager
@@ -49,10 +54,13 @@ def serving(
     port: Port | None = None,
 ) -> Iterator[Served]:
     """Serve for as long as the context lasts; the server ends with us, however we end. At
-    ``socket``, which must not be there, or at a private one; or at ``port``.
+    ``socket``, or at a private one; or at ``port``. A socket that a server left behind that was
+    killed is replaced, nothing else.
 
-    Raises ``RestoreError`` where it can't be started.
+    Raises ``RestoreError`` where it can't be started, ``UsageError`` for a place that is taken.
     """
+    if socket is not None:
+        _check_free(socket)
     sweep_exports(clock)
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
@@ -67,31 +75,50 @@ def serving(
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _check_free(path: Path) -> None:
+    if not os.path.lexists(path):
+        return
+    with socket_module.socket(socket_module.AF_UNIX) as probe:
+        try:
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                probe.settimeout(_PROBE_S)
+                probe.connect(str(path))
+        except ConnectionRefusedError:
+            return
+        except OSError as error:
+            raise UsageError(f"{path} can't be a socket: {error.strerror}") from None
+    raise UsageError(f"{path} is there already", hint="name another by --socket")
+
+
 class _Supervisor:
     """A thread that starts servers, one after the other: a server ends with the thread that
     started it (prctl(2), PR_SET_PDEATHSIG), so that must be one that lasts."""
 
-    def __init__(self, start: partial[Child]) -> None:
+    def __init__(self, start: Callable[[threading.Event], Child]) -> None:
         self._start = start
         self._end = threading.Event()
         self._tried = threading.Event()
         self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="nbd-server")
+        self._thread = Threads(1, "nbd-server")
 
     def __enter__(self) -> None:
-        self._thread.start()
-        self._tried.wait()
+        try:
+            self._thread.submit(self._run)
+            self._tried.wait()
+        except BaseException:
+            self.__exit__()
+            raise
         if self._failure is not None:
-            self._thread.join()
+            self.__exit__()
             raise self._failure
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        self._thread.join()
+        self._thread.end()
 
     def _run(self) -> None:
         try:
-            child = self._start()
+            child = self._start(self._end)
         except Exception as error:  # noqa: BLE001 - raised by who waits for it
             self._failure = error
             return
