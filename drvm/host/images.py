@@ -242,7 +242,10 @@ def write_locked(path: Path) -> Iterator[None]:
     try:
         for byte in (_WRITE_PERMISSION_BYTE, _WRITE_SHARED_BYTE):
             lock = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+            except OSError as problem:
+                raise HostError(f"{path} can't be locked: {problem.strerror}") from None
         if _others_write(descriptor):
             raise HostError(f"{path} is in use", hint="end the program that has it open")
         yield

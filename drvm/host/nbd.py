@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -18,7 +19,7 @@ from drvm.core.errors import HostError
 from drvm.core.extents import Extent, ExtentKind
 from drvm.core.process import Child, Processes
 from drvm.core.units import GIB, MIB
-from drvm.host.images import FOREIGN_FORMATS, FORMATS, Part, image_options
+from drvm.host.images import FOREIGN_FORMATS, FORMATS, Part, image_options, in_use
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ _START_S = 15.0
 _POLL_S = 0.02
 _MAX_CLIENTS = 32
 _PREFIX = "drvm-nbd-"
+_OWNER = "owner"
 _SWEEP_AGE_S = 3600.0
 _ALLOCATION = "base:allocation"
 _STATE_ZERO = 2
@@ -88,6 +90,7 @@ class NbdExport:
             sweep_exports(self._clock)
             directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
             cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
+            cleanup.callback(os.close, _owned(directory))
             self.socket = directory / "socket"
             log = directory / "log"
             child = self._processes.spawn(self._argv(), log=log)
@@ -254,19 +257,58 @@ def _status(handle: Any, context: str, offset: int, length: int) -> list[tuple[i
     return ranges
 
 
-def sweep_exports(clock: Clock) -> None:
-    """Remove the directories of exports whose process was killed: old ones of this user's where
-    no server answers any more."""
+def sweep_exports(clock: Clock) -> int:
+    """Remove the directories of exports whose process was killed, and end those servers of theirs
+    that never had a client; they are done with a moment later. Returns how many there were. Of
+    directories that don't tell, the old ones of this user's where no server answers any more."""
+    dead = 0
     for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = directory.lstat()
             age_s = clock.now().timestamp() - status.st_mtime
-            if status.st_uid != os.geteuid() or age_s < _SWEEP_AGE_S:
+            if status.st_uid != os.geteuid():
                 continue
-            try:
-                _shut_down(_connect(directory / "socket"))
-            except HostError:
-                shutil.rmtree(directory)
+            told = (directory / _OWNER).exists()
+            if _owner_lives(directory) if told else age_s < _SWEEP_AGE_S:
+                continue
+            with contextlib.suppress(HostError):
+                _shut_down(_connect(directory / "socket"))  # it ends with its last client
+                if not told:
+                    continue
+            shutil.rmtree(directory)
+            dead += 1
+    return dead
+
+
+def await_unused(path: Path, clock: Clock, limit_s: float) -> bool:
+    """Whether no QEMU has the image open for writing; servers of killed processes get so much time
+    to write what they were given."""
+    deadline_s = clock.monotonic_s() + limit_s
+    while in_use(path):
+        if clock.monotonic_s() >= deadline_s:
+            return False
+        clock.sleep(_POLL_S)
+    return True
+
+
+def _owned(directory: Path) -> int:
+    """A lock in the directory that ends with us, however we end."""
+    making, flags = directory / "owner.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(making, flags, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    making.rename(directory / _OWNER)
+    return descriptor
+
+
+def _owner_lives(directory: Path) -> bool:
+    descriptor = os.open(directory / _OWNER, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _connect(socket: Path, contexts: Sequence[str] = (), export: str = "") -> Any:

@@ -23,14 +23,15 @@ from pathlib import Path
 from drvm.core.clock import Clock, SystemClock
 from drvm.core.errors import HostError, RestoreError
 from drvm.core.files import sync_directory
-from drvm.host.images import ImageTool, in_use
+from drvm.host.images import ImageTool
+from drvm.host.nbd import await_unused, sweep_exports
 
 SUFFIX = ".drvm-partial"
 _LASTING = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII | re.DOTALL)
 """The names that are looked for again."""
 _KEPT = dt.timedelta(days=7)
-_WAIT_S = 30.0
-_POLL_S = 0.05
+SERVERS_END_S = 30.0
+"""The server of a killed restore writes what it was given before it ends."""
 _SECTOR_BYTES = 512
 
 
@@ -89,7 +90,9 @@ def taken_over(
             return None
         if image_format == "raw" and os.fstat(descriptor).st_size != size_bytes:
             return None
-        _await_server(path, clock)
+        sweep_exports(clock)
+        if not await_unused(path, clock, SERVERS_END_S):
+            raise RestoreError(f"{path} is in use", hint="end the program that has it open")
         if image_format != "raw" and not _is_sound(path, image_format, size_bytes, tool):
             path.unlink()
             return None
@@ -220,15 +223,6 @@ def _lock(descriptor: int, path: Path) -> None:
         raise RestoreError(
             f"another restore works on {path}", hint="wait until it is done, or end it"
         ) from None
-
-
-def _await_server(path: Path, clock: Clock) -> None:
-    """The server of a killed restore writes what it was given before it ends."""
-    deadline_s = clock.monotonic_s() + _WAIT_S
-    while in_use(path):
-        if clock.monotonic_s() >= deadline_s:
-            raise RestoreError(f"{path} is in use", hint="end the program that has it open")
-        clock.sleep(_POLL_S)
 
 
 def _is_sound(path: Path, image_format: str, size_bytes: int, tool: ImageTool) -> bool:

@@ -80,7 +80,8 @@ def finish_earlier(parts: Parts, domain: Domain) -> None:
     The caller holds the machine's lock. Raises ``CleanupFailed``, and ``CaptureError`` for a
     machine whose disks are half turned back."""
     finish_machine(parts, domain.uuid)
-    parts.journal.rollbacks.refuse_half(domainxml.read(domain.xml(inactive=True)))
+    machine = domainxml.read(domain.xml(inactive=True))
+    parts.journal.rollbacks.refuse_half(machine, parts.images)
 
 
 def finish_machine(parts: Parts, vm_uuid: str) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from drvm.core.errors import CaptureError
+from drvm.core.errors import CaptureError, HostError
 from drvm.core.files import remove_durably, write_durably
 from drvm.core.ids import is_disk_target, is_point_id, is_uuid
+from drvm.host.images import ImageTool
 from drvm.snapshot.domainxml import Machine
 
 VERSION = 1
@@ -36,12 +37,20 @@ class Rollback:
     safety_point: str | None
     started: str
 
-    def concerns(self, machine: Machine) -> bool:
-        """Whether the machine still has any of the images: a new one may have its UUID."""
-        return any(
-            disk.top is not None and self.images.get(disk.target) == str(disk.top)
-            for disk in machine.disks
-        )
+    def concerns(self, machine: Machine, images: ImageTool) -> bool:
+        """Whether the machine still has any of the images, perhaps below others: a new one may have
+        its UUID. What can't be looked at may be one of them."""
+        for disk in machine.disks:
+            ours, top = self.images.get(disk.target), disk.layers[0]
+            if ours is None or top.path is None:
+                continue
+            try:
+                chain = images.chain(top.path, top.format or "raw")
+            except HostError:
+                return top.path.exists()
+            if any(layer.path == Path(ours) for layer in chain):
+                return True
+        return False
 
     @property
     def hint(self) -> str:
@@ -97,13 +106,13 @@ class Rollbacks:
         except OSError as problem:
             raise _unwritable(path, problem) from None
 
-    def refuse_half(self, machine: Machine) -> None:
+    def refuse_half(self, machine: Machine, images: ImageTool) -> None:
         """Before a capture; the caller holds the machine's lock. Raises ``CaptureError`` for a
         machine that is half turned back; a note that concerns none of its images goes."""
         found = self.read(machine.uuid)
         if found is None:
             return
-        if found.concerns(machine):
+        if found.concerns(machine, images):
             raise CaptureError(
                 f"{machine.name} is half turned back to point {found.point_id}", hint=found.hint
             )

@@ -69,7 +69,8 @@ def half_turned_back(wiring: Wiring, host: Host) -> list[Finding]:
         domain = host.find_domain(uuid)
         if note is None or domain is None:
             continue
-        if note.concerns(domainxml.read(domain.xml(inactive=True))):
+        machine = domainxml.read(domain.xml(inactive=True))
+        if note.concerns(machine, wiring.image_tool()):
             words = f"to point {note.point_id} since {note.started}: don't start it"
             found.append(Finding(f"half turned back {domain.name}", False, words, note.hint))
     return found

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drvm.core.errors import CaptureError, HostError, PreflightFailed
-from drvm.host.images import in_use
 from drvm.host.model import Domain, DomainState
+from drvm.host.nbd import await_unused, sweep_exports
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.images import PlannedImage
+from drvm.restore.partial import SERVERS_END_S
 from drvm.restore.plan import chosen_disks, read_definition
 from drvm.restore.rollback.outside import OutsidePlan, plan_outside
 from drvm.restore.source import parse
@@ -57,6 +58,7 @@ def plan_rollback(
     stood = standing.found(parts, domain)
     definition = stood.on_own_images(domain.xml(inactive=True, secure=True))
     machine = domainxml.read(definition)
+    limit_s = SERVERS_END_S if sweep_exports(parts.clock) else 0.0
     images, tops, named = [], [], {}
     for source in _sources(machine, set(wanted), found):
         image = _image(source, wanted[source.target], manifest)
@@ -67,6 +69,8 @@ def plan_rollback(
             found.append(f"{source.target}: {problem.message}")
             continue
         found += _unfit(image, own.virtual_size_bytes)
+        if not await_unused(image.path, parts.clock, limit_s):
+            found.append(f"{source.target}: {image.path} is in use by another program")
         images.append(image)
         named[source.target] = str(source.path)
         tops.append(PlannedImage(image.disk, top.path, top.format, image.point))
@@ -86,7 +90,7 @@ def plan_rollback(
         tuple(tops),
         named,
         outside,
-        again if again is not None and again.concerns(machine) else None,
+        again if again is not None and again.concerns(machine, parts.images) else None,
         (*warnings, *(outside.warnings if outside is not None else ())),
     )
 
@@ -133,8 +137,6 @@ def _unfit(image: PlannedImage, size_bytes: int) -> list[str]:
             f"{target} has {size_bytes} bytes, and {image.size_bytes} in the point: resize it, or "
             "restore the machine as a whole (--replace)"
         ]
-    if in_use(image.path):
-        return [f"{target}: {image.path} is in use by another program"]
     return []
 
 

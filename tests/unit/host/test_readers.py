@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import random
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,15 +18,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drvm.core.clock import SystemClock
 from drvm.core.errors import HostError
 from drvm.core.extents import Extent, ExtentKind, cover
-from drvm.core.process import SystemProcesses
+from drvm.core.process import Child, SystemProcesses
+from drvm.core.progress import Trace
 from drvm.core.units import KIB, MIB
 from drvm.host import rawfile
 from drvm.host.disks import BlockReader
-from drvm.host.images import ImageTool
-from drvm.host.nbd import NbdExport, NbdReader, NbdWriter, nbd_extents
+from drvm.host.images import ImageTool, in_use
+from drvm.host.nbd import (
+    NbdExport,
+    NbdReader,
+    NbdWriter,
+    await_unused,
+    nbd_extents,
+    sweep_exports,
+)
 from drvm.host.rawfile import RawFileReader, RawFileWriter, raw_extents
+from tests.killing import killed_at
 from tests.loops import loop_device
 from tests.reading import read
 
@@ -249,6 +260,34 @@ def test_what_killed_processes_left_is_swept_away_when_it_is_old(
         with NbdExport(SystemProcesses(), tmp_path / "disk", "raw"):
             assert export.socket.exists()
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_server_that_never_had_a_client_is_ended_by_whoever_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client was killed right after it had started it; it has the image locked."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    disk, clock = tmp_path / "disk", SystemClock()
+    disk.write_bytes(bytes(MIB))
+
+    def first_connection(self: NbdExport, child: Child, log: Path) -> None:
+        deadline_s = clock.monotonic_s() + 30
+        while not in_use(disk) and clock.monotonic_s() < deadline_s:
+            clock.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def work(_: Trace) -> None:
+        with NbdExport(SystemProcesses(), disk, "raw", writable=True):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NbdExport, "_first_connection", first_connection)
+        killed_at("by itself", work)
+    assert in_use(disk)
+    assert sweep_exports(clock) == 1
+    assert await_unused(disk, clock, 30)
+    assert [path.name for path in tmp_path.iterdir()] == ["disk"]
+    assert sweep_exports(clock) == 0
 
 
 def test_an_image_that_is_no_image_is_refused_with_the_servers_words(tmp_path: Path) -> None:

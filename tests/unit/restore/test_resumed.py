@@ -16,7 +16,8 @@ from drvm.core.errors import Interrupted, RestoreError, StoreUnreachable
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress, Trace, no_trace
 from drvm.core.units import MIB
-from drvm.host.images import ImageTool, in_use
+from drvm.host.images import ImageTool
+from drvm.host.nbd import await_unused
 from drvm.host.rawfile import RawFileWriter
 from drvm.restore.images import ImageRestorer, PlannedImage, planned_in
 from drvm.restore.partial import left_in, sweep_partial
@@ -54,11 +55,7 @@ def left_by_a_kill(vault: Vault, image: PlannedImage, step: str = "image-written
     killed_at(step, lambda trace: restorer(vault, trace).restore(image, NoProgress()))
     (left,) = left_in(image.path.parent)
     assert left.path == image.partial
-    clock = SystemClock()
-    deadline_s = clock.monotonic_s() + 30
-    while in_use(left.path):  # by its server, which ends by itself
-        assert clock.monotonic_s() < deadline_s
-        clock.sleep(0.01)
+    assert await_unused(left.path, SystemClock(), 30)  # by its server, which ends by itself
     return left.path
 
 

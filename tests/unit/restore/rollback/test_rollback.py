@@ -18,7 +18,7 @@ from drvm.core.extents import ExtentKind
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.host.images import in_use, write_locked
-from drvm.host.nbd import NbdExport, nbd_changes
+from drvm.host.nbd import NbdExport, await_unused, nbd_changes, sweep_exports
 from drvm.restore.images import ImageRestorer
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from tests.fakes.image_domain import qemu_img
@@ -126,7 +126,6 @@ def test_one_that_was_killed_at_any_step_is_known_and_finished_by_the_same_again
         assert f"restore {safety} --in-place undoes" in refused.value.hint
         again = scene.plan(point).again
         assert again is not None and again.safety_point == safety
-        _await_servers(scene)
         scene.turn(point, safety=safety)
     assert scene.content() == before
     scene.point()
@@ -137,7 +136,6 @@ def test_what_was_there_comes_back_by_the_safety_point_from_half_way(scene: Scen
     scene.change(2)
     safety, before = scene.point(), scene.content()
     killed_at("image-durable-vda", lambda trace: scene.turn(point, trace=trace, safety=safety.id))
-    _await_servers(scene)
     scene.turn(safety, safety=safety.id)
     assert scene.content() == before
     assert not scene.noted()
@@ -154,16 +152,17 @@ def test_one_that_is_killed_again_and_again_at_any_time_ends_right(scene, seed):
             killed_at(
                 source.choice(SHORT + LATER), lambda trace: scene.turn(point, trace=trace), delay_s
             )
-        _await_servers(scene)
+        _free_images(scene)
     scene.turn(point)
     assert scene.content() == before
 
 
-def _await_servers(scene: Scene) -> None:
-    """Those of a killed restore end by themselves; the preflight would say that they are there."""
+def _free_images(scene: Scene) -> None:
+    """As the next restore does it; what changes the disks here is no drvm."""
+    clock = SystemClock()
+    sweep_exports(clock)
     for chain in scene.domain.chains.values():
-        while in_use(Path(chain[0])):
-            SystemClock().sleep(0.01)
+        assert await_unused(Path(chain[0]), clock, 60)
 
 
 def test_all_that_stands_in_the_way_is_told_at_once_and_nothing_is_written(scene: Scene) -> None:
@@ -329,6 +328,19 @@ def test_a_note_about_images_that_the_machine_has_no_more_goes(scene: Scene) -> 
     assert scene.plan(point).again is None
     scene.point()
     assert not scene.noted()
+
+
+def test_a_snapshot_on_top_of_half_a_state_does_not_hide_it(scene: Scene) -> None:
+    point = scene.point()
+    killed_at("rollback-noted", lambda trace: scene.turn(point, trace=trace))
+    base = scene.domain.chains["vda"][0]
+    top = f"{base}.mine.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top)
+    scene.domain.chains["vda"].insert(0, top)
+    with pytest.raises(CaptureError, match="half turned back"):
+        scene.point()
+    scene.turn(point)
+    scene.point()
 
 
 @pytest.mark.parametrize("spoil", ["{", "other", "path", "version"])
