@@ -6,7 +6,7 @@ import base64
 import contextlib
 import datetime as dt
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from drvm.cli.invocation import Invocation
@@ -19,6 +19,7 @@ from drvm.restore.guestfiles.names import Place, shown_name
 from drvm.restore.guestfiles.view import Found
 from drvm.restore.guestfiles.wire import Entry
 
+_MOST_WARNINGS = 20
 _KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -66,14 +67,22 @@ def show_entries(
     manifest: Manifest,
     place: Place,
     listed: Iterator[tuple[Place, Entry]],
+    problems: Sequence[str],
     *,
     as_table: bool,
 ) -> None:
     output = invocation.output
     if output.json:
         entries = [entry_fields(inner, entry) for inner, entry in listed]
-        fields = {"point": manifest.id, "vm": manifest.vm, "path": str(place), "entries": entries}
-        output.document(fields)
+        output.document(
+            {
+                "point": manifest.id,
+                "vm": manifest.vm,
+                "path": str(place),
+                "entries": entries,
+                "problems": problems,
+            }
+        )
     elif as_table:
         columns = [Column(title, right=title == "bytes") for title in ("mode", "owner", "bytes")]
         columns += [Column("modified (UTC)"), Column("name", wraps=True)]
@@ -118,6 +127,14 @@ def entry_fields(place: Place, entry: Entry) -> dict[str, Any]:
     }
 
 
+def warn_of(invocation: Invocation, what: str, lines: Sequence[str]) -> None:
+    """The first of them: JSON has all."""
+    for line in lines[:_MOST_WARNINGS]:
+        invocation.warn(f"{what}: {line}")
+    if len(lines) > _MOST_WARNINGS:
+        invocation.warn(f"{what}: {len(lines) - _MOST_WARNINGS} more, which --json names")
+
+
 def kind_of(entry: Entry) -> str:
     return _KINDS.get(stat.S_IFMT(entry.mode), "unknown")
 
@@ -129,7 +146,9 @@ def _moment(entry: Entry) -> str | None:
     return None
 
 
-def show_plan(invocation: Invocation, manifest: Manifest, plan: FetchPlan) -> None:
+def show_plan(
+    invocation: Invocation, manifest: Manifest, plan: FetchPlan, problems: Sequence[str]
+) -> None:
     if invocation.output.json:
         fields = {
             "point": manifest.id,
@@ -138,6 +157,7 @@ def show_plan(invocation: Invocation, manifest: Manifest, plan: FetchPlan) -> No
             "size_bytes": plan.size_bytes,
             "need_bytes": plan.need_bytes,
             "left_out": plan.left_out,
+            "problems": problems,
         }
         invocation.output.document({"plan": fields})
         return
@@ -149,10 +169,13 @@ def show_plan(invocation: Invocation, manifest: Manifest, plan: FetchPlan) -> No
 
 
 def show_fetched(
-    invocation: Invocation, manifest: Manifest, plan: FetchPlan, fetched: Fetched
+    invocation: Invocation,
+    manifest: Manifest,
+    plan: FetchPlan,
+    fetched: Fetched,
+    problems: Sequence[str],
 ) -> None:
-    for line in fetched.failed:
-        invocation.warn(f"not fetched: {line}")
+    warn_of(invocation, "not fetched", fetched.failed)
     if invocation.output.json:
         fields = {
             "point": manifest.id,
@@ -163,6 +186,7 @@ def show_fetched(
             "written_bytes": fetched.written_bytes,
             "left_out": plan.left_out,
             "failed": fetched.failed,
+            "problems": problems,
         }
         invocation.output.document({"fetched": fields})
         return

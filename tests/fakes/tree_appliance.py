@@ -45,10 +45,13 @@ class TreeAppliance:
         return self._systems
 
     def mount(self, mounts):
-        if mounts[0][0] not in {fs.device for fs in self._file_systems}:
-            raise FileProblem(f"mount: {mounts[0][0].decode()}: no such device", errno.ENODEV)
+        if self.type_of(mounts[0][0]) in (b"", b"crypto_LUKS"):
+            raise FileProblem("mount: /sysroot: no such device.\\x0a more", errno.ENODEV)
         self.mounted.append(tuple(mounts))
         return ()
+
+    def type_of(self, device):
+        return next((fs.type for fs in self._file_systems if fs.device == device), b"")
 
     def stat(self, path, *, follow):
         entry, _ = self._node(path)

@@ -22,6 +22,7 @@ from drvm.cli.files_view import (
     show_fetched,
     show_found,
     show_plan,
+    warn_of,
 )
 from drvm.cli.invocation import DONE_WITH_WARNINGS, Invocation
 from drvm.cli.opening import at_time, chosen_point, ending, opened
@@ -136,7 +137,8 @@ def ls(
             show_found(invocation, there.manifest, there.guest.found())
         else:
             listed = _listed(there.guest, place, recursive=recursive, match=match)
-            show_entries(invocation, there.manifest, place, listed, as_table=as_table)
+            problems = there.guest.problems
+            show_entries(invocation, there.manifest, place, listed, problems, as_table=as_table)
         return _code(invocation, there)
 
 
@@ -222,21 +224,19 @@ def get(
     places = [parse_place(os.fsencode(path)) for path in paths]
     with _guest(invocation, point, disk, as_of) as there:
         plan = plan_fetch(there.guest, places, output.absolute())
-        for line in plan.left_out:
-            invocation.warn(f"left out: {line}")
+        warn_of(invocation, "left out", plan.left_out)
         if dry_run:
-            show_plan(invocation, there.manifest, plan)
+            show_plan(invocation, there.manifest, plan, there.guest.problems)
             return _code(invocation, there, bool(plan.left_out))
         with invocation.progress() as progress:
             fetched = run_fetch(plan, there.guest, progress, preserve=preserve)
-        show_fetched(invocation, there.manifest, plan, fetched)
+        show_fetched(invocation, there.manifest, plan, fetched, there.guest.problems)
         code = _code(invocation, there, bool(plan.left_out))
         return 1 if fetched.failed else code
 
 
 def _code(invocation: Invocation, there: _Opened, warned: bool = False) -> int:
-    for line in there.guest.problems:
-        invocation.warn(line)
+    warn_of(invocation, "not seen", there.guest.problems)
     return DONE_WITH_WARNINGS if there.guest.problems or warned else ending(there.wiring)
 
 

@@ -72,6 +72,9 @@ class Appliance:
         root."""
         return self._ask(wire.Mount(tuple(mounts)), tuple[str, ...], _LOOK_S)
 
+    def type_of(self, device: bytes) -> bytes:
+        return self._ask(wire.TypeOf(device), bytes, _ANSWER_S)
+
     def stat(self, path: bytes, *, follow: bool) -> wire.Entry:
         return self._ask(wire.Stat(path, follow), wire.Entry, _ANSWER_S)
 

@@ -58,6 +58,8 @@ class Inside:
                 return self._appliance.systems()
             case wire.Mount(mounts):
                 return self._mount(mounts)
+            case wire.TypeOf(device):
+                return self._appliance.type_of(device)
             case wire.Stat(path, follow):
                 return self._appliance.stat(path, follow=follow)
             case wire.List(path, page, targets):

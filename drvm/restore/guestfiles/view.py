@@ -19,7 +19,7 @@ from drvm.restore.guestfiles.names import (
     is_file_name,
     shown_name,
 )
-from drvm.restore.guestfiles.wire import READ_BYTES, Entry, System
+from drvm.restore.guestfiles.wire import READ_BYTES, Entry, FileSystem, System
 
 _MAX_PAGES = 2000
 _ENCRYPTED = {"crypto_LUKS": "LUKS", "BitLocker": "BitLocker"}
@@ -77,18 +77,23 @@ class GuestFiles:
         places: dict[bytes, list[bytes]] = {}
         for device, at in (mount for system in systems for mount in system.mounts):
             places.setdefault(device, []).append(at)
+        listed = self._appliance.file_systems()
+        inner = [
+            FileSystem(device, b"btrfs" if device.startswith(b"btrfsvol:") else b"", b"", b"", None)
+            for device in sorted(places.keys() - {fs.device for fs in listed})
+        ]
         return Found(
             tuple(
                 FoundFileSystem(
                     device=self._shown(fs.device),
-                    type=_text(fs.type),
+                    type=_text(fs.type) or "unknown",
                     label=_text(fs.label),
                     uuid=_text(fs.uuid),
                     size_bytes=fs.size_bytes,
                     mount_points=tuple(map(_text, sorted(places.get(fs.device, [])))),
                     encrypted=_ENCRYPTED.get(_text(fs.type), ""),
                 )
-                for fs in self._appliance.file_systems()
+                for fs in (*listed, *inner)
             ),
             tuple(
                 FoundSystem(
@@ -166,7 +171,9 @@ class GuestFiles:
             offset += len(data)
 
     def _words(self, problem: FileProblem) -> str:
-        return self._shown(problem.message.encode(errors="replace"))
+        """The last of what was said, with the guest's names."""
+        last = problem.message.partition("\\x0a")[0].rpartition("/sysroot: ")[2]
+        return self._shown(last.encode(errors="replace"))
 
     def _shown(self, device: bytes) -> str:
         return _text(guest_device(device, self._targets))
@@ -188,7 +195,7 @@ class GuestFiles:
             problems = self._appliance.mount(mounts)
         except FileProblem as problem:
             raise self._not_mounted(mounts, problem) from None
-        self.problems += [f"not mounted: {printable(line, 500)}" for line in problems]
+        self.problems += [printable(line, 500) for line in problems]
         self._mounted = place.device
 
     def _mounts_of_guest(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -207,7 +214,7 @@ class GuestFiles:
             return ((appliance_device(devices[0].encode(), self._targets), b"/"),)
         encrypted = [fs for fs in found.file_systems if fs.encrypted]
         if encrypted and not devices:
-            raise _is_encrypted(encrypted[0])
+            raise _is_encrypted(encrypted[0].device, encrypted[0].encrypted)
         raise RestoreError(
             f"no operating system was found, but {len(devices)} file systems",
             hint=f"name one of them, as {devices[0]}:/etc/hosts; drvm files ls POINT lists them"
@@ -218,14 +225,13 @@ class GuestFiles:
     def _not_mounted(
         self, mounts: Sequence[tuple[bytes, bytes]], problem: FileProblem
     ) -> RestoreError:
-        found = self.found().file_systems
-        asked = self._shown(next(device for device, at in mounts if at == b"/"))
-        for fs in found:
-            if fs.device == asked and fs.encrypted:
-                return _is_encrypted(fs)
-        known = ", ".join(fs.device for fs in found if fs.has_files) or "none"
+        device = next(device for device, at in mounts if at == b"/")
+        kind = _ENCRYPTED.get(_text(self._appliance.type_of(device)), "")
+        if kind:
+            return _is_encrypted(self._shown(device), kind)
         return RestoreError(
-            f"{asked} can't be mounted: {self._words(problem)}", hint=f"file systems there: {known}"
+            f"{self._shown(device)} can't be mounted: {self._words(problem)}",
+            hint="drvm files ls POINT lists the file systems",
         )
 
 
@@ -233,9 +239,9 @@ def below(place: Place, name: bytes) -> Place:
     return replace(place, path=place.path.rstrip(b"/") + b"/" + name)
 
 
-def _is_encrypted(fs: FoundFileSystem) -> RestoreError:
+def _is_encrypted(device: str, kind: str) -> RestoreError:
     return RestoreError(
-        f"{fs.device} is encrypted with {fs.encrypted}, and drvm has no key to it",
+        f"{device} is encrypted with {kind}, and drvm has no key to it",
         hint="restore the machine, which asks for its key, or open a restored disk with it",
     )
 

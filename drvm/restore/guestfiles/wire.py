@@ -87,6 +87,12 @@ class Mount(msgspec.Struct, frozen=True, tag=True):
     mounts: tuple[tuple[bytes, bytes], ...]
 
 
+class TypeOf(msgspec.Struct, frozen=True, tag=True):
+    """What ``blkid`` calls a device, empty where it knows nothing of it."""
+
+    device: bytes
+
+
 class Stat(msgspec.Struct, frozen=True, tag=True):
     path: bytes
     follow: bool
@@ -110,7 +116,7 @@ class Close(msgspec.Struct, frozen=True, tag=True):
     """End the appliance, and then yourself."""
 
 
-Request = Launch | FileSystems | Systems | Mount | Stat | List | Read | Close
+Request = Launch | FileSystems | Systems | Mount | TypeOf | Stat | List | Read | Close
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
