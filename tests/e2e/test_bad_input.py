@@ -56,6 +56,21 @@ OUT = "--output=OUT"
 
 WRONG_REQUESTS = {
     "no such verb": (["bakup"], "no such command 'bakup'", "drvm --help"),
+    "in place and elsewhere": (
+        ["restore", "one", "--in-place", "--replace", OUT],
+        "--output, --replace and --in-place exclude each other",
+        "as it is",
+    ),
+    "no safety point, unsure": (
+        ["restore", "one", "--in-place", "--no-safety-point"],
+        "--no-safety-point needs --yes",
+        "lost for good",
+    ),
+    "no safety point of nothing": (
+        ["restore", "one", "--no-safety-point", OUT],
+        "--no-safety-point means nothing alone",
+        "--in-place",
+    ),
     "no VMs": (["backup"], "which VMs?", "drvm vms"),
     "unknown policy": (["backup", "--policy", "none"], "no policy 'none'", "there are none"),
     "unknown point": (["show", "nothing"], "no point or VM 'nothing'", "large, one"),

@@ -194,7 +194,7 @@ def command(
         about = {**identities, "output": output, **options}
         refuse_with_in_place(about, safety=not no_safety_point, yes=yes)
     elif no_safety_point:
-        raise UsageError("--no-safety-point without --in-place means nothing")
+        raise UsageError("--no-safety-point means nothing alone", hint="add --in-place")
     elif output is not None:
         _refuse_with_output({**identities, **options})
     target = collect(options)

@@ -23,6 +23,7 @@ from drvm.restore.images import ImageRestorer
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from tests.fakes.image_domain import qemu_img
 from tests.killing import killed_at
+from tests.loops import loop_device
 from tests.unit.repository.conftest import cheap_key_derivation
 from tests.unit.restore.rollback.conftest import CLUSTER, SIZE, Scene, make_scene
 
@@ -360,6 +361,18 @@ def test_a_note_that_is_not_understood_stays_and_stops_everything(scene: Scene, 
         with pytest.raises(CaptureError, match="not understood"):
             work()
     assert path.exists()
+
+
+def test_a_block_device_by_another_name_is_turned_back_too(scene: Scene) -> None:
+    image, link = Path(scene.domain.chains["vdb"][0]), scene.directory / "by-id.raw"
+    with loop_device(image, SystemProcesses()) as device:
+        link.symlink_to(device)
+        scene.domain.chains["vdb"] = [str(link)]
+        point, before = scene.point(), scene.content()
+        scene.change(2)
+        device_writes = scene.turn(point).disks[1]
+        assert 0 < device_writes.written_bytes + device_writes.zeroed_bytes < SIZE // 4
+        assert scene.content() == before
 
 
 def test_half_a_cluster_is_not_lost_at_the_end(scene: Scene) -> None:
