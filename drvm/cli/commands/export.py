@@ -48,7 +48,8 @@ def command(
 
     vmdk is for VMware, and stream-optimised, as its imports want it; vdi for VirtualBox, vhdx for
     Hyper-V, raw and qcow2 for anything else. With the first three the machine is described by an
-    OVF, which VMware and VirtualBox import, and a README says what is not carried over.
+    OVF, which VMware and VirtualBox import, and a README says what is not carried over. ova is
+    the OVF with its vmdks in one file.
 
     Each image is read back and compared with the point, block by block, before it gets its name.
     No existing file is ever overwritten.
@@ -83,7 +84,7 @@ def _show(invocation: Invocation, plan: ExportPlan) -> None:
         disks = [
             {
                 "target": disk.image.disk.target,
-                "path": disk.path,
+                "path": plan.ova if plan.in_archive else disk.path,
                 "format": disk.format,
                 "size_bytes": disk.image.size_bytes,
             }
@@ -103,8 +104,9 @@ def _show(invocation: Invocation, plan: ExportPlan) -> None:
     output.line(f"{plan.manifest.vm}, point {plan.manifest.id}, to {plan.directory}:")
     for disk in plan.disks:
         size = format_bytes(disk.image.size_bytes)
-        output.line(f"  {disk.image.disk.target}: {size} {disk.format} -> {disk.path}")
-    for path in plan.files[len(plan.disks) :]:
+        where = "" if plan.in_archive else f" -> {disk.path}"
+        output.line(f"  {disk.image.disk.target}: {size} {disk.format}{where}")
+    for path in plan.files if plan.in_archive else plan.files[len(plan.disks) :]:
         output.line(f"  {path}")
     for note in _notes(plan):
         output.line(f"  note: {note}")

@@ -19,10 +19,11 @@ from drvm.restore.export.machine import ExportedMachine, exported_machine
 from drvm.restore.images import PlannedImage
 from drvm.restore.plan import chosen_disks, read_definition
 
-ExportFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
-FORMATS: tuple[ExportFormat, ...] = ("raw", "qcow2", "vmdk", "vdi", "vhdx")
+ImageFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
+ExportFormat = Literal[ImageFormat, "ova"]
+FORMATS: tuple[ExportFormat, ...] = ("raw", "qcow2", "vmdk", "vdi", "vhdx", "ova")
 
-_LARGEST_BYTES: dict[ExportFormat, int] = {"vmdk": 62 * TIB, "vhdx": 64 * TIB}
+_LARGEST_BYTES: dict[ImageFormat, int] = {"vmdk": 62 * TIB, "vhdx": 64 * TIB}
 """VMware's and Hyper-V's own limits; QEMU would write larger ones."""
 
 
@@ -33,22 +34,28 @@ class ExportedDisk:
 
     image: PlannedImage
     path: Path
-    format: ExportFormat
+    format: ImageFormat
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
     """``name``: what the files are called after. ``need_bytes``: what they may take at most while
     they are made; ``free_bytes``: what there is. ``machine`` is what is described beside the
-    disks, ``None`` for formats that are not of another hypervisor, and for points without a VM."""
+    disks, ``None`` for formats that are not of another hypervisor, and for points without a VM.
+    ``in_archive``: all but the README goes into one OVA."""
 
     manifest: Manifest
     name: str
     directory: Path
     disks: tuple[ExportedDisk, ...]
     machine: ExportedMachine | None
+    in_archive: bool
     need_bytes: int
     free_bytes: int
+
+    @property
+    def ova(self) -> Path:
+        return self.directory / f"{self.name}.ova"
 
     @property
     def ovf(self) -> Path:
@@ -64,7 +71,9 @@ class ExportPlan:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """In the order in which they are made."""
+        """That have names in the end, in the order in which they get them."""
+        if self.in_archive:
+            return self.ova, self.readme
         beside = () if self.machine is None else (self.readme, self.ovf, self.digests)
         return (*(disk.path for disk in self.disks), *beside)
 
@@ -81,14 +90,21 @@ def plan_export(
     if os.path.lexists(directory) and not directory.is_dir():
         raise UsageError(f"{directory} is no folder", hint="name another by --output")
     name = manifest.vm if is_vm_name(manifest.vm) else f"vm-{manifest.id}"
+    in_archive = image_format == "ova"
+    kind: ImageFormat = "vmdk" if image_format == "ova" else image_format
     chosen = []
     for disk in chosen_disks(manifest, disks):
-        path = directory / f"{name}-{disk.target}.{image_format}"
-        made = "raw" if image_format == "vmdk" else image_format
+        path = directory / f"{name}-{disk.target}.{kind}"
+        made = "raw" if kind == "vmdk" else kind
         image = PlannedImage(disk, path, made, (manifest.vm_uuid, manifest.id))
-        chosen.append(ExportedDisk(image, path, image_format))
+        chosen.append(ExportedDisk(image, path, kind))
     machine = None
-    if image_format in ovf.FORMATS and manifest.definition is not None:
+    if in_archive and manifest.definition is None:
+        raise UsageError(
+            f"point {manifest.id} is of image files without a VM, and an OVA describes one",
+            hint="use --format vmdk",
+        )
+    if kind in ovf.FORMATS and manifest.definition is not None:
         definition_xml = read_definition(repository, manifest)
         wanted = tuple(disk.image.disk for disk in chosen)
         machine = exported_machine(definition_xml, manifest, name, wanted)
@@ -98,7 +114,8 @@ def plan_export(
         directory,
         tuple(chosen),
         machine,
-        _need_bytes(repository, chosen),
+        in_archive,
+        _need_bytes(repository, chosen, in_archive=in_archive),
         _free_bytes(directory),
     )
     if found := _problems(plan):
@@ -106,11 +123,12 @@ def plan_export(
     return plan
 
 
-def _need_bytes(repository: Repository, disks: list[ExportedDisk]) -> int:
-    """Of VMDKs that can't be compressed, and the largest raw image besides."""
+def _need_bytes(repository: Repository, disks: list[ExportedDisk], *, in_archive: bool) -> int:
+    """Of VMDKs that can't be compressed, and the largest raw image besides; then those of an
+    archive beside it."""
     sizes = [stored_bytes(repository.disk_map(disk.image.disk)) for disk in disks]
     beside = max(sizes, default=0) if any(disk.format == "vmdk" for disk in disks) else 0
-    return sum(sizes) + beside
+    return sum(sizes) + (sum(sizes) if in_archive else beside)
 
 
 def _free_bytes(directory: Path) -> int:

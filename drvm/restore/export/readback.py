@@ -21,6 +21,7 @@ from drvm.core.extents import Extent, ExtentKind, align
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
 from drvm.core.units import MIB
+from drvm.host.images import Part
 from drvm.host.nbd import NbdExport, NbdReader, nbd_extents
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.nodes import DIGEST_BYTES
@@ -39,15 +40,22 @@ class ReadBack:
         self._clock = clock
 
     def compare(
-        self, path: Path, image_format: str, disk_map: DiskMap, title: str, progress: Progress
+        self,
+        path: Path,
+        image_format: str,
+        disk_map: DiskMap,
+        title: str,
+        progress: Progress,
+        *,
+        part: Part | None = None,
     ) -> None:
         """Raises ``RestoreError`` where the image is of another size or holds another byte, and
-        ``HostError`` where it can't be read. What of the file is only in memory is forgotten
-        before, so that it is read from where it was written to."""
+        ``HostError`` where it can't be read. With ``part`` it is a part of the file. What of that
+        is only in memory is forgotten before, so that it is read from where it was written to."""
         _forget(path)
         progress.stage(f"reading {title} back", disk_map.size_bytes)
         with (
-            NbdExport(self._processes, path, image_format, clock=self._clock) as export,
+            NbdExport(self._processes, path, image_format, part=part, clock=self._clock) as export,
             closing(NbdReader(export.socket)) as reader,
         ):
             size_bytes = reader.size_bytes

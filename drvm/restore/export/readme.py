@@ -7,12 +7,12 @@ from drvm.restore.export.plan import ExportPlan
 
 _HOW = {
     "vmdk": (
-        "VMware: deploy {name}.ovf in the client, or: ovftool {name}.ovf vi://HOST/",
-        "VirtualBox: VBoxManage import {name}.ovf",
+        "VMware: deploy {file} in the client, or: ovftool {file} vi://HOST/",
+        "VirtualBox: VBoxManage import {file}",
     ),
-    "vdi": ("VirtualBox: VBoxManage import {name}.ovf, or attach the disks to a machine by hand",),
+    "vdi": ("VirtualBox: VBoxManage import {file}, or attach the disks to a machine by hand",),
     "vhdx": (
-        "Hyper-V reads no OVF: make a machine by hand with what {name}.ovf says, of generation "
+        "Hyper-V reads no OVF: make a machine by hand with what {file} says, of generation "
         "{generation}, and attach the disks",
     ),
 }
@@ -21,7 +21,8 @@ _HOW = {
 def readme(plan: ExportPlan, machine: ExportedMachine) -> bytes:
     generation = 2 if machine.efi else 1
     image_format = plan.disks[0].format
-    how = [line.format(name=plan.name, generation=generation) for line in _HOW[image_format]]
+    file = plan.ova.name if plan.in_archive else plan.ovf.name
+    how = [line.format(file=file, generation=generation) for line in _HOW[image_format]]
     firmware = "UEFI" if machine.efi else "BIOS"
     lines = [
         f"{plan.name}, recovery point {plan.manifest.id} of {plan.manifest.created}, by drvm",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from drvm.core.clock import Clock
+from drvm.core.clock import Clock, parse_rfc3339
+from drvm.core.errors import RestoreError
 from drvm.core.process import Processes
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.convert import write_vmdk
-from drvm.host.images import ImageTool
+from drvm.host.images import ImageTool, Part
+from drvm.repository.manifest import Disk
 from drvm.repository.repository import Repository
+from drvm.restore.export.archive import write_archive
 from drvm.restore.export.ovf import DescribedDisk, digests, envelope
 from drvm.restore.export.plan import ExportedDisk, ExportPlan
 from drvm.restore.export.readback import ReadBack
@@ -40,11 +43,14 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """``path``: what it is called until all are whole."""
+    """``path``: what it is called until all are whole; ``part``: where it is in that. ``stored``:
+    what it must be."""
 
     disk: ExportedDisk
     path: Path
+    stored: Disk
     written_bytes: int
+    part: Part | None = None
 
 
 class Exporter:
@@ -68,20 +74,27 @@ class Exporter:
 
     def run(self, plan: ExportPlan, progress: Progress, *, verify: bool = True) -> Exported:
         """Raises ``RestoreError`` and ``DamageFound``, and then leaves no file, nor a folder that
-        was made. No file has its name before all images are whole and read back. A crash before
-        that leaves partial images, with which the next export of the same goes on, or which it
-        removes; later, some files under their names, the digests last of all."""
+        was made. No file has its name before all images are whole and read back where they lie. A
+        crash before that leaves partial files, with which the next export of the same goes on, or
+        which it removes; later, some files under their names, the digests last of all."""
         with ExitStack() as undo, ExitStack() as made:
             make_folder(plan.directory, undo)
             sweep_partial(plan.directory, clock=self._clock)
-            whole = [self._whole(disk, progress, made, verify=verify) for disk in plan.disks]
-            beside = self._described(plan, whole, progress)
-            for one in whole:
-                give_name(one.path, one.disk.path)
-                undo.callback(remove, one.disk.path)
-                self._trace(f"export-named-{one.disk.image.disk.target}")
-            for path, data in beside.items():
-                write_new(path, data)
+            whole = [self._whole(disk, progress, made) for disk in plan.disks]
+            texts = self._described(plan, whole, progress)
+            named = [(one.path, one.disk.path) for one in whole]
+            if plan.in_archive:
+                archive = made.enter_context(self._new(plan.ova))
+                whole = self._packed(plan, archive, whole, texts, progress)
+                named, texts = [(archive, plan.ova)], {plan.readme: texts[plan.readme]}
+            for one in whole if verify else ():
+                self._compare(one, progress)
+            for number, (partial, path) in enumerate(named):
+                give_name(partial, path)
+                undo.callback(remove, path)
+                self._trace(f"export-named-{number}")
+            for path, text in texts.items():
+                write_new(path, text)
                 undo.callback(remove, path)
                 self._trace(f"export-described-{path.suffix[1:]}")
             undo.pop_all()
@@ -110,41 +123,70 @@ class Exporter:
                 sums[one.disk.path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
         return {plan.readme: readme(plan, plan.machine), plan.ovf: ovf, plan.digests: digests(sums)}
 
-    def _whole(
-        self, disk: ExportedDisk, progress: Progress, kept: ExitStack, *, verify: bool
-    ) -> _Whole:
+    def _whole(self, disk: ExportedDisk, progress: Progress, kept: ExitStack) -> _Whole:
         """Under a partial name for as long as ``kept``."""
-        target = disk.image.disk.target
         if disk.format == "vmdk":
             with self._restorer.made(disk.image, progress) as made:
-                path = kept.enter_context(self._vmdk(disk, made, progress))
-            self._trace(f"export-compressed-{target}")
+                path = kept.enter_context(self._new(disk.path))
+                self._compress(disk, made, path, progress)
+            self._trace(f"export-compressed-{disk.image.disk.target}")
         else:
             made = kept.enter_context(self._restorer.made(disk.image, progress))
             path = made.path
-        if verify:
-            disk_map = self._repository.disk_map(made.disk)
-            self._read_back.compare(path, disk.format, disk_map, disk.path.name, progress)
-            self._trace(f"export-read-back-{target}")
-        return _Whole(disk, path, made.written_bytes)
+        return _Whole(disk, path, made.disk, made.written_bytes)
+
+    def _compress(
+        self, disk: ExportedDisk, made: MadeImage, path: Path, progress: Progress
+    ) -> None:
+        progress.stage(f"compressing {disk.path.name}", disk.image.size_bytes)
+        write_vmdk(
+            made.path,
+            path,
+            name=disk.path.name,
+            size_bytes=disk.image.size_bytes,
+            processes=self._processes,
+            clock=self._clock,
+            progress=progress,
+        )
+
+    def _packed(
+        self,
+        plan: ExportPlan,
+        archive: Path,
+        whole: list[_Whole],
+        texts: Mapping[Path, bytes],
+        progress: Progress,
+    ) -> list[_Whole]:
+        """The same images, where they lie in the archive."""
+        progress.stage(f"packing {plan.ova.name}", sum(one.path.stat().st_size for one in whole))
+        try:
+            parts = write_archive(
+                archive,
+                {path.name: texts[path] for path in (plan.ovf, plan.digests)},
+                {one.disk.path.name: one.path for one in whole},
+                parse_rfc3339(plan.manifest.created),
+                progress,
+            )
+        except OSError as error:
+            raise RestoreError(
+                f"{plan.ova} can't be written: {error.strerror}",
+                hint="look at the room there, or use --format vmdk",
+            ) from None
+        self._trace("export-packed")
+        return [replace(one, path=archive, part=parts[one.disk.path.name]) for one in whole]
+
+    def _compare(self, one: _Whole, progress: Progress) -> None:
+        disk_map, title = self._repository.disk_map(one.stored), one.disk.path.name
+        self._read_back.compare(one.path, one.disk.format, disk_map, title, progress, part=one.part)
+        self._trace(f"export-read-back-{one.disk.image.disk.target}")
 
     @contextlib.contextmanager
-    def _vmdk(self, disk: ExportedDisk, made: MadeImage, progress: Progress) -> Iterator[Path]:
-        partial, size_bytes = partial_name(disk.path), disk.image.size_bytes
+    def _new(self, path: Path) -> Iterator[Path]:
+        """An empty file under a partial name, gone at the end if it still has that."""
+        partial = partial_name(path)
         self._tool.create_image(partial, "raw", 0, {})
         try:
             with held(partial):
-                progress.stage(f"compressing {disk.path.name}", size_bytes)
-                write_vmdk(
-                    made.path,
-                    partial,
-                    name=disk.path.name,
-                    size_bytes=size_bytes,
-                    processes=self._processes,
-                    clock=self._clock,
-                    progress=progress,
-                )
                 yield partial
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
+            remove(partial)
