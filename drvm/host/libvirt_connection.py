@@ -35,13 +35,26 @@ _OPEN_S = 60
 _MAX_MESSAGE_CHARS = 500
 
 
+class _Line:
+    """A connection, whether it is open or not, and how many calls are under way on it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.libvirt: Any = None
+        self.calls = 0
+
+
 class Connection:
-    """One libvirtd, opened at the first call. May be used from any thread."""
+    """One libvirtd, reached at the first call. May be used from any thread.
+
+    Threads share one connection to this machine. Of another machine each has its own: libvirt 9.0
+    uses freed memory where a keep-alive ends a connection that two threads wait on.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._lock = threading.Lock()
-        self._libvirt: Any = None
+        self._lines: dict[int, _Line] = {}
 
     def call(self, work: Callable[[Any], T], *, repeatable: bool) -> T:
         """``work`` on an open ``virConnect``.
@@ -61,34 +74,48 @@ class Connection:
             raise self._translated(problem) from None
 
     def close(self) -> None:
+        """What another thread is in a call on closes when that ends: else libvirt would crash."""
         with self._lock:
-            if self._libvirt is not None:
-                _close_quietly(self._libvirt)
-                self._libvirt = None
+            idle = [line.libvirt for line in self._lines.values() if not line.calls]
+            self._lines = {}
+        for connection in idle:
+            if connection is not None:
+                _close_quietly(connection)
 
-    def _open(self) -> Any:
-        with self._lock:
-            if self._libvirt is not None and not _is_alive(self._libvirt):
-                # not closed: another thread may be in a call, and whoever goes last closes it
-                self._libvirt = None
-            if self._libvirt is None:
+    def _line(self) -> _Line:
+        key = threading.get_ident() if is_remote(self.uri) else 0
+        return self._lines.setdefault(key, _Line())
+
+    def _open(self, line: _Line) -> Any:
+        with line.lock:
+            if line.libvirt is not None and not _is_alive(line.libvirt):
+                line.libvirt = None  # not closed: another thread may be in a call
+            if line.libvirt is None:
                 try:
-                    self._libvirt = _opened(self.uri)
+                    line.libvirt = _opened(self.uri)
                 except libvirt.libvirtError as problem:
                     raise self._unreachable(problem) from None
-            return self._libvirt
+            return line.libvirt
 
     def _do(self, work: Callable[[Any], T]) -> T:
+        with self._lock:
+            line = self._line()
+            line.calls += 1
         try:
-            return work(self._open())
+            return work(self._open(line))
         except (SystemError, UnicodeError):
             # libvirt-python can't make text of an answer, or of an error that quotes a guest
             raise HostError("libvirt's answer is not text") from None
+        finally:
+            with self._lock:
+                line.calls -= 1
 
     def _is_lost(self, problem: Any) -> bool:
         with self._lock:
-            return self._libvirt is not None and (
-                problem.get_error_code() in _LOST_CODES or not _is_alive(self._libvirt)
+            line = self._line()
+        with line.lock:
+            return line.libvirt is not None and (
+                problem.get_error_code() in _LOST_CODES or not _is_alive(line.libvirt)
             )
 
     def _unreachable(self, problem: Any) -> HostUnreachable:

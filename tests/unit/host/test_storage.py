@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import libvirt
@@ -140,3 +141,41 @@ def test_nobody_there_is_an_error_with_a_hint() -> None:
     with pytest.raises(HostUnreachable) as found:
         Connection("qemu+tcp://127.0.0.1:1/system").call(lambda c: c, repeatable=True)
     assert "does libvirtd listen" in found.value.hint
+
+
+def test_a_connection_is_not_closed_under_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt-python crashes there."""
+    closed: list[str] = []
+
+    class Host(PlainHost):
+        def close(self) -> None:
+            closed.append("closed")
+
+    monkeypatch.setattr(libvirt_connection, "_opened", lambda _uri: Host())
+    connection = Connection("qemu:///system")
+    connection.call(lambda _: connection.close(), repeatable=False)
+    assert closed == []
+    connection.call(lambda _: None, repeatable=False)
+    connection.close()
+    assert closed == ["closed"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "connections"), [("qemu:///system", 1), ("qemu+tcp://kvm2/system", 2)]
+)
+def test_threads_share_no_connection_to_another_machine(
+    monkeypatch: pytest.MonkeyPatch, uri: str, connections: int
+) -> None:
+    """libvirt's client crashes where a keep-alive ends one that two threads wait on."""
+    monkeypatch.setattr(libvirt_connection, "_opened", lambda _uri: PlainHost())
+    connection, seen = Connection(uri), []
+
+    def call() -> None:
+        seen.append(connection.call(lambda host: host, repeatable=False))
+
+    call()
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    call()
+    assert len(set(map(id, seen))) == connections
