@@ -23,7 +23,7 @@ from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtTy
 from drvm.restore.disks import DiskImage
 from drvm.restore.flash import rebuild_to_fit
 from drvm.restore.images import PlannedImage, planned_in
-from drvm.restore.plan import read_definition
+from drvm.restore.plan import chosen_disks, read_definition
 from drvm.restore.preflight import needs, problems
 from drvm.restore.source import memory_bytes, parse
 from drvm.restore.target import gather
@@ -102,7 +102,7 @@ def plan_drill(
     directory = request.directory / name
     point = request.point
     original_xml = read_definition(repository, point)
-    images = tuple(planned_in(directory, disk, point) for disk in point.disks)
+    images = tuple(planned_in(directory, disk, point) for disk in chosen_disks(point, None))
     nvram_path = directory / "nvram.fd"
     tpm = repository.tpm_state(point) if host.places is not None else {}
     spec = _spec(name, images, nvram_path, request, tpm_state=bool(tpm))

@@ -8,7 +8,7 @@ it touched; and yet every map names the whole disk.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from drvm.chunker.blocks import LEAF_BLOCKS, block_count, leaf_count
 from drvm.chunker.runs import Leaf, decode_leaf, encode_leaf
@@ -91,6 +91,21 @@ class DiskMap:
 
     def leaf_blocks(self, index: int) -> int:
         return min(LEAF_BLOCKS, block_count(self.size_bytes) - index * LEAF_BLOCKS)
+
+    def mapped_leaves(self) -> Iterator[int]:
+        """Those that are not zeroes throughout, in their order. Zeroes cost nothing, however many
+        they are."""
+        top = levels(self.leaves)
+        root = self.child(top, 0) if self.leaves else None
+        if root is not None:
+            yield from self._mapped(root, top, 0)
+
+    def _mapped(self, child: Child, level: int, index: int) -> Iterator[int]:
+        if level == 0:
+            yield index
+            return
+        for place, below in sorted(self._node(child, level, index).children.items()):
+            yield from self._mapped(below, level - 1, index * FANOUT + place)
 
     def packs(self) -> set[bytes]:
         """Every pack the map needs: of the blocks, and of its own nodes and leaves."""

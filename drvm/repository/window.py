@@ -178,7 +178,7 @@ def load_window(disk_map: DiskMap, first_leaf: int, leaves: int) -> Window:
 def stored_bytes(disk_map: DiskMap) -> int:
     """How many bytes a restore writes, but for the cut at the end. Reads every leaf."""
     total = 0
-    for index in range(disk_map.leaves):
+    for index in disk_map.mapped_leaves():
         leaf = disk_map.leaf(index)
         if leaf is not None:
             total += int((leaf.pack != ZERO).sum()) * BLOCK_BYTES
@@ -187,11 +187,7 @@ def stored_bytes(disk_map: DiskMap) -> int:
 
 def mapped_bytes(disk_map: DiskMap) -> int:
     """The size of all leaves that are not zeroes throughout: known without reading them."""
-    return sum(
-        disk_map.leaf_blocks(index) * BLOCK_BYTES
-        for index in range(disk_map.leaves)
-        if disk_map.leaf_child(index) is not None
-    )
+    return sum(disk_map.leaf_blocks(i) * BLOCK_BYTES for i in disk_map.mapped_leaves())
 
 
 def runs(position: I64, place: I64) -> Iterator[tuple[int, int, int]]:

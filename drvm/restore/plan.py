@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from drvm.core.errors import PreflightFailed, RestoreError, UsageError
+from drvm.core.text import printable
 from drvm.host.model import Host, Pool
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
@@ -24,6 +25,8 @@ from drvm.restore.source import parse
 from drvm.restore.target import gather, refusals
 from drvm.restore.volume_lease import new_token, volume_name
 
+MAX_DISKS = 1024
+"""libvirt names 702 of one kind by two letters."""
 IdentityMode = Literal["keep", "replace", "clone"]
 
 
@@ -119,9 +122,8 @@ def plan_restore(
     found += unused(original_xml, disks, request.pools, request.networks)
     found += [] if host.remote else [f"{p} exists already" for p in _taken(images, nvram_path)]
     if found:
-        raise PreflightFailed(
-            f"{manifest.vm} can't be restored to {host.uri} like this", problems=found
-        )
+        who = printable(manifest.vm, 80)
+        raise PreflightFailed(f"{who} can't be restored to {host.uri} like this", problems=found)
     return RestorePlan(
         manifest=manifest,
         original_xml=original_xml,
@@ -175,7 +177,8 @@ def plan_folder(
     )
     found = [f"{path} exists already: choose another folder" for path in _taken(images, None)]
     if found:
-        raise PreflightFailed(f"{manifest.vm} can't be restored to {directory}", problems=found)
+        who = printable(manifest.vm, 80)
+        raise PreflightFailed(f"{who} can't be restored to {directory}", problems=found)
     return images
 
 
@@ -193,7 +196,15 @@ def read_definition(repository: Repository, manifest: Manifest) -> str:
 
 
 def chosen_disks(manifest: Manifest, wanted: frozenset[str] | None) -> tuple[Disk, ...]:
+    """Raises ``UsageError`` for a disk that is not there, ``RestoreError`` for more disks than any
+    machine has."""
     if wanted is None:
+        if len(manifest.disks) > MAX_DISKS:
+            raise RestoreError(
+                f"point {manifest.id} has {len(manifest.disks)} disks, and no machine has more "
+                f"than {MAX_DISKS}",
+                hint="choose some of them by --disk, or take another point",
+            )
         return manifest.disks
     there = {disk.target for disk in manifest.disks}
     if missing := sorted(wanted - there):

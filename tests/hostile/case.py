@@ -16,11 +16,13 @@ class Case:
     """``lost``: the liar's point is not restored, and a check says so. ``refused``: it is not
     restored, though nothing is damaged. ``undefined``: its disks are, its machine is not.
     ``harmless``: everything works. ``closed``: the repository can't even be opened. Everywhere but
-    there all else goes on: the honest point comes back."""
+    there all else goes on: the honest point comes back. ``forms``: of restoring, that it is put
+    through; all where none is named."""
 
     plant: Callable[[Forge], object]
     expect: Expect
     long: bool = False
+    forms: tuple[str, ...] = ()
 
 
 def lost(plant: Callable[[Forge], object], *, long: bool = False) -> Case:

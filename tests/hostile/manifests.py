@@ -174,7 +174,7 @@ CASES: dict[str, Case] = {
     "a disk with a long name": lost(with_disk(target="v" * 300)),
     "a disk without a name": lost(with_disk(target="")),
     "two disks of one name": lost(same_disk),
-    "twenty thousand disks": harmless(many_disks, long=True),
+    "twenty thousand disks": refused(many_disks),
     "a format with options": lost(with_disk(format="raw,file=/etc/shadow")),
     "a format that is a protocol": lost(with_disk(format="nbd")),
     "image options with a backing file": harmless(options(backing_file="/etc/shadow")),

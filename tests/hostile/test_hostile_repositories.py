@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.hostile.corpus import KINDS, PLANTED
+from tests.hostile.forms import FORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 900.0
@@ -68,6 +69,16 @@ def assert_bounded(kind: str, tried: Tried, *, long: bool) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_liar_wrote_is_refused_or_harmless(kind: str, short: Tried) -> None:
     assert_bounded(kind, short, long=False)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_restoring_meets_more_than_a_hundred_hostile_points(
+    form: str, short: Tried
+) -> None:
+    """And not all are refused by it: some come out harmless."""
+    said = [t["forms"][form] for kind in short.found.values() for t in kind.values() if t["forms"]]
+    assert len(said) >= 100
+    assert 0 < sum(map(bool, said)) < len(said), said[:20]
 
 
 @pytest.mark.long

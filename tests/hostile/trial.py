@@ -24,18 +24,14 @@ from drvm.cli.output import Flags, Output
 from drvm.cli.views import point_fields, show_points
 from drvm.core.clock import SystemClock
 from drvm.core.errors import DrvmError
-from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.report.model import decode_drill
 from drvm.repository.checks import parse_share
-from drvm.repository.manifest import Manifest
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
 from drvm.restore.definition import DefinitionSpec, rebuild
 from drvm.restore.disks import DiskImage
-from drvm.restore.images import ImageRestorer
-from drvm.restore.plan import plan_folder, read_definition
-from drvm.restore.run import run_folder
+from drvm.restore.plan import read_definition
 from drvm.store.memory import MemoryStore
 from drvm.upkeep.check import CheckResult, plan_check, run_check
 from drvm.upkeep.copy import Copied, plan_copy, run_copy
@@ -45,6 +41,7 @@ from drvm.upkeep.retention import Now, Rules
 from drvm.upkeep.survey import survey
 from tests.hostile.case import Case
 from tests.hostile.forge import HONEST, LIAR, Forge
+from tests.hostile.forms import FORMS, Ground
 from tests.unit.repository.conftest import PASSPHRASE, Vault
 from tests.unit.restore.machines import CLONE, assert_harmless
 
@@ -63,11 +60,13 @@ class TooLong(BaseException):
 
 @dataclass
 class Trial:
-    """``refused``: by which steps, and with what words. ``problems``: what must never be."""
+    """``refused``: by which steps, and with what words. ``problems``: what must never be.
+    ``forms``: each form of restoring that was tried, with the words by which it was refused."""
 
     name: str
     refused: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    forms: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_mib: int = 0
 
@@ -146,10 +145,16 @@ class _Steps:
 
     def _one(self, repository: Repository, point: Point, directory: Path) -> None:
         trial = self._trial
-        trial.step("restore", lambda: _restore(repository, point.manifest, directory))
-        if "restore" in trial.refused and directory.exists():
-            left = [path.name for path in directory.iterdir()]
-            trial.problems.append(f"a restore that failed has left {left}")
+        for name in self._case.forms or FORMS:
+            form = FORMS[name]
+            place = directory / name
+            directory.mkdir(exist_ok=True)
+            ground = Ground(repository, point.manifest, place, assert_plain)
+            trial.step(name, lambda form=form, ground=ground: form(ground))  # type: ignore[misc]
+            trial.forms[name] = trial.refused.get(name, "")
+            left = [path for path in place.rglob("*") if not path.is_dir()]
+            if name in trial.refused and left:
+                trial.problems.append(f"{name}: what failed has left {left[:9]}")
         if point.manifest.definition is not None:
             trial.step("define", lambda: _define(repository, point))
 
@@ -157,7 +162,7 @@ class _Steps:
         """Whether what must be refused was, by all who should."""
         trial, expect = self._trial, self._case.expect
         listed = any(point.manifest.vm_uuid == LIAR for point in listing.points)
-        refused = "restore" in trial.refused or (bool(listing.damaged) and not listed)
+        refused = "folder" in trial.refused or (bool(listing.damaged) and not listed)
         told = f"{trial.refused}, {listing.problems}"[:1000]
         if refused != (expect in ("lost", "refused")):
             trial.problems.append(f"not restored: {refused}, {told}")
@@ -216,12 +221,6 @@ def _gc(repository: Repository) -> None:
 def _prune(repository: Repository, listing: Listing) -> None:
     now = _soon()
     plan_prune(repository, listing, lambda vm: Rules(last=1), Now(now, now))
-
-
-def _restore(repository: Repository, manifest: Manifest, directory: Path) -> None:
-    images = plan_folder(manifest, directory, None, None)
-    restorer = ImageRestorer(repository, SystemProcesses(), SystemClock())
-    run_folder(repository, manifest, images, directory, restorer, NoProgress())
 
 
 def _define(repository: Repository, point: Point) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from drvm.core.errors import PreflightFailed, UsageError
 from drvm.core.ids import is_vm_name
+from drvm.core.text import printable
 from drvm.core.units import TIB, format_bytes
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
@@ -119,7 +120,8 @@ def plan_export(
         _free_bytes(directory),
     )
     if found := _problems(plan):
-        raise PreflightFailed(f"{manifest.vm} can't be exported to {directory}", problems=found)
+        who = printable(manifest.vm, 80)
+        raise PreflightFailed(f"{who} can't be exported to {directory}", problems=found)
     return plan
 
 
@@ -142,6 +144,8 @@ def _problems(plan: ExportPlan) -> list[str]:
         for path in plan.files
         if os.path.lexists(path)
     ]
+    if not plan.disks:
+        found.append(f"point {plan.manifest.id} has no disk: there is nothing to export")
     for disk in plan.disks:
         size_bytes = disk.image.size_bytes
         if size_bytes > (most := _LARGEST_BYTES.get(disk.format, size_bytes)):

@@ -52,7 +52,7 @@ def assert_harmless(definition: Definition, spec: DefinitionSpec) -> ET.Element:
     devices = domain.find("devices")
     assert devices is not None
     assert {child.tag for child in devices} <= set(_DEVICES.split())
-    ours = {image.path for image in spec.disks.values()} | {"/dev/urandom"}
+    ours = {image.path for image in spec.disks.values()} | {"/dev/urandom", spec.nvram_path}
     for element in domain.iter():
         if element.tag in ("title", "description", "entry"):
             continue

@@ -1,0 +1,141 @@
+"""The forms of restoring that every hostile point is put through. A new form is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+from drvm.core.clock import SystemClock
+from drvm.core.process import SystemProcesses
+from drvm.core.progress import NoProgress
+from drvm.drill.checks.agent import AgentCheck
+from drvm.drill.plan import DrillRequest, plan_drill
+from drvm.drill.room import Room
+from drvm.host.model import Host
+from drvm.repository.manifest import Manifest
+from drvm.repository.repository import Repository
+from drvm.restore import claims
+from drvm.restore.definition import Definition, DefinitionSpec, Identity
+from drvm.restore.difference import difference
+from drvm.restore.export.plan import plan_export
+from drvm.restore.export.run import Exporter
+from drvm.restore.images import ImageRestorer, PlannedImage
+from drvm.restore.placing import disk_image
+from drvm.restore.plan import RestorePlan, RestoreRequest, plan_folder, plan_restore
+from drvm.restore.run import run_folder, run_restore
+from tests.fakes.target_host import TargetHost
+from tests.unit.restore.machines import assert_harmless
+
+_ROOM = Room(1 << 60, None, ())
+
+
+@dataclass(frozen=True)
+class Ground:
+    """``directory``: does not exist yet, and all that a form makes lies below it. ``show``: takes
+    what people would see."""
+
+    repository: Repository
+    manifest: Manifest
+    directory: Path
+    show: Callable[[str], None]
+
+    @property
+    def restorer(self) -> ImageRestorer:
+        return ImageRestorer(self.repository, SystemProcesses(), SystemClock())
+
+
+def folder(ground: Ground) -> None:
+    images = plan_folder(ground.manifest, ground.directory, None, None)
+    run_folder(
+        ground.repository,
+        ground.manifest,
+        images,
+        ground.directory,
+        ground.restorer,
+        NoProgress(),
+    )
+
+
+def machine(ground: Ground, identity: Literal["keep", "clone"] = "keep") -> None:
+    """On a host that takes every definition: what comes to it must be harmless."""
+    with mock.patch.object(claims, "shared_directory", lambda: None):
+        target = TargetHost(ground.directory)
+        host: Host = target  # type: ignore[assignment]
+        name = "a-clone" if identity == "clone" else None
+        request = RestoreRequest(identity=identity, name=name)
+        plan = plan_restore(ground.repository, ground.manifest, host, request)
+        _judged(ground, plan.definition, plan.images, _identity(plan), _nvram(plan))
+        ground.show(difference(plan.original_xml, plan.definition.xml))
+        nothing: Any = None
+        run_restore(
+            plan,
+            host,
+            ground.restorer,
+            NoProgress(),
+            start=False,
+            volumes=nothing,
+            devices=nothing,
+        )
+        (made,) = target.machines.values()
+        assert made == plan.definition.xml
+        assert all(path.parent == target.pool_path for path in _files(plan))
+
+
+def clone(ground: Ground) -> None:
+    machine(ground, "clone")
+
+
+def drill(ground: Ground) -> None:
+    """As far as its plan: what is restored then is what the others restore."""
+    target: Host = TargetHost(ground.directory)  # type: ignore[assignment]
+    request = DrillRequest(ground.manifest, (AgentCheck(),), directory=ground.directory)
+    plan = plan_drill(ground.repository, target, request, SystemClock(), lambda _: _ROOM)
+    who = Identity(plan.name, plan.definition.xml.split("<uuid>")[1][:36], keep_macs=True)
+    _judged(ground, plan.definition, plan.images, who, str(plan.nvram_path))
+
+
+def export(ground: Ground) -> None:
+    plan = plan_export(ground.repository, ground.manifest, ground.directory, "vmdk")
+    exporter = Exporter(ground.repository, ground.restorer, SystemProcesses(), SystemClock())
+    exporter.run(plan, NoProgress())
+    for path in (plan.ovf, plan.readme):
+        if path.exists():
+            ground.show(path.read_text())
+
+
+FORMS: dict[str, Callable[[Ground], None]] = {
+    "folder": folder,
+    "machine": machine,
+    "clone": clone,
+    "drill": drill,
+    "export": export,
+}
+
+
+def _judged(
+    ground: Ground,
+    definition: Definition,
+    images: tuple[PlannedImage, ...],
+    identity: Identity,
+    nvram: str | None,
+) -> None:
+    disks = {image.disk.target: disk_image(image) for image in images}
+    assert_harmless(definition, DefinitionSpec(identity, disks, nvram_path=nvram))
+    for line in (*definition.dropped, *definition.changed):
+        ground.show(line)
+
+
+def _identity(plan: RestorePlan) -> Identity:
+    return Identity(plan.name, plan.uuid, keep_macs=True)
+
+
+def _nvram(plan: RestorePlan) -> str | None:
+    return str(plan.nvram_path) if plan.nvram_path is not None else None
+
+
+def _files(plan: RestorePlan) -> list[Path]:
+    nvram = [plan.nvram_path] if plan.nvram_path is not None else []
+    return [image.path for image in plan.images] + nvram
