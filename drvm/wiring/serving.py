@@ -8,6 +8,7 @@ import datetime as dt
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,9 +18,12 @@ from drvm.config.settings import RepositorySettings, Settings, resolve
 from drvm.core.clock import SystemClock
 from drvm.core.errors import UnknownPoint, UsageError
 from drvm.core.process import SystemProcesses
+from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
+from drvm.repository.repository import Repository
 from drvm.restore.served.disk import ServedDisk
 from drvm.restore.served.frames import Frames
+from drvm.restore.served.hints import Recorder, read_hint, write_hint
 from drvm.restore.served.order import hear_order
 from drvm.restore.served.patience import Patience
 from drvm.restore.served.server import Service
@@ -50,10 +54,15 @@ class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vm_uuid: str
     point: str
     disks: tuple[str, ...]
+    boot: bool
 
 
-def service_of(wiring: Wiring, point: Point, disks: Iterable[str] | None = None) -> Service:
-    """What ``serving`` and ``start_server`` take: these disks of the point, or all.
+def service_of(
+    wiring: Wiring, point: Point, disks: Iterable[str] | None = None, *, boot: bool = False
+) -> Service:
+    """What ``serving`` and ``start_server`` take: these disks of the point, or all. ``boot``: a
+    machine will boot from them, so what the last boot read is fetched at once, and what this one
+    reads is noted for the next.
 
     Raises ``UsageError`` for a disk that the point does not have.
     """
@@ -83,6 +92,7 @@ def service_of(wiring: Wiring, point: Point, disks: Iterable[str] | None = None)
         vm_uuid=point.manifest.vm_uuid,
         point=point.id,
         disks=tuple(wanted),
+        boot=boot,
     )
     return Service(_PLUGIN, msgspec.json.encode(order), point.id, tuple(wanted))
 
@@ -95,7 +105,11 @@ class Serving:
     wiring: Wiring
     frames: Frames
 
+    recorders: tuple[Recorder, ...]
+
     def close(self) -> None:
+        for recorder in self.recorders:
+            recorder.end()
         self.frames.close()
         self.wiring.__exit__()
 
@@ -114,21 +128,37 @@ def open_order(stream: BinaryIO, tell: Callable[[str], None]) -> Serving:
     repository = wiring.repository()
     for point in repository.points(order.vm_uuid).points:
         if point.id == order.point:
-            patience = Patience(wiring.clock, _PATIENCE_S, tell)
-            frames = Frames(repository.packs, repository.hasher, patience)
-            found = {
-                disk.target: ServedDisk(
-                    repository.disk_map(disk),
-                    frames,
-                    repository.hasher,
-                    repository.tables,
-                    patience,
-                )
-                for disk in point.manifest.disks
-                if disk.target in order.disks
-            }
-            return Serving(found, wiring, frames)
+            return _served(order, wiring, repository, point.manifest, tell)
     raise UnknownPoint(f"point {order.point} is not there any more", hint="drvm points")
+
+
+def _served(
+    order: _Order,
+    wiring: Wiring,
+    repository: Repository,
+    manifest: Manifest,
+    tell: Callable[[str], None],
+) -> Serving:
+    patience = Patience(wiring.clock, _PATIENCE_S, tell)
+    frames = Frames(repository.packs, repository.hasher, patience)
+    found, recorders = {}, []
+    for disk in manifest.disks:
+        if disk.target not in order.disks:
+            continue
+        hint = wiring.cache_dir / repository.id / "boots" / f"{order.vm_uuid}.{disk.target}"
+        recorder = Recorder(wiring.clock, partial(write_hint, hint)) if order.boot else None
+        served = found[disk.target] = ServedDisk(
+            repository.disk_map(disk),
+            frames,
+            repository.hasher,
+            repository.tables,
+            patience,
+            recorder,
+        )
+        if recorder is not None:
+            recorders.append(recorder)
+            served.prepare(read_hint(hint, disk.size_bytes))
+    return Serving(found, wiring, frames, tuple(recorders))
 
 
 def _settings(order: _Order) -> Settings:

@@ -21,6 +21,7 @@ from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
 from drvm.host.nbd import NbdReader
 from drvm.repository.points import Point
+from drvm.restore.served.hints import UNIT_BYTES, read_hint
 from drvm.restore.served.server import Served
 from drvm.restore.served.supervised import end_server, find_server, serving, start_server
 from drvm.snapshot.imagefiles import ImageFile
@@ -205,7 +206,7 @@ def test_a_server_on_its_own_outlives_who_started_it_and_is_started_anew(stored,
         f"directory = pathlib.Path({str(tmp_path)!r})\n"
         "with appliance.wiring() as wiring:\n"
         "    (point,) = wiring.repository().points().points\n"
-        "    service = service_of(wiring, point, ['disk1'])\n"
+        "    service = service_of(wiring, point, ['disk1'], boot=True)\n"
         "    server = start_server(wiring.processes, wiring.clock, service, directory)\n"
         "    print(server.pid, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -228,10 +229,15 @@ def test_a_server_on_its_own_outlives_who_started_it_and_is_started_anew(stored,
     with pytest.raises(RestoreError, match="runs in"):
         start_server(stored.wiring.processes, stored.wiring.clock, service, tmp_path)
     (nbdkit,) = servers_of(keeper)
+    reader = NbdReader(tmp_path / "socket", "disk1")
+    reader.read_into(0, memoryview(bytearray(2 * MIB)))
+    reader.close()
     end_server(tmp_path, stored.wiring.clock)
     assert find_server(tmp_path) is None
     assert not Path(f"/proc/{nbdkit}").exists()
     assert not (tmp_path / "socket").exists()
+    (hint,) = stored.wiring.cache_dir.glob("*/boots/*.disk1")  # for the next boot
+    assert read_hint(hint, SIZE) == list(range(2 * MIB // UNIT_BYTES))
 
 
 def test_a_server_that_can_not_start_says_why(stored, tmp_path):

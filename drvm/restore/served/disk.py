@@ -15,6 +15,7 @@ from drvm.repository.diskmap import DiskMap
 from drvm.repository.index.tables import IdTables
 from drvm.restore.served.ahead import Ahead
 from drvm.restore.served.frames import Frames, Opened
+from drvm.restore.served.hints import UNIT_BYTES, Recorder
 from drvm.restore.served.leaves import Leaves, Run
 from drvm.restore.served.patience import Patience
 
@@ -41,15 +42,19 @@ class ServedDisk:
         hasher: BlockHasher,
         tables: IdTables,
         patience: Patience,
+        recorder: Recorder | None = None,
     ) -> None:
         self.size_bytes = disk_map.size_bytes
         self._leaves = Leaves(disk_map, hasher, tables, patience)
         self._frames = frames
         self._ahead = Ahead(disk_map.size_bytes)
+        self._recorder = recorder
 
     def read_into(self, offset: int, target: memoryview) -> None:
         """Raises ``ValueError`` for a range that the disk does not have."""
         self._check(offset, len(target))
+        if self._recorder is not None:
+            self._recorder.seen(offset, len(target))
         ahead = self._ahead.seen(offset, len(target))
         if ahead is not None:
             self.bring(*ahead, opened=True)
@@ -73,6 +78,10 @@ class ServedDisk:
         for leaf, first, stop in _pieces(offset, length, LEAF_BLOCKS):
             self._frames.soon(partial(self._bring, leaf, first, stop, opened))
 
+    def prepare(self, units: Iterable[int]) -> None:
+        """Fetch what a hint names, pack by pack, in the background. Raises nothing."""
+        self._frames.soon(partial(self._prepare, list(units)))
+
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """DATA and ZERO ranges from ``offset`` on, in whole blocks but for the ends; neighbours
         differ. They may stop before ``length``, but say something of its beginning."""
@@ -91,6 +100,19 @@ class ServedDisk:
         for pack, numbers in _frames_of(runs).items():
             self._frames.bring(pack, numbers, opened=opened)
         if opened and runs:
+            self._leaves.ids(leaf)
+
+    def _prepare(self, units: list[int]) -> None:
+        runs: list[Run] = []
+        leaves = []
+        for unit in units:
+            offset = unit * UNIT_BYTES
+            length = min(UNIT_BYTES, self.size_bytes - offset)
+            for leaf, first, stop in _pieces(offset, length, LEAF_BLOCKS):
+                runs += self._leaves.runs(leaf).between(first, stop)
+                leaves.append(leaf)
+        self._frames.prepare(_frames_of(runs))
+        for leaf in dict.fromkeys(leaves):
             self._leaves.ids(leaf)
 
     def _proving(self, leaf: int, runs: list[Run]) -> None:

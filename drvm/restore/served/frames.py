@@ -8,6 +8,7 @@ somebody wants them. docs/adr/036-serving.md.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -85,11 +86,12 @@ class Frames:
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
         self._packwise = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="pack")
         self._ahead = ThreadPoolExecutor(_AHEAD, thread_name_prefix="ahead")
+        self._prepared = ThreadPoolExecutor(_AHEAD, thread_name_prefix="prepare")
         self._queued = threading.Semaphore(_QUEUE)
 
     def close(self) -> None:
         """What is under way ends by itself; nothing more is begun."""
-        for pool in (self._packwise, self._fetchers, self._ahead):
+        for pool in (self._packwise, self._fetchers, self._ahead, self._prepared):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def get(self, wanted: Mapping[bytes, Sequence[int]]) -> dict[_Key, Opened]:
@@ -123,6 +125,20 @@ class Frames:
         _, _, absent = self._look(pack, numbers)
         for first, last in self._groups(pack, absent, self._hurry) if absent else ():
             self.soon(partial(self._bring, pack, first, last, opened))
+
+    def prepare(self, wanted: Mapping[bytes, Sequence[int]]) -> None:
+        """Fetch these frames pack by pack, beside whatever else is done, up to half of what is
+        kept. Nothing is promised, as by ``bring``."""
+        room = self._sealed.limit // 2
+        with contextlib.suppress(DrvmError, RuntimeError):
+            for pack, numbers in sorted(wanted.items()):
+                _, _, absent = self._look(pack, numbers)
+                stored = self._stored(pack, self._hurry)
+                for first, last in self._groups(pack, absent, self._hurry) if absent else ():
+                    room -= int(stored[first : last + 1].sum())
+                    if room < 0:
+                        return
+                    self._prepared.submit(self._try, partial(self._bring, pack, first, last, False))
 
     # -- inside -------------------------------------------------------------------------------
     def _of_pack(self, pack: bytes, numbers: Sequence[int]) -> dict[_Key, Opened]:
@@ -165,11 +181,14 @@ class Frames:
 
     def _quietly(self, task: Callable[[], object]) -> None:
         try:
-            task()
-        except DrvmError:
-            return
+            self._try(task)
         finally:
             self._queued.release()
+
+    @staticmethod
+    def _try(task: Callable[[], object]) -> None:
+        with contextlib.suppress(DrvmError):
+            task()
 
     def _look(
         self, pack: bytes, numbers: Sequence[int]

@@ -16,7 +16,7 @@ class Kept(Generic[K, V]):
     Safe for several threads; those that ask for different keys don't wait for each other."""
 
     def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
-        self._limit = limit
+        self.limit = limit
         self._weigh = weigh
         self._weight = 0
         self._values: OrderedDict[K, V] = OrderedDict()
@@ -32,7 +32,7 @@ class Kept(Generic[K, V]):
             self._drop(key)
             self._values[key] = value
             self._weight += self._weigh(value)
-            while self._weight > self._limit and len(self._values) > 1:
+            while self._weight > self.limit and len(self._values) > 1:
                 self._weight -= self._weigh(self._values.popitem(last=False)[1])
 
     def drop(self, key: K) -> None:
