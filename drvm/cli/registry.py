@@ -27,6 +27,7 @@ VERBS = (
     Verb("import", "import_", "Take disk images of another hypervisor in, as a point."),
     Verb("files", "files", "List, read and copy files inside a recovery point."),
     Verb("serve", "serve", "Serve the disks of a point over NBD, read-only."),
+    Verb("boot", "boot", "Start a machine from a point at once; its disks follow."),
     Verb("drill", "drill", "Prove that points boot: restore in isolation, check, measure."),
     Verb("report", "report", "Write the report on points and drills: HTML, JSON or JUnit."),
     Verb("pin", "pin", "Keep a point whatever the rules say, with a note."),

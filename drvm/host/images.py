@@ -86,7 +86,7 @@ class ImageTool:
             if _EXPORT.match(below) is not None:
                 raise HostError(
                     f"{found[-1].path} takes its data from an NBD server ({below[:100]})",
-                    hint="its machine was booted from a point: its disks must be made plain first",
+                    hint="where its machine was booted from a point: drvm boot --finish NAME",
                 )
             if below_format not in FORMATS or ":" in below.split("/")[0]:
                 raise HostError(

@@ -85,6 +85,18 @@ def bridges(interface_xmls: Iterable[str]) -> frozenset[str]:
     return frozenset(names if _OPEN_VSWITCH in names else found)
 
 
+def source_index(domain_xml: str, target: str) -> int:
+    """libvirt's number of the image that one disk of a live domain writes to; QEMU's names are
+    made of it."""
+    for disk in parse(domain_xml, "domain").iterfind("./devices/disk"):
+        name, source = disk.find("target"), disk.find("source")
+        if name is not None and name.attrib.get("dev") == target and source is not None:
+            index = source.attrib.get("index", "")
+            if index.isascii() and index.isdigit():
+                return int(index)
+    raise HostError(f"libvirt does not say which image disk {target[:40]} has")
+
+
 def mirror(domain_xml: str, target: str) -> tuple[str, bool] | None:
     """The ``<mirror>`` of one disk of a live domain: its job and whether it is ready to pivot."""
     for disk in parse(domain_xml, "domain").iterfind("./devices/disk"):

@@ -170,6 +170,12 @@ class Domain(Protocol):
         the job is gone and succeeded, there is no backing chain any more, live and stored."""
         ...
 
+    def flush(self, target: str) -> None:
+        """What QEMU still holds in memory of the disk's image is written, and durable, while the
+        guest runs on. The image of a pull that has ended lacks much of its metadata until then
+        (seen with QEMU 7.2)."""
+        ...
+
     def block_job(self, target: str) -> BlockJob | None:
         """Waits until no call that changes the machine is under way in libvirtd, also none of a
         client that is dead (30 s at most, then ``HostError``)."""
@@ -230,9 +236,9 @@ class Domain(Protocol):
         """Let a paused machine go on; I/O that had failed is tried again."""
         ...
 
-    def managed_save(self) -> None:
-        """Save its memory to disk and end it: the next start goes on there, running. Also of one
-        that was paused as its disks failed. Takes as long as its memory is large."""
+    def managed_save(self, *, running: bool) -> None:
+        """Save its memory to disk and end it: the next start goes on there, ``running`` or paused.
+        Also of one that is paused as its disks failed. Takes as long as its memory is large."""
         ...
 
     def shutdown(self) -> None:

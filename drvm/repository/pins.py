@@ -34,22 +34,33 @@ class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 UNREADABLE = Pin("its note can't be read", "", "")
 
 
+def new_nonce() -> str:
+    """What sets one pin of a point apart from the others."""
+    return secrets.token_hex(8)
+
+
 def create_pin(
-    store: Store, sealer: Sealer, point_id: str, pin: Pin, trace: Trace = no_trace
+    store: Store,
+    sealer: Sealer,
+    point_id: str,
+    pin: Pin,
+    trace: Trace = no_trace,
+    nonce: str = "",
 ) -> str:
-    """Returns the pin's name. A crash leaves a pin or none. Raises ``UsageError`` for a note that
-    is too long."""
+    """Returns the pin's name, by ``nonce`` or by a new one. A crash leaves a pin or none. Raises
+    ``UsageError`` for a note that is too long."""
     if len(pin.note) > MAX_NOTE_CHARS:
         raise UsageError(f"a note has at most {MAX_NOTE_CHARS} characters", hint="shorten it")
-    name = pin_object(point_id, secrets.token_hex(8))
+    name = pin_object(point_id, nonce or new_nonce())
     create_once(store, name, sealer.seal_object(b"pin", name, msgspec.json.encode(pin)))
     trace("pin-created")
     return name
 
 
-def delete_pins(store: Store, point_id: str, trace: Trace = no_trace) -> int:
-    """Take all pins off a point; how many there were. A crash leaves some of them."""
-    names = [info.name for info in store.list(f"{PINS}{point_id}.")]
+def delete_pins(store: Store, point_id: str, trace: Trace = no_trace, nonce: str = "") -> int:
+    """Take all pins off a point, or that of ``nonce``; how many there were. A crash leaves some of
+    them."""
+    names = [info.name for info in store.list(f"{PINS}{point_id}.{nonce}")]
     for name in names:
         store.delete(name)
         trace("pin-deleted")

@@ -305,17 +305,17 @@ class Repository:
     def is_pinned(self, point_id: str) -> bool:
         return pins.is_pinned(self.store, point_id)
 
-    def pin(self, point: Point, pin: Pin, trace: Trace = no_trace) -> None:
+    def pin(self, point: Point, pin: Pin, trace: Trace = no_trace, nonce: str = "") -> None:
         """Raises ``UnknownPoint`` where the point was removed in the same moment."""
-        name = pins.create_pin(self.store, self._sealer, point.id, pin, trace)
+        name = pins.create_pin(self.store, self._sealer, point.id, pin, trace, nonce)
         if not protocol.manifests(self.store, point.manifest.vm_uuid, point.id):
             with contextlib.suppress(StoreRefused):  # a pin of nothing is harmless
                 self.store.delete(name)
             raise UnknownPoint(f"point {point.id} was removed meanwhile", hint="drvm points")
 
-    def unpin(self, point_id: str, trace: Trace = no_trace) -> int:
-        """How many pins there were."""
-        return pins.delete_pins(self.store, point_id, trace)
+    def unpin(self, point_id: str, trace: Trace = no_trace, nonce: str = "") -> int:
+        """All of a point's, or that of ``nonce``; how many pins there were."""
+        return pins.delete_pins(self.store, point_id, trace, nonce)
 
 
 def _exists(store: Store) -> RepositoryError:

@@ -71,7 +71,7 @@ def run_restore(
                 host.refresh_pool(pool)
         try:
             check_free(host, plan.name, plan.uuid, replace=plan.replace)
-            with _tpm_state(plan, host, trace):
+            with tpm_state(plan, host, trace):
                 domain = _define(plan, host, lease, trace)
         except HostUnreachable:
             if lease is not None:
@@ -127,7 +127,7 @@ def _define(plan: RestorePlan, host: Host, lease: HeldLease | None, trace: Trace
 
 
 @contextlib.contextmanager
-def _tpm_state(plan: RestorePlan, host: Host, trace: Trace) -> Iterator[None]:
+def tpm_state(plan: RestorePlan, host: Host, trace: Trace) -> Iterator[None]:
     """In place before the machine is defined, and gone again if that fails."""
     if host.places is None:
         yield

@@ -37,6 +37,7 @@ from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, survey
+from drvm.wiring.instant import sweep_boots
 from drvm.wiring.probing import refuse_second_writer
 
 
@@ -223,8 +224,8 @@ def find_drill_leftovers(wiring: Wiring, host: Host) -> Leftovers:
 
 def finish_leftovers(wiring: Wiring) -> list[Finding]:
     """Put every guest of the hosts back that a killed process left half-way, and remove what
-    killed drills left; a finding for each, ``ok`` where nothing is left to do. Raises what
-    makes a whole host unreachable."""
+    killed drills and boots left; a finding for each, ``ok`` where nothing is left to do. Raises
+    what makes a whole host unreachable."""
     done: list[Finding] = []
     for host in wiring.hosts():
         for recovered in recover(wiring.parts(host)):
@@ -232,6 +233,7 @@ def finish_leftovers(wiring: Wiring) -> list[Finding]:
         for removed in remove_leftovers(host, find_drill_leftovers(wiring, host)):
             words = "; ".join(removed.problems) or "removed"
             done.append(Finding(str(removed.directory), not removed.problems, words))
+        done += sweep_boots(wiring, host)
     return done
 
 

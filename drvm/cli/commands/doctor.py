@@ -26,6 +26,7 @@ from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import engine_of, machines
+from drvm.wiring.instant import boot_findings
 from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers, fold_back
 from drvm.wiring.probing import kept_probe, probe_store
 from drvm.wiring.restores import (
@@ -40,6 +41,7 @@ _TOOLS = {
     "qemu-img": "qemu-utils",
     "qemu-nbd": "qemu-utils",
     "nbdkit": "nbdkit and nbdkit-plugin-python",
+    "qemu-storage-daemon": "qemu-system-common",
 }
 _MODULES = {"libvirt": "python3-libvirt", "nbd": "python3-libnbd"}
 _PACKAGES = ("boto3", "cryptography", "blake3", "zstandard", "apscheduler")
@@ -146,7 +148,7 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
     findings += [_half_restored(image) for image in half_restored(host)]
     findings += [_half_filled(lease) for lease in half_filled(wiring, host)]
     findings += half_turned_back(wiring, host)
-    return findings
+    return findings + boot_findings(wiring, host)
 
 
 def _engines(wiring: Wiring, host: Host) -> list[Finding]:

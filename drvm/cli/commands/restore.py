@@ -108,8 +108,8 @@ def collect(options: dict[str, Any]) -> TargetOptions:
         pool=options["pool"] or "default",
         image_format=options["image_format"],
         disks=frozenset(options["disk"]) or None,
-        networks=_mapped("--map-network", options["map_network"], "lan=isolated"),
-        pools=_mapped("--map-pool", options["map_pool"], "vdb=fast"),
+        networks=mapped("--map-network", options["map_network"], "lan=isolated"),
+        pools=mapped("--map-pool", options["map_pool"], "vdb=fast"),
         devices=_devices(options["device"]),
         machine=options["machine"],
         cpu=options["cpu"],
@@ -122,11 +122,11 @@ def collect(options: dict[str, Any]) -> TargetOptions:
 
 
 def _devices(texts: Sequence[str]) -> dict[str, Path]:
-    named = _mapped("--device", texts, "vda=/dev/sdb")
+    named = mapped("--device", texts, "vda=/dev/sdb")
     return {target: Path(path).absolute() for target, path in named.items()}
 
 
-def _mapped(switch: str, texts: Sequence[str], example: str) -> dict[str, str]:
+def mapped(switch: str, texts: Sequence[str], example: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         old, sign, new = text.rpartition("=")
