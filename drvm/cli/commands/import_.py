@@ -17,7 +17,7 @@ from drvm.core.ids import is_vm_name
 from drvm.core.units import MIB, format_bytes, parse_bytes
 from drvm.host.foreign import SUFFIXES, ForeignImage
 from drvm.restore.export.kvm import Bus, NewMachine, definition, targets
-from drvm.restore.export.package import is_package, open_package
+from drvm.restore.export.package import Package, is_package, open_package
 from drvm.snapshot.imagefiles import machine_uuid
 from drvm.snapshot.imported import Import
 from drvm.store.first_versions import alarms_of
@@ -31,7 +31,7 @@ class _Wanted:
 
     images: tuple[ForeignImage, ...]
     machine: NewMachine | None
-    notes: tuple[str, ...] = ()
+    package: Package | None = None
 
     def named(self, name: str) -> Import:
         if self.machine is None:
@@ -79,7 +79,7 @@ def command(
     FILE is an OVA, an OVF with its files beside it, or the images of a machine: vmdk (in one
     file), vdi, vhdx, qcow2, raw. From an OVF, or with --memory, comes a machine that drvm restore
     makes on KVM. Guests that have virtio's drivers are faster with --virtio. Images that name
-    other files are refused.
+    other files are refused, and files that are not what the package's manifest (.mf) says.
 
     \b
     Examples:
@@ -104,16 +104,19 @@ def command(
         wanted = _Wanted(tuple(_image(path, image_format) for path in paths), machine)
     with opened(invocation) as wiring:
         what = wanted.named(name)
-        for note in wanted.notes:
+        notes = wanted.package.appliance.notes if wanted.package is not None else ()
+        for note in notes:
             invocation.warn(note)
         if dry_run:
             _show(invocation, wiring, name, what)
             return DONE
         with invocation.progress() as progress:
+            if wanted.package is not None:
+                wanted.package.check(progress)
             result = take_imported_point(wiring, name, what, progress, invocation.trace)
         manifest = result.point.manifest
         if invocation.output.json:
-            fields = {"points": [point_fields(manifest)], "notes": wanted.notes}
+            fields = {"points": [point_fields(manifest)], "notes": notes}
             invocation.output.document(fields)
         else:
             show_points(invocation.output, [manifest])
@@ -140,7 +143,7 @@ def _from_package(paths: Sequence[Path], given: Sequence[str], virtio: bool) -> 
         networks=appliance.networks,
         bus="virtio" if virtio else "sata",
     )
-    return _Wanted(package.images, machine, appliance.notes)
+    return _Wanted(package.images, machine, package)
 
 
 def _memory_mib(text: str) -> int:

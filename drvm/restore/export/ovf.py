@@ -1,5 +1,4 @@
-"""A machine described for VMware and VirtualBox: an envelope by DMTF's DSP0243 (OVF 1.1), and the
-manifest of digests beside it."""
+"""A machine described for VMware and VirtualBox: an envelope by DMTF's DSP0243 (OVF 1.1)."""
 
 from __future__ import annotations
 
@@ -84,11 +83,6 @@ def envelope(machine: ExportedMachine, disks: Sequence[DescribedDisk]) -> bytes:
     ET.indent(root)
     text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
-
-
-def digests(sums: Mapping[str, str]) -> bytes:
-    """The text of the ``.mf``: by file name SHA-256 in hex, the description's first."""
-    return b"".join(f"SHA256({name})= {digest}\n".encode() for name, digest in sums.items())
 
 
 def _hardware(system: ET.Element, machine: ExportedMachine, disks: Sequence[DescribedDisk]) -> None:

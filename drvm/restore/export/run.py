@@ -17,8 +17,9 @@ from drvm.host.convert import write_vmdk
 from drvm.host.images import ImageTool, Part
 from drvm.repository.manifest import Disk
 from drvm.repository.repository import Repository
+from drvm.restore.export import digests
 from drvm.restore.export.archive import write_archive
-from drvm.restore.export.ovf import DescribedDisk, digests, envelope
+from drvm.restore.export.ovf import DescribedDisk, envelope
 from drvm.restore.export.plan import ExportedDisk, ExportPlan
 from drvm.restore.export.readback import ReadBack
 from drvm.restore.export.readme import readme
@@ -121,7 +122,11 @@ class Exporter:
         for one in whole:
             with one.path.open("rb") as stream:
                 sums[one.disk.path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return {plan.readme: readme(plan, plan.machine), plan.ovf: ovf, plan.digests: digests(sums)}
+        return {
+            plan.readme: readme(plan, plan.machine),
+            plan.ovf: ovf,
+            plan.digests: digests.written(sums),
+        }
 
     def _whole(self, disk: ExportedDisk, progress: Progress, kept: ExitStack) -> _Whole:
         """Under a partial name for as long as ``kept``."""

@@ -66,6 +66,20 @@ def test_a_point_of_an_imported_image_holds_what_the_image_holds(
     assert (manifest.consistency, manifest.engine) == ("offline", "images")
 
 
+def test_a_vmdk_as_vmware_streams_it_is_read(vault: Vault, tmp_path):
+    """Its header says that the one that counts is at the end, as the directory of grains is."""
+    path = image(tmp_path, "vmdk")
+    data = path.read_bytes()
+    footer = struct.pack("<QII", 1, 0, 3).ljust(512, b"\0") + data[:512] + bytes(512)
+    path.write_bytes(data[:56] + b"\xff" * 8 + data[64:] + footer)
+    with engine(path, "vmdk").capture(request()) as frozen:
+        found = memoryview(bytearray(len(CONTENT)))
+        reader = frozen.disks[0].open()
+        reader.read_into(0, found)
+        reader.close()
+    assert found == CONTENT
+
+
 def test_tables_that_name_one_grain_for_ever_are_refused(tmp_path):
     """512 GiB of data, all of it the same 64 KiB, in a file of two."""
     path = image(tmp_path, "vmdk", os.urandom(128 * 1024) + bytes(64 * MIB))

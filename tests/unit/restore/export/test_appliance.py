@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tarfile
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drvm.core.errors import DrvmError, RestoreError, UsageError
+from drvm.core.progress import NoProgress
 from drvm.restore.definition import DefinitionSpec, Identity, rebuild
 from drvm.restore.disks import DiskImage
 from drvm.restore.export.appliance import Appliance, read_appliance
@@ -197,6 +199,37 @@ def test_an_ova_is_read_where_it_lies(tmp_path):
     assert found == [b"one" * 300, b"two"]
     assert {image.format for image in package.images} == {"vmdk"}
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256", "sha512"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("changed", [None, "db1.ovf", "db1-2.vmdk"])
+def test_files_must_be_what_the_manifest_says(tmp_path, algorithm, packed, changed):
+    members = {"db1.ovf": VMWARE.encode(), "db1-1.vmdk": b"one" * 300, "db1-2.vmdk": b"two"}
+    lines = [
+        f"{algorithm.upper()}({name})= {hashlib.new(algorithm, data).hexdigest()}"
+        for name, data in {**members, "absent.iso": b""}.items()
+    ]
+    if changed is not None:
+        members[changed] += b" "
+    members["db1.mf"] = "\n".join(lines).encode()
+    for name, data in () if packed else members.items():
+        (tmp_path / name).write_bytes(data)
+    path = archive(tmp_path / "db1.ova", members) if packed else tmp_path / "db1.ovf"
+    package = open_package(path)
+    assert len(package.digests) == 3
+    if changed is None:
+        package.check(NoProgress())
+        return
+    with pytest.raises(UsageError, match=f"{changed} is not what"):
+        package.check(NoProgress())
+
+
+def test_a_package_without_a_manifest_is_taken_as_it_is(tmp_path):
+    members = {"db1.ovf": VMWARE.encode(), "db1-1.vmdk": b"one", "db1-2.vmdk": b"two"}
+    package = open_package(archive(tmp_path / "db1.ova", members))
+    package.check(NoProgress())
+    assert package.digests == {}
 
 
 @pytest.mark.parametrize(

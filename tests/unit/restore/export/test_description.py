@@ -11,8 +11,9 @@ import pytest
 from drvm.core.errors import RestoreError
 from drvm.core.process import SystemProcesses
 from drvm.repository.manifest import Disk, Manifest
+from drvm.restore.export import digests
 from drvm.restore.export.machine import ExportedMachine, exported_machine
-from drvm.restore.export.ovf import DescribedDisk, digests, envelope
+from drvm.restore.export.ovf import DescribedDisk, envelope
 from drvm.restore.source import parse
 from tests.unit.restore.export.envelopes import VMW, checked_envelope, items
 from tests.unit.restore.hostile import DISARMED, REFUSED
@@ -57,7 +58,7 @@ def write(
     ovf.write_bytes(envelope(one, described))
     files = [ovf, *(directory / disk.name for disk in described)]
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (directory / "web1.mf").write_bytes(digests(sums))
+    (directory / "web1.mf").write_bytes(digests.written(sums))
     return ovf
 
 
