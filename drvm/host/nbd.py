@@ -257,27 +257,43 @@ def _status(handle: Any, context: str, offset: int, length: int) -> list[tuple[i
     return ranges
 
 
+def dead_exports() -> list[Path]:
+    """The directories of exports whose process was killed; perhaps their servers still run, as
+    they never had a client."""
+    dead = []
+    for directory in _directories():
+        with contextlib.suppress(OSError):  # one that is gone, or does not tell
+            if not _owner_lives(directory):
+                dead.append(directory)
+    return dead
+
+
 def sweep_exports(clock: Clock) -> int:
-    """Remove the directories of exports whose process was killed, and end those servers of theirs
-    that never had a client; they are done with a moment later. Returns how many there were. Of
-    directories that don't tell, the old ones of this user's where no server answers any more."""
-    dead = 0
-    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    """Remove them, and end their servers, which are done with a moment later; returns how many
+    there were. Of directories that don't tell, the old ones where no server answers go too."""
+    dead = dead_exports()
+    for directory in _directories():
         with contextlib.suppress(OSError):
-            status = directory.lstat()
-            age_s = clock.now().timestamp() - status.st_mtime
-            if status.st_uid != os.geteuid():
-                continue
+            age_s = clock.now().timestamp() - directory.lstat().st_mtime
             told = (directory / _OWNER).exists()
-            if _owner_lives(directory) if told else age_s < _SWEEP_AGE_S:
+            if directory not in dead and (told or age_s < _SWEEP_AGE_S):
                 continue
             with contextlib.suppress(HostError):
                 _shut_down(_connect(directory / "socket"))  # it ends with its last client
                 if not told:
                     continue
             shutil.rmtree(directory)
-            dead += 1
-    return dead
+    return len(dead)
+
+
+def _directories() -> list[Path]:
+    """Of this user's exports."""
+    found = []
+    for directory in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
+        with contextlib.suppress(OSError):
+            if directory.lstat().st_uid == os.geteuid():
+                found.append(directory)
+    return found
 
 
 def await_unused(path: Path, clock: Clock, limit_s: float) -> bool:

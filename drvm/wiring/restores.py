@@ -8,9 +8,28 @@ from urllib.parse import urlsplit
 
 from drvm.core.findings import Finding
 from drvm.host.model import Host
+from drvm.host.nbd import dead_exports, sweep_exports
 from drvm.restore.partial import LeftImage, left_in, sweep_partial
 from drvm.restore.volume_leftovers import FoundLease, LeaseObserver, clear, pools_of
 from drvm.wiring.assembly import Wiring
+
+
+def dead_servers() -> list[Finding]:
+    """NBD servers of images whose drvm was killed as it started them. Changes nothing."""
+    listening = Path("/proc/net/unix").read_text(errors="replace")
+    hint = "drvm doctor --fix ends it, and so does the next backup or restore"
+    words = "it may keep an image locked: the drvm that started it was killed"
+    return [
+        Finding(f"server {path}", False, words, hint)
+        for path in dead_exports()
+        if f"{path}/socket" in listening
+    ]
+
+
+def end_dead_servers(wiring: Wiring) -> list[Finding]:
+    """All of them; a finding that says how many, or none."""
+    count = sweep_exports(wiring.clock)
+    return [Finding("servers of images", True, f"{count} ended")] if count else []
 
 
 def half_restored(host: Host) -> list[LeftImage]:

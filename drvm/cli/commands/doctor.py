@@ -30,6 +30,8 @@ from drvm.wiring.instant import boot_findings
 from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers, fold_back
 from drvm.wiring.probing import kept_probe, probe_store
 from drvm.wiring.restores import (
+    dead_servers,
+    end_dead_servers,
     half_filled,
     half_restored,
     remove_half_filled,
@@ -75,6 +77,7 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
             findings += _guarded("repair", lambda: _repair(wiring))
         for vm in fold:
             findings += _guarded(f"fold {vm}", functools.partial(_fold, wiring, vm))
+        findings += dead_servers()
         for uri in wiring.settings.host_uris:
             findings += _guarded(f"host {uri}", functools.partial(_host, wiring, uri))
         findings += _guarded("store", lambda: _store(wiring))
@@ -189,7 +192,8 @@ def _fold(wiring: Wiring, vm: str) -> list[Finding]:
 
 
 def _repair(wiring: Wiring) -> list[Finding]:
-    done = [*finish_leftovers(wiring), *remove_half_restored(wiring), *remove_half_filled(wiring)]
+    done = [*finish_leftovers(wiring), *end_dead_servers(wiring)]
+    done += [*remove_half_restored(wiring), *remove_half_filled(wiring)]
     return [replace(one, name=f"repair {one.name}") for one in done]
 
 

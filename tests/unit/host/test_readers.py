@@ -32,6 +32,7 @@ from drvm.host.nbd import (
     NbdReader,
     NbdWriter,
     await_unused,
+    dead_exports,
     nbd_extents,
     sweep_exports,
 )
@@ -284,7 +285,8 @@ def test_a_server_that_never_had_a_client_is_ended_by_whoever_comes_next(
         patch.setattr(NbdExport, "_first_connection", first_connection)
         killed_at("by itself", work)
     assert in_use(disk)
-    assert sweep_exports(clock) == 1
+    (dead,) = dead_exports()
+    assert dead.parent == tmp_path and sweep_exports(clock) == 1
     assert await_unused(disk, clock, 30)
     assert [path.name for path in tmp_path.iterdir()] == ["disk"]
     assert sweep_exports(clock) == 0
