@@ -87,12 +87,8 @@ class _Stage:
     def _turn_back(self, image_format: str) -> dict[str, float]:
         (disk,) = self.manifest.disks
         restorer = ImageRestorer(self.repository, SystemProcesses(), SystemClock())
-        before = _written_by_us()
         done = restorer.turn_back(PlannedImage(disk, self.target, image_format), NoProgress())
-        return {
-            "bytes": done.written_bytes + done.zeroed_bytes,
-            "device_bytes": _written_by_us() - before,
-        }
+        return {"bytes": done.written_bytes + done.zeroed_bytes}
 
     def _restore(self) -> dict[str, float]:
         return {"bytes": product.restore(self.repository, self.manifest, self.target)}
@@ -121,9 +117,6 @@ def figures(stage: _Stage, repeat: int) -> list[Figure]:
         judged.append(Figure(f"in place, {kind}: wall : full restore", ratio, note=note))
         gib = SIZE * DATA_SHARE / GIB
         judged.append(Figure(f"in place, {kind}: CPU", cpu_s(mine) / gib, unit="cpu-s/GiB"))
-    raw = costs["in place, raw"]
-    ratio = told(raw, "device_bytes") / stage.changed_bytes
-    judged.append(Figure("in place, raw: written to the device : changed blocks", ratio))
     resumed = costs["resumed at half"]
     note = f"{wall_s(resumed):.1f} : {wall_s(full):.1f} s"
     judged.append(Figure("resumed at half: wall : full", wall_s(resumed) / wall_s(full), note=note))
@@ -178,12 +171,6 @@ def _make_half(good: Path, path: Path) -> None:
             source.seek(at)
             stream.seek(at)
             stream.write(source.read(MIB))
-
-
-def _written_by_us() -> int:
-    """By this process to devices, or to their caches."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("write_bytes:")))
 
 
 def _qemu_img(*words: object) -> None:
