@@ -24,6 +24,7 @@ def show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
             "pools": [{"pool": name, "need_bytes": n} for name, n in plan.room.items()],
             "images": image_fields(plan.images),
             "need_bytes": plan.need_bytes,
+            "sysprep": plan.sysprep,
             "left_out": definition.dropped,
             "changed": definition.changed,
             "definition_difference": changes,
@@ -35,6 +36,8 @@ def show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
     list_images(invocation, plan.images)
     for pool, need_bytes in plan.room.items():
         output.line(f"  needs up to {format_bytes(need_bytes)} in pool {pool}")
+    if plan.sysprep:
+        output.line(f"  inside the disks anew: {', '.join(plan.sysprep)}")
     for title, lines in (("changed", definition.changed), ("left out", definition.dropped)):
         for line in lines:
             output.line(f"  {title}: {line}")

@@ -22,6 +22,7 @@ from drvm.restore.mapping import pools_of, unused
 from drvm.restore.placing import by_volumes, disk_image, placing_problems, planned_volume
 from drvm.restore.preflight import TargetFacts, needs, problems
 from drvm.restore.source import parse
+from drvm.restore.sysprep import sysprep_problems
 from drvm.restore.target import gather, refusals
 from drvm.restore.volume_lease import new_token, volume_name
 
@@ -49,6 +50,7 @@ class RestoreRequest:
     virt_type: VirtType | None = None
     machine: str | None = None
     cpu: str | None = None
+    sysprep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class RestorePlan:
     machine that is replaced; they stay where they are. ``tpm``: files of the emulated TPM's state;
     ``name``, ``uuid``: of the restored machine, which may take the place of the one with both
     (``replace``). ``nvram_pool``: the NVRAM goes there through libvirt; ``token``: in the names of
-    whatever goes so."""
+    whatever goes so. ``sysprep``: operations inside the images, before the machine is defined."""
 
     manifest: Manifest
     original_xml: str = field(repr=False)
@@ -73,6 +75,7 @@ class RestorePlan:
     left: tuple[str, ...] = ()
     nvram_pool: str | None = None
     token: str = ""
+    sysprep: tuple[str, ...] = ()
 
     @property
     def need_bytes(self) -> int:
@@ -109,16 +112,13 @@ def plan_restore(
     tpm = repository.tpm_state(manifest) if host.places is not None else {}
     spec = _spec(manifest, request, facts, name, images, nvram_path, tpm_state=bool(tpm))
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
-    room = {request.pool: len(nvram)} if nvram is not None else {}
-    for image in (one for one in images if not one.device):
-        place = goes[image.disk.target]
-        still = max(0, image.size_bytes - image.on_hand_bytes)
-        room[place] = room.get(place, 0) + still
+    room = _room(images, goes, {request.pool: len(nvram)} if nvram is not None else {})
     replace = request.identity == "replace"
     need = needs(definition, replace=replace, room=room)
     found = [*problems(facts, need), *unfit, *refusals(host, facts, definition.xml)]
     found += placing_problems(images, pool if nvram is not None else None)
     found += device_problems(images, host, manifest.vm_uuid if replace else None)
+    found += sysprep_problems(request.sysprep, images)
     found += unused(original_xml, disks, request.pools, request.networks)
     found += [] if host.remote else [f"{p} exists already" for p in _taken(images, nvram_path)]
     if found:
@@ -139,7 +139,19 @@ def plan_restore(
         left=_files_of(host, manifest.vm_uuid) if replace else (),
         nvram_pool=request.pool if far and nvram is not None else None,
         token=token,
+        sysprep=request.sysprep,
     )
+
+
+def _room(
+    images: tuple[PlannedImage, ...], goes: Mapping[str, str], beside: Mapping[str, int]
+) -> dict[str, int]:
+    room = dict(beside)
+    for image in (one for one in images if not one.device):
+        place = goes[image.disk.target]
+        still = max(0, image.size_bytes - image.on_hand_bytes)
+        room[place] = room.get(place, 0) + still
+    return room
 
 
 def _spec(

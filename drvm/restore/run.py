@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from drvm.restore.plan import RestorePlan
 from drvm.restore.volume_lease import HeldLease, held
 from drvm.restore.volume_leftovers import cleared
 from drvm.restore.volumes import VolumeRestorer
+
+Sysprep = Callable[[RestorePlan], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ def run_restore(
     start: bool,
     volumes: VolumeRestorer,
     devices: DeviceRestorer,
+    sysprep: Sysprep | None = None,
     trace: Trace = no_trace,
 ) -> Restored:
     """Restore a machine; it is defined when all its disks are whole, and never before.
@@ -65,6 +68,10 @@ def run_restore(
         written += sum(devices.restore(one, progress) for one in plan.images if one.device)
         written += _write_volumes(far, volumes, progress, undo, trace)
         _write_nvram(plan, volumes, undo, trace)
+        if plan.sysprep and sysprep is not None:
+            progress.stage("making the clone its own inside")
+            sysprep(plan)
+            trace("sysprep-done")
         progress.stage("defining the machine")
         for pool in plan.room:  # so that it lists the images; nothing rests on it
             with contextlib.suppress(HostError):

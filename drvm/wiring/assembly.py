@@ -29,6 +29,9 @@ from drvm.repository.trust import HostTrust
 from drvm.restore.block_device import DeviceRestorer
 from drvm.restore.export.run import Exporter
 from drvm.restore.images import ImageRestorer
+from drvm.restore.plan import RestorePlan
+from drvm.restore.source import parse
+from drvm.restore.sysprep import run_sysprep
 from drvm.restore.volumes import VolumeRestorer
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
@@ -184,6 +187,12 @@ class Wiring:
 
     def volume_restorer(self, host: Host, *, verify: bool = False) -> VolumeRestorer:
         return VolumeRestorer(self.repository(), host.storage, self.clock, verify=verify)
+
+    def sysprep(self, plan: RestorePlan) -> None:
+        """Its operations on its image files. Without KVM where the machine itself is."""
+        files = [(image.path, image.format) for image in plan.images]
+        emulated = parse(plan.definition.xml).get("type") == "qemu"
+        run_sysprep(self.processes, plan.sysprep, files, emulated=emulated)
 
     def image_tool(self) -> ImageTool:
         return ImageTool(self.processes)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from defusedxml.ElementTree import fromstring
 
 from drvm.core.process import Processes
 from drvm.lab import guest as lab
+from drvm.restore.sysprep import PROGRAM
 from tests.appliance import Appliance, make_appliance
 from tests.capturing import image_digest
 from tests.commands import LIMIT_S
@@ -209,3 +211,32 @@ def test_three_clones_of_a_machine_with_uefi_and_a_tpm_run_at_once(
     finally:
         for clone in clones:
             clone.remove()
+
+
+@pytest.mark.long
+def test_a_sysprepped_clone_has_lost_what_was_its_original_s_own_and_nothing_else(
+    make_guest: MakeGuest, appliance: Appliance, pool: Pool, processes: Processes
+) -> None:
+    if shutil.which(PROGRAM) is None:
+        pytest.skip("no virt-sysprep on this host (Debian: guestfs-tools)")
+    guest = make_guest("sysprep")
+    guest.run(
+        "mkdir -p /etc/ssh /root/.ssh; echo 0123456789abcdef0123456789abcdef >/etc/machine-id; "
+        "echo secret >/etc/ssh/ssh_host_rsa_key; echo mine >/root/.ssh/authorized_keys; "
+        "grep -q ^ID= /etc/os-release || printf 'ID=debian\\nVERSION_ID=12\\n' >>/etc/os-release; "
+        "echo 127.0.0.1 localhost >/etc/hosts; echo precious >/data/file; sync"
+    )
+    users = guest.run("cat /etc/passwd")
+    point = appliance.backup(guest.name)["id"]
+    name = unique_name("own")
+    clone = Guest(name, pool.directory, {}, processes)
+    try:
+        options = ("--pool", pool.name, "--virt-type", "qemu", "--sysprep", "default", "--start")
+        appliance.drvm("clone", point, name, *options)
+        clone.wait_for_agent()
+        assert "0123456789abcdef" not in clone.run("cat /etc/machine-id 2>/dev/null; true")
+        assert clone.run("ls /etc/ssh") == ""
+        assert clone.run("cat /root/.ssh/authorized_keys /data/file") == "mine\nprecious\n"
+        assert clone.run("cat /etc/passwd") == users
+    finally:
+        clone.remove()

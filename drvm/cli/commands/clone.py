@@ -26,6 +26,7 @@ def command(invocation: Invocation, /, point: str, newname: str, yes: bool, **op
     \b
     Examples:
       drvm clone web1 web1-test --start
+      drvm clone web1 web1-b --sysprep --start
       drvm clone web1@2026-11-23T04:00 forensics --map-network lan=isolated
     """
     target = collect(options)

@@ -21,6 +21,7 @@ from drvm.repository.manifest import Manifest
 from drvm.restore.block_device import is_empty
 from drvm.restore.plan import IdentityMode, RestoreRequest, plan_folder, plan_restore
 from drvm.restore.run import run_folder, run_restore
+from drvm.restore.sysprep import chosen_operations
 from drvm.wiring.assembly import Wiring
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -40,6 +41,7 @@ class TargetOptions:
     machine: str | None
     cpu: str | None
     virt_type: Literal["kvm", "qemu"] | None
+    sysprep: tuple[str, ...]
     start: bool
     verify: bool
     dry_run: bool
@@ -88,6 +90,14 @@ _OPTIONS = (
         type=click.Choice(["kvm", "qemu"]),
         help="qemu: emulated, where there is no KVM.",
     ),
+    click.option(
+        "--sysprep",
+        metavar="OPERATIONS",
+        is_flag=False,
+        flag_value="default",
+        help="Of a clone: machine-id, SSH host keys, DHCP leases and the like anew inside its "
+        "disks, by virt-sysprep; --sysprep=OPERATIONS for others.",
+    ),
     click.option("--start", is_flag=True, help="Start the machine at the end."),
     click.option("--verify", is_flag=True, help="Read uploaded volumes back, and compare."),
     click.option("--dry-run", is_flag=True, help="Print the plan; write nothing."),
@@ -114,6 +124,7 @@ def collect(options: dict[str, Any]) -> TargetOptions:
         machine=options["machine"],
         cpu=options["cpu"],
         virt_type=options["virt_type"],
+        sysprep=chosen_operations(options["sysprep"]) if options["sysprep"] else (),
         start=options["start"],
         verify=options["verify"],
         dry_run=options["dry_run"],
@@ -232,6 +243,10 @@ def make_request(
         raise UsageError(
             f"{name!r} can't be the name of a machine", hint="letters, digits and . _ + @ -"
         )
+    if target.sysprep and identity != "clone":
+        raise UsageError(
+            "--sysprep takes from a machine what is its own", hint="it is for clones: drvm clone"
+        )
     return RestoreRequest(
         identity=identity,
         name=name,
@@ -244,6 +259,7 @@ def make_request(
         virt_type=target.virt_type,
         machine=target.machine,
         cpu=target.cpu,
+        sysprep=target.sysprep,
     )
 
 
@@ -284,6 +300,7 @@ def restore_machine(
             start=target.start,
             volumes=volumes,
             devices=wiring.device_restorer(),
+            sysprep=wiring.sysprep,
             trace=invocation.trace,
         )
     tell_restored(invocation, manifest, restored, plan.left)
