@@ -186,15 +186,23 @@ class NbdWriter:
         _shut_down(self._handle)
 
 
-def nbd_answers(uri: str) -> bool:
-    """Whether a server has the export that ``uri`` names."""
+def nbd_answers(uri: str, limit_s: float) -> bool:
+    """Whether a server has the export that ``uri`` names, and says so in time."""
     handle = nbd.NBD()
+    clock = SystemClock()
+    deadline_s = clock.monotonic_s() + limit_s
     try:
-        handle.connect_uri(uri)
+        handle.aio_connect_uri(uri)
+        while handle.aio_is_connecting():
+            left_s = deadline_s - clock.monotonic_s()
+            if left_s <= 0 or handle.poll(int(left_s * 1000) + 1) == 0:
+                return False
+        ready = bool(handle.aio_is_ready())
     except nbd.Error:
         return False
-    _shut_down(handle)
-    return True
+    if ready:
+        _shut_down(handle)
+    return ready
 
 
 def nbd_extents(socket: Path, export: str = "") -> Iterator[Extent]:

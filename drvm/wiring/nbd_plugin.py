@@ -11,16 +11,19 @@ import sys
 
 import nbdkit
 
+from drvm.core.clock import SystemClock
 from drvm.core.errors import DrvmError
 from drvm.core.extents import ExtentKind
 from drvm.core.process import hide_memory
-from drvm.core.text import printable
 from drvm.restore.served.disk import ServedDisk
+from drvm.restore.served.telling import Telling
 from drvm.wiring.serving import Serving, open_order
 
 API_VERSION = 2
 
 _serving: Serving | None = None
+_tell = Telling(SystemClock(), lambda line: sys.stderr.write(f"{line}\n"))
+"""nbdkit's own words about each failed request are not asked for: their number has no bound."""
 
 
 def thread_model() -> int:
@@ -32,8 +35,8 @@ def config_complete() -> None:
     hide_memory()
     try:
         _serving = open_order(sys.stdin.buffer, _tell)
-    except DrvmError as error:
-        _tell(error.message)
+    except Exception as error:
+        _tell(str(error) or type(error).__name__)
         raise
 
 
@@ -100,10 +103,6 @@ def extents(disk: ServedDisk, count: int, offset: int, flags: int) -> list[tuple
         nbdkit.set_error(errno.EIO)
         raise
     return found
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{printable(line, 1000)}\n")
 
 
 def _disks() -> dict[str, ServedDisk]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import datetime as dt
 import os
@@ -15,13 +16,14 @@ from typing import BinaryIO
 import msgspec
 
 from drvm.config.settings import RepositorySettings, Settings, resolve
-from drvm.core.clock import SystemClock
-from drvm.core.errors import UnknownPoint, UsageError
+from drvm.core.clock import Clock, SystemClock
+from drvm.core.errors import DrvmError, UnknownPoint, UsageError
 from drvm.core.process import SystemProcesses
-from drvm.repository.manifest import Manifest
+from drvm.repository.diskmap import DiskMap
+from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
-from drvm.restore.served.disk import ServedDisk
+from drvm.restore.served.disk import Renew, ServedDisk
 from drvm.restore.served.frames import Frames
 from drvm.restore.served.hints import Recorder, read_hint, write_hint
 from drvm.restore.served.order import hear_order
@@ -31,6 +33,7 @@ from drvm.wiring.assembly import Wiring
 
 _PATIENCE_S = 60.0
 """Then the guest's disk has an error; what the store repeats by itself comes on top."""
+_LOOK_AGAIN_S = 60.0
 _PLUGIN = Path(__file__).with_name("nbd_plugin.py")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _PASSED_ON = ("HOME", *_PROXIES)
@@ -154,11 +157,36 @@ def _served(
             repository.tables,
             patience,
             recorder,
+            _renewal(repository, order, disk, patience, wiring.clock),
         )
         if recorder is not None:
             recorders.append(recorder)
             served.prepare(read_hint(hint, disk.size_bytes))
     return Serving(found, wiring, frames, tuple(recorders))
+
+
+def _renewal(
+    repository: Repository, order: _Order, disk: Disk, patience: Patience, clock: Clock
+) -> Renew:
+    """A collector may write the point anew and remove its old packs while it is served: then it is
+    read from where it is now. Looked for once a minute, at most."""
+    root, again_s = disk.root, clock.monotonic_s()
+
+    def renew() -> DiskMap | None:
+        nonlocal root, again_s
+        if clock.monotonic_s() < again_s:
+            return None
+        again_s = clock.monotonic_s() + _LOOK_AGAIN_S
+        with contextlib.suppress(DrvmError):
+            listed = patience.ask(lambda: repository.points(order.vm_uuid)).points
+            now = (d for point in listed if point.id == order.point for d in point.manifest.disks)
+            for one in now:
+                if one.target == disk.target and one.root != root:
+                    root = one.root
+                    return repository.disk_map(one)
+        return None
+
+    return renew
 
 
 def _settings(order: _Order) -> Settings:

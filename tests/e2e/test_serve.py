@@ -19,7 +19,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import HostError, RestoreError
 from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
-from drvm.host.nbd import NbdReader
+from drvm.host.nbd import NbdReader, nbd_answers
 from drvm.repository.points import Point
 from drvm.restore.served.hints import UNIT_BYTES, read_hint
 from drvm.restore.served.server import Served
@@ -144,6 +144,18 @@ def test_the_command_serves_at_a_socket_until_ctrl_c_and_replaces_one_that_was_l
 def test_what_can_not_be_served_is_refused(stored, arguments, said):
     result = stored.appliance.drvm("serve", "disks", *arguments, expect=2)
     assert said in result.err
+
+
+def test_a_port_that_somebody_has_is_refused(stored):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = stored.appliance.drvm("serve", "disks", "--port", port, expect=2)
+    assert "can't be opened" in result.err
+
+
+def test_nobody_waits_for_a_server_that_says_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not nbd_answers(f"nbd://127.0.0.1:{silent.getsockname()[1]}/vda", 0.2)
 
 
 def test_a_name_that_is_no_disk_of_the_point_is_refused(served):

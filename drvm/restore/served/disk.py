@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import TypeVar
 
 from drvm.chunker.blocks import BLOCK_BYTES, ID_BYTES, LEAF_BLOCKS, BlockHasher
 from drvm.chunker.frames import FRAME_BLOCKS
@@ -28,6 +30,12 @@ _PIECE_BLOCKS = 1024
 _ZEROES = memoryview(bytes(MIB))
 
 
+T = TypeVar("T")
+Renew = Callable[[], DiskMap | None]
+"""Looks whether the point was written anew since: its disk map then, else ``None``. Raises
+nothing."""
+
+
 class ServedDisk:
     """Every block is compared with its id before a byte of it is given away, and the ids with what
     the disk map stands for. For any number of threads.
@@ -43,9 +51,13 @@ class ServedDisk:
         tables: IdTables,
         patience: Patience,
         recorder: Recorder | None = None,
+        renew: Renew = lambda: None,
     ) -> None:
         self.size_bytes = disk_map.size_bytes
-        self._leaves = Leaves(disk_map, hasher, tables, patience)
+        self._of_map = partial(Leaves, hasher=hasher, tables=tables, patience=patience)
+        self._leaves = self._of_map(disk_map)
+        self._renew = renew
+        self._renewing = threading.Lock()
         self._frames = frames
         self._ahead = Ahead(disk_map.size_bytes)
         self._recorder = recorder
@@ -58,18 +70,7 @@ class ServedDisk:
         ahead = self._ahead.seen(offset, len(target))
         if ahead is not None:
             self.bring(*ahead, opened=True)
-        for leaf, first, stop in _pieces(offset, len(target), _PIECE_BLOCKS):
-            base = leaf * LEAF_BLOCKS * BLOCK_BYTES - offset
-            done = base + first * BLOCK_BYTES
-            runs = list(self._leaves.runs(leaf).between(first, stop))
-            self._proving(leaf, runs)
-            frames = self._frames.get(_frames_of(runs))
-            for run in runs:
-                start = base + run.place * BLOCK_BYTES
-                _zero(target, done, start)
-                self._copy(leaf, run, frames, target, start)
-                done = start + run.count * BLOCK_BYTES
-            _zero(target, done, base + stop * BLOCK_BYTES)
+        self._as_it_is(lambda leaves: self._read(leaves, offset, target))
 
     def bring(self, offset: int, length: int, *, opened: bool = False) -> None:
         """Begin to fetch a range that will be wanted soon, and to open it, too, if ``opened``.
@@ -82,13 +83,19 @@ class ServedDisk:
         """Fetch what a hint names, pack by pack, in the background. Raises nothing."""
         self._frames.soon(partial(self._prepare, list(units)))
 
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+    def extents(self, offset: int, length: int) -> list[Extent]:
         """DATA and ZERO ranges from ``offset`` on, in whole blocks but for the ends; neighbours
         differ. They may stop before ``length``, but say something of its beginning."""
         self._check(offset, length)
-        ranges = itertools.islice(_joined(self._states(offset, offset + length)), _MOST_EXTENTS)
-        for start, end, is_data in ranges:
-            yield Extent(start, end - start, ExtentKind.DATA if is_data else ExtentKind.ZERO)
+
+        def told(leaves: Leaves) -> list[Extent]:
+            ranges = _joined(_states(leaves, offset, offset + length))
+            return [
+                Extent(start, end - start, ExtentKind.DATA if is_data else ExtentKind.ZERO)
+                for start, end, is_data in itertools.islice(ranges, _MOST_EXTENTS)
+            ]
+
+        return self._as_it_is(told)
 
     # -- inside -------------------------------------------------------------------------------
     def _check(self, offset: int, length: int) -> None:
@@ -115,14 +122,50 @@ class ServedDisk:
         for leaf in dict.fromkeys(leaves):
             self._leaves.ids(leaf)
 
-    def _proving(self, leaf: int, runs: list[Run]) -> None:
+    def _proving(self, leaves: Leaves, leaf: int, runs: list[Run]) -> None:
         """Ids that are not at hand are fetched while the frames are."""
-        if runs and not self._leaves.has_ids(leaf):
-            self._frames.soon(partial(self._leaves.ids, leaf))
+        if runs and not leaves.has_ids(leaf):
+            self._frames.soon(partial(leaves.ids, leaf))
+
+    def _as_it_is(self, task: Callable[[Leaves], T]) -> T:
+        """Do it, and once more where damage means that the point was written anew meanwhile."""
+        leaves = self._leaves
+        try:
+            return task(leaves)
+        except DamageFound:
+            newer = self._renewed(leaves)
+            if newer is None:
+                raise
+            return task(newer)
+
+    def _renewed(self, leaves: Leaves) -> Leaves | None:
+        """The disk as the point has it now, where it was written anew since and its old packs may
+        be gone; ``None`` where it is as it was."""
+        with self._renewing:
+            if self._leaves is leaves:
+                newer = self._renew()
+                if newer is None or newer.size_bytes != self.size_bytes:
+                    return None
+                self._leaves = self._of_map(newer)
+            return self._leaves
+
+    def _read(self, leaves: Leaves, offset: int, target: memoryview) -> None:
+        for leaf, first, stop in _pieces(offset, len(target), _PIECE_BLOCKS):
+            base = leaf * LEAF_BLOCKS * BLOCK_BYTES - offset
+            done = base + first * BLOCK_BYTES
+            runs = list(leaves.runs(leaf).between(first, stop))
+            self._proving(leaves, leaf, runs)
+            frames = self._frames.get(_frames_of(runs))
+            for run in runs:
+                start = base + run.place * BLOCK_BYTES
+                _zero(target, done, start)
+                self._copy(leaves.ids(leaf), run, frames, target, start)
+                done = start + run.count * BLOCK_BYTES
+            _zero(target, done, base + stop * BLOCK_BYTES)
 
     def _copy(
         self,
-        leaf: int,
+        ids: bytes,
         run: Run,
         frames: dict[tuple[bytes, int], Opened],
         target: memoryview,
@@ -130,7 +173,6 @@ class ServedDisk:
     ) -> None:
         """The blocks of a run to ``at`` in ``target``, which may begin in the first of them and end
         in the last."""
-        ids = self._leaves.ids(leaf)
         low, stop = run.ordinal, run.ordinal + run.count
         while low < stop:
             number, slot = divmod(low, FRAME_BLOCKS)
@@ -144,22 +186,23 @@ class ServedDisk:
             target[start + cut : end] = opened.plain[source + start + cut : source + end]
             low = high
 
-    def _states(self, offset: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """(start, end, whether it is stored), without gaps, of at most ``_MOST_LEAVES``."""
-        ranges = itertools.islice(_pieces(offset, end - offset, LEAF_BLOCKS), _MOST_LEAVES)
-        for leaf, first, stop in ranges:
-            base = leaf * LEAF_BLOCKS
-            at = max(offset, (base + first) * BLOCK_BYTES)
-            for low, high in zip(*self._leaves.runs(leaf).stored(), strict=True):
-                start = min(max((base + low) * BLOCK_BYTES, at), end)
-                finish = min(max((base + high) * BLOCK_BYTES, at), end)
-                if at < start:
-                    yield at, start, False
-                if start < finish:
-                    yield start, finish, True
-                at = finish
-            if at < min(end, (base + stop) * BLOCK_BYTES):
-                yield at, min(end, (base + stop) * BLOCK_BYTES), False
+
+def _states(leaves: Leaves, offset: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, whether it is stored), without gaps, of at most ``_MOST_LEAVES``."""
+    ranges = itertools.islice(_pieces(offset, end - offset, LEAF_BLOCKS), _MOST_LEAVES)
+    for leaf, first, stop in ranges:
+        base = leaf * LEAF_BLOCKS
+        at = max(offset, (base + first) * BLOCK_BYTES)
+        for low, high in zip(*leaves.runs(leaf).stored(), strict=True):
+            start = min(max((base + low) * BLOCK_BYTES, at), end)
+            finish = min(max((base + high) * BLOCK_BYTES, at), end)
+            if at < start:
+                yield at, start, False
+            if start < finish:
+                yield start, finish, True
+            at = finish
+        if at < min(end, (base + stop) * BLOCK_BYTES):
+            yield at, min(end, (base + stop) * BLOCK_BYTES), False
 
 
 def _pieces(offset: int, length: int, most: int) -> Iterator[tuple[int, int, int]]:

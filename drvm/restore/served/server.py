@@ -22,6 +22,7 @@ from drvm.restore.served.order import tell_order
 START_S = 60.0
 """The store may be slow to answer, and is asked a few times before it is given up."""
 _POLL_S = 0.02
+_ANSWER_S = 5.0
 _LOOK_S = 0.5
 _STOP_S = 10.0
 _PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -103,7 +104,7 @@ def spawn_server(
     this does, however that happens. Raises ``RestoreError``, having left no server."""
     with contextlib.suppress(FileNotFoundError):
         place.socket.unlink()
-    argv = ["nbdkit", "--foreground", "--readonly", "--exit-with-parent", "--log=stderr"]
+    argv = ["nbdkit", "--foreground", "--readonly", "--exit-with-parent", "--log=null"]
     argv += [f"--threads={_THREADS}", *_listening(place), "python", str(service.plugin)]
     child = processes.spawn(argv, env=python_path(), log=place.log, detach=True, talk=True)
     try:
@@ -187,7 +188,7 @@ def _await(
                 f"the NBD server did not start: {last_words(place.log)}",
                 hint="it needs the Debian packages nbdkit and nbdkit-plugin-python",
             )
-        if nbd_answers(place.uri(disks[0])):
+        if nbd_answers(place.uri(disks[0]), _ANSWER_S):
             return
         if end.is_set():
             raise RestoreError("the start of the NBD server was given up")

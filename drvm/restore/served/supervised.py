@@ -61,6 +61,8 @@ def serving(
     """
     if socket is not None:
         _check_free(socket)
+    if port is not None:
+        _check_port(port)
     sweep_exports(clock)
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
@@ -88,6 +90,17 @@ def _check_free(path: Path) -> None:
         except OSError as error:
             raise UsageError(f"{path} can't be a socket: {error.strerror}") from None
     raise UsageError(f"{path} is there already", hint="name another by --socket")
+
+
+def _check_port(port: Port) -> None:
+    family = socket_module.AF_INET6 if ":" in port.address else socket_module.AF_INET
+    try:
+        socket_module.create_server((port.address, port.number), family=family).close()
+    except OSError as error:
+        raise UsageError(
+            f"port {port.number} of {port.address} can't be opened: {error.strerror}",
+            hint="name another by --port",
+        ) from None
 
 
 class _Supervisor:

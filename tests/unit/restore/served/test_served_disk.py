@@ -13,10 +13,12 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import DamageFound, ObjectTruncated, StoreRefused, StoreUnreachable
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.index.tables import IdTables
+from drvm.repository.packs import BlobRef
 from drvm.restore.served import frames as frames_module
-from drvm.restore.served.disk import ServedDisk
+from drvm.restore.served.disk import Renew, ServedDisk
 from drvm.restore.served.frames import Frames
 from drvm.restore.served.patience import Patience
+from drvm.restore.served.telling import Telling
 from tests.fakes.clock import FakeClock
 from tests.unit.repository.conftest import Vault, cheap_key_derivation, new_vault
 from tests.unit.repository.faults import FaultyStore, within
@@ -31,7 +33,13 @@ assert cheap_key_derivation  # a fixture, for all tests here
 class Served:
     """One disk of a vault, and what it told of the store."""
 
-    def __init__(self, vault: Vault, disk_map: DiskMap | None = None, **limits: int) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        disk_map: DiskMap | None = None,
+        renew: Renew = lambda: None,
+        **limits: int,
+    ) -> None:
         if disk_map is None:
             (point,) = vault.repository.points().points
             disk_map = vault.repository.disk_map(point.manifest.disks[0])
@@ -40,7 +48,9 @@ class Served:
         patience = Patience(self.clock, 60, self.told.append)
         self.frames = Frames(repository.packs, repository.hasher, patience, **limits)
         tables = IdTables(None, bytes(32), repository.packs.ids, 1 << 24)
-        self.disk = ServedDisk(disk_map, self.frames, repository.hasher, tables, patience)
+        self.disk = ServedDisk(
+            disk_map, self.frames, repository.hasher, tables, patience, None, renew
+        )
 
     def read(self, offset: int, length: int) -> bytes:
         target = bytearray(b"\xaa" * length)
@@ -237,3 +247,36 @@ def test_a_block_that_is_not_what_the_packs_table_says_is_damage(stored, monkeyp
     monkeypatch.setattr(hasher, "ids", lambda data: hasher.scan(bytes(len(data)), None).ids)
     with pytest.raises(DamageFound, match="holds other blocks"):
         served.read(0, 10)
+
+
+def test_a_point_that_was_written_anew_is_read_from_where_it_is_now(stored):
+    (point,) = stored.repository.points().points
+    newer = stored.repository.disk_map(point.manifest.disks[0])
+    gone = DiskMap(stored.repository.packs.blob, BlobRef(bytes(32), 0), len(CONTENT))
+    looked = []
+
+    def renew() -> DiskMap | None:
+        looked.append(1)
+        return None if len(looked) == 1 else newer
+
+    served = Served(stored, gone, renew)
+    with pytest.raises(DamageFound):
+        served.read(0, 10)
+    assert served.read(0, 10) == CONTENT[:10]
+    assert served.disk.extents(0, 10)[0].length == 10
+    assert len(looked) == 2
+
+
+def test_a_log_stays_small_whatever_is_told():
+    clock, lines = FakeClock(), []
+    tell = Telling(clock, lines.append)
+    tell("a")
+    tell("a")
+    clock.sleep(61)
+    tell("a\n\x1b[2J")
+    tell("a")
+    assert lines == ["a", "a\\x0a\\x1b[2J", "a"]
+    for number in range(10_000):
+        tell(f"bytes {number}")
+    assert len(lines) == 2001
+    assert lines[-1] == "no more is told"
