@@ -186,25 +186,6 @@ class NbdWriter:
         _shut_down(self._handle)
 
 
-def nbd_answers(uri: str, limit_s: float) -> bool:
-    """Whether a server has the export that ``uri`` names, and says so in time."""
-    handle = nbd.NBD()
-    clock = SystemClock()
-    deadline_s = clock.monotonic_s() + limit_s
-    try:
-        handle.aio_connect_uri(uri)
-        while handle.aio_is_connecting():
-            left_s = deadline_s - clock.monotonic_s()
-            if left_s <= 0 or handle.poll(int(left_s * 1000) + 1) == 0:
-                return False
-        ready = bool(handle.aio_is_ready())
-    except nbd.Error:
-        return False
-    if ready:
-        _shut_down(handle)
-    return ready
-
-
 def nbd_extents(socket: Path, export: str = "") -> Iterator[Extent]:
     """By ``base:allocation``: what the server promises to be zeroes is ZERO, all else DATA."""
     for offset, length, state in _states(socket, _ALLOCATION, export):

@@ -19,7 +19,8 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import HostError, RestoreError
 from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
-from drvm.host.nbd import NbdReader, nbd_answers
+from drvm.host.nbd import NbdReader
+from drvm.host.nbd_probe import nbd_answers
 from drvm.repository.points import Point
 from drvm.restore.served.hints import UNIT_BYTES, read_hint
 from drvm.restore.served.server import Served

@@ -16,7 +16,7 @@ from drvm.core.clock import Clock
 from drvm.core.errors import RestoreError
 from drvm.core.process import Child, Processes
 from drvm.core.text import printable
-from drvm.host.nbd import nbd_answers
+from drvm.host.nbd_probe import nbd_answers
 from drvm.restore.served.order import tell_order
 
 START_S = 60.0
