@@ -213,7 +213,14 @@ def take_imported_point(
     wiring: Wiring, name: str, what: Import, progress: Progress, trace: Trace = no_trace
 ) -> BackupResult:
     """Store images of another hypervisor, and the machine around them, under ``name``; read at the
-    pace that the policy of that name says."""
+    pace that the policy of that name says. Raises ``UsageError`` where another machine's points
+    have that name: it would say nothing any more."""
+    listed = wiring.repository().points().points
+    if any(p.manifest.vm == name and p.manifest.vm_uuid != machine_uuid(name) for p in listed):
+        raise UsageError(
+            f"there are points of another machine that is called {name!r}",
+            hint="choose another --name",
+        )
     engine = ImportEngine(what, wiring.processes, wiring.clock, trace)
     return _take_files(wiring, name, engine, progress, trace)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from drvm.core.ids import new_point_id
 from drvm.core.units import MIB
 from tests.appliance import Appliance, make_appliance
 from tests.unit.repository.test_round_trip import noise
@@ -84,6 +87,17 @@ def test_an_image_that_names_other_files_is_refused_with_a_hint(
     assert "only describes a disk" in refused.err
     assert "hint:" in refused.err
     assert all(point["vm"] != "x" for point in appliance.json("points")["points"])
+
+
+def test_the_name_of_another_machine_is_not_taken(appliance: Appliance) -> None:
+    with appliance.wiring() as wiring:
+        repository = wiring.repository()
+        manifest = repository.points().points[0].manifest
+        other = {"id": new_point_id(), "vm": "taken", "vm_uuid": str(uuid.uuid4())}
+        repository.commit(msgspec.structs.replace(manifest, **other))
+    image = str(appliance.directory / "a.raw")
+    refused = appliance.drvm("import", image, "--name", "taken", expect=2)
+    assert "another machine" in refused.err
 
 
 def test_nothing_is_exported_over_a_file(appliance: Appliance, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from drvm.core.errors import UsageError
@@ -28,6 +29,15 @@ class Digest:
 def written(sums: Mapping[str, str]) -> bytes:
     """The text of a manifest: by file name SHA-256 in hex, the description's first."""
     return b"".join(f"SHA256({name})= {digest}\n".encode() for name, digest in sums.items())
+
+
+def sha256(path: Path, progress: Progress) -> str:
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            hasher.update(chunk)
+            progress.advance(len(chunk))
+    return hasher.hexdigest()
 
 
 def read(text: str) -> dict[str, Digest]:

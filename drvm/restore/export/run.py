@@ -106,7 +106,7 @@ class Exporter:
     ) -> dict[Path, bytes]:
         if plan.machine is None:
             return {}
-        progress.stage(f"describing {plan.name}")
+        progress.stage(f"describing {plan.name}", sum(one.path.stat().st_size for one in whole))
         disks = [
             DescribedDisk(
                 target=one.disk.image.disk.target,
@@ -120,8 +120,7 @@ class Exporter:
         ovf = envelope(plan.machine, disks)
         sums = {plan.ovf.name: hashlib.sha256(ovf).hexdigest()}
         for one in whole:
-            with one.path.open("rb") as stream:
-                sums[one.disk.path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            sums[one.disk.path.name] = digests.sha256(one.path, progress)
         return {
             plan.readme: readme(plan, plan.machine),
             plan.ovf: ovf,
