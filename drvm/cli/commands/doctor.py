@@ -16,10 +16,11 @@ from drvm.chunker.kernel import KERNEL
 from drvm.cli.invocation import DONE, Invocation
 from drvm.cli.opening import opened
 from drvm.cli.output import Column
-from drvm.core.errors import DrvmError, StoreError, UnknownVm
+from drvm.core.errors import DrvmError, RestoreError, StoreError, UnknownVm
 from drvm.core.findings import Finding
 from drvm.core.units import format_bytes
 from drvm.host.model import Host
+from drvm.restore.guestfiles.appliance import require
 from drvm.restore.partial import LeftImage
 from drvm.restore.volume_leftovers import FoundLease
 from drvm.snapshot.between import Stood, listed
@@ -82,6 +83,7 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
             findings += _guarded(f"host {uri}", functools.partial(_host, wiring, uri))
         findings += _guarded("store", lambda: _store(wiring))
         findings += _guarded("repository", lambda: _repository(wiring))
+        findings.append(_files(wiring))
     if invocation.output.json:
         invocation.output.document({"findings": findings, "ok": all(f.ok for f in findings)})
     else:
@@ -105,6 +107,15 @@ def _tools() -> Iterator[Finding]:
     for tool, package in _TOOLS.items():
         path = shutil.which(tool)
         yield Finding(f"tool {tool}", path is not None, path or "missing", f"apt install {package}")
+
+
+def _files(wiring: Wiring) -> Finding:
+    """Whether ``drvm files`` can be used. Nothing else needs what it does, so it is no problem."""
+    try:
+        require(wiring.processes)
+    except RestoreError as error:
+        return Finding("files", True, f"can't be used: {error.message} ({error.hint})")
+    return Finding("files", True, "libguestfs and a kernel for its appliance are there")
 
 
 def _modules() -> Iterator[Finding]:

@@ -22,7 +22,7 @@ import msgspec
 
 import drvm
 from drvm.core.clock import Clock
-from drvm.core.errors import RestoreError
+from drvm.core.errors import ProcessFailed, RestoreError
 from drvm.core.process import Child, Processes
 from drvm.core.progress import Trace, no_trace
 from drvm.core.text import printable
@@ -31,6 +31,7 @@ from drvm.restore.guestfiles import wire
 T = TypeVar("T")
 
 CACHE = Path("/var/tmp")  # noqa: S108 - libguestfs keeps a directory of each user's own there
+KERNELS = Path("/boot")
 _PREFIX = "drvm-files-"
 _CONNECT_S = 20.0
 _KVM_LAUNCH_S = 90
@@ -42,6 +43,7 @@ _MARGIN_S = 10
 _END_S = 5.0
 _SWEEP_AGE_S = 3600.0
 _WORDS_BYTES = 400
+_INSIDE = (sys.executable, "-P", "-m", "drvm.restore.guestfiles.inside")
 _INSTALL = "apt install libguestfs0 libguestfs-xfs linux-image-cloud-amd64"
 
 
@@ -57,8 +59,9 @@ class Appliance:
     """A small machine that has the disks and runs. Each method raises ``FileProblem``, or
     ``RestoreError`` where it has ended."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, clock: Clock) -> None:
         self._connection = connection
+        self._clock = clock
         self._idle = True
 
     def file_systems(self) -> tuple[wire.FileSystem, ...]:
@@ -100,20 +103,27 @@ class Appliance:
         self._connection.close()
 
     def _ask(self, request: wire.Request, kind: Callable[..., T] | type[T], limit_s: int) -> T:
-        self._connection.settimeout(limit_s + _MARGIN_S)
+        deadline_s = self._clock.monotonic_s() + limit_s
+        self._connection.settimeout(limit_s)
         self._idle = False
         try:
-            wire.send(self._connection, wire.Asked(request, limit_s))
-            data = wire.receive(self._connection)
+            # ours comes first: then the process cleans up
+            wire.send(self._connection, wire.Asked(request, limit_s + _MARGIN_S))
+            data = wire.receive(self._connection, lambda: deadline_s - self._clock.monotonic_s())
             if data is None:
                 raise wire.Broken("it has ended")
             answer = msgspec.msgpack.decode(data, type=wire.Answer)
             if answer.failed is None:
                 result: T = msgspec.msgpack.decode(answer.result, type=kind)
+        except TimeoutError:
+            raise RestoreError(
+                f"the appliance that reads guests' files did not answer within {limit_s} s",
+                hint="a damaged file system may do that: drvm serve gives the disk to other tools",
+            ) from None
         except (OSError, wire.Broken):
             raise RestoreError(
                 "the appliance that reads the guest's file systems has ended",
-                hint="a damaged file system may do that: other tools can read the restored disk",
+                hint="a damaged file system may do that: drvm serve gives the disk to other tools",
             ) from None
         except msgspec.MsgspecError:
             raise self._strange() from None
@@ -145,10 +155,11 @@ def appliance(
 
     Raises ``RestoreError`` where it can't be started.
     """
-    _require_kernel()
-    _sweep(clock)
+    require(processes)
+    sweep(clock)
     with contextlib.ExitStack() as stack:
-        start, running = partial(_started, stack, processes, served, exports), None
+        start = partial(_started, stack, processes, clock, served, exports)
+        running = None
         if not emulated and os.access("/dev/kvm", os.R_OK | os.W_OK):
             # it may open and still boot no guest
             with contextlib.suppress(RestoreError):
@@ -163,6 +174,7 @@ def appliance(
 def _started(
     stack: contextlib.ExitStack,
     processes: Processes,
+    clock: Clock,
     served: Path,
     exports: Sequence[str],
     *,
@@ -179,17 +191,13 @@ def _started(
         attempt.callback(_finish, child)
         door.settimeout(_CONNECT_S)
         try:
-            running = Appliance(door.accept()[0])
+            running = Appliance(door.accept()[0], clock)
         except TimeoutError:
             raise RestoreError(f"drvm's own process did not start: {_last_words(log)}") from None
         attempt.callback(running.end)
         try:
             running.launch(served, exports, emulated=emulated, limit_s=limit_s)
         except RestoreError as error:
-            if isinstance(error, FileProblem) and error.errno == wire.NO_LIBRARY:
-                raise RestoreError(
-                    "libguestfs is not installed, which reads guests' files", hint=_INSTALL
-                ) from None
             raise RestoreError(
                 f"the appliance that reads guests' files did not start: {error.message}",
                 hint=f"libguestfs-test-tool tells more; {_INSTALL}",
@@ -200,10 +208,12 @@ def _started(
 
 def _spawn(processes: Processes, directory: Path) -> tuple[Child, Path]:
     """In a session of its own: Ctrl-C is for us, who then end it."""
-    log = directory / "log"
-    argv = [sys.executable, "-P", "-m", "drvm.restore.guestfiles.inside", str(directory)]
-    env = {"PYTHONPATH": str(Path(drvm.__file__).parents[1]), "TMPDIR": str(directory)}
-    return processes.spawn(argv, env=env, log=log, detach=True), log
+    log, env = directory / "log", {**_environment(), "TMPDIR": str(directory)}
+    return processes.spawn([*_INSIDE, str(directory)], env=env, log=log, detach=True), log
+
+
+def _environment() -> dict[str, str]:
+    return {"PYTHONPATH": str(Path(drvm.__file__).parents[1])}
 
 
 def _finish(child: Child) -> None:
@@ -218,9 +228,16 @@ def _last_words(log: Path) -> str:
     return "it said nothing"
 
 
-def _require_kernel() -> None:
-    """libguestfs boots the host's own: distributions other than Debian hide theirs from users."""
-    kernels = sorted(Path("/boot").glob("vmlinuz*"))
+def require(processes: Processes) -> None:
+    """Raises ``RestoreError`` where an appliance could not be started. It boots the host's own
+    kernel: distributions other than Debian hide theirs from users."""
+    try:
+        processes.run(_INSIDE, env=_environment(), timeout_s=_CONNECT_S)
+    except ProcessFailed:
+        raise RestoreError(
+            "libguestfs is not installed, which reads guests' files", hint=_INSTALL
+        ) from None
+    kernels = sorted(KERNELS.glob("vmlinuz*"))
     if not kernels:
         raise RestoreError("there is no kernel in /boot for the appliance", hint=_INSTALL)
     if not any(os.access(kernel, os.R_OK) for kernel in kernels):
@@ -230,7 +247,7 @@ def _require_kernel() -> None:
         )
 
 
-def _sweep(clock: Clock) -> None:
+def sweep(clock: Clock) -> None:
     """Remove the directories of appliances whose host died: old ones of this user's where nobody
     listens any more."""
     for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):

@@ -1,4 +1,5 @@
 """The process that holds the appliance: ``python -m drvm.restore.guestfiles.inside DIRECTORY``.
+Without DIRECTORY it only looks whether libguestfs is installed.
 
 It is a process of its own because a call of libguestfs can't be interrupted, because libguestfs
 forks, and drvm holds keys, and because it understands what a hostile guest may have written. It
@@ -77,10 +78,6 @@ class Inside:
 
     def _launch(self, request: wire.Launch) -> None:
         scratch = os.fsencode(self._directory)
-        try:
-            load()
-        except OSError as error:
-            raise GuestfsError(str(error), wire.NO_LIBRARY) from None
         self._guestfs = Guestfs(scratch=scratch, cache=request.cache, emulated=request.emulated)
         for export in request.exports:
             self._guestfs.add_disk(request.socket, export)
@@ -139,7 +136,8 @@ class Inside:
 def main(directory: Path) -> None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(str(directory / "socket"))
-    threading.Thread(target=_leave_with, args=(connection, directory), daemon=True).start()
+    leaving = threading.Thread(target=_leave_with, args=(connection, directory), daemon=True)
+    leaving.start()
     inside = Inside(directory)
     while (data := wire.receive(connection)) is not None:
         asked = msgspec.msgpack.decode(data, type=wire.Asked)
@@ -148,6 +146,7 @@ def main(directory: Path) -> None:
         signal.alarm(0)
         if isinstance(asked.request, wire.Close):
             return
+    leaving.join()
 
 
 def _answer(inside: Inside, request: wire.Request) -> wire.Answer:
@@ -183,4 +182,6 @@ def _socket_directories() -> list[Path]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    load()
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))

@@ -219,7 +219,7 @@ class GuestFiles:
             f"no operating system was found, but {len(devices)} file systems",
             hint=f"name one of them, as {devices[0]}:/etc/hosts; drvm files ls POINT lists them"
             if devices
-            else "other tools can read the restored disks: drvm restore POINT --output DIR",
+            else "drvm serve gives the disks to other tools",
         )
 
     def _not_mounted(
@@ -242,7 +242,7 @@ def below(place: Place, name: bytes) -> Place:
 def _is_encrypted(device: str, kind: str) -> RestoreError:
     return RestoreError(
         f"{device} is encrypted with {kind}, and drvm has no key to it",
-        hint="restore the machine, which asks for its key, or open a restored disk with it",
+        hint="restore the machine, which asks for its key, or open with it what drvm serve gives",
     )
 
 

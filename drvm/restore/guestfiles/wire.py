@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -17,8 +18,6 @@ from msgspec import Meta
 READ_BYTES = 1 << 20
 """The most that one ``Read`` asks for: the appliance's own messages hold 4 MiB."""
 PAGE_NAMES = 500
-NO_LIBRARY = -1
-"""In place of an ``errno``: libguestfs is not installed."""
 _FRAME_BYTES = 8 << 20
 _LENGTH = struct.Struct(">I")
 
@@ -152,20 +151,33 @@ def send(connection: socket.socket, message: msgspec.Struct) -> None:
     connection.sendall(_LENGTH.pack(len(data)) + data)
 
 
-def receive(connection: socket.socket) -> bytes | None:
-    """``None`` where the other side has hung up. Raises ``Broken``, ``TimeoutError``."""
-    head = _exactly(connection, _LENGTH.size)
+def _for_ever() -> None:
+    return None
+
+
+def receive(
+    connection: socket.socket, left_s: Callable[[], float | None] = _for_ever
+) -> bytes | None:
+    """``None`` where the other side has hung up. ``left_s``: how long the whole message may take
+    from now on. Raises ``Broken``, and ``TimeoutError``."""
+    head = _exactly(connection, _LENGTH.size, left_s)
     if head is None:
         return None
     (length,) = _LENGTH.unpack(head)
     if length > _FRAME_BYTES:
         raise Broken("a message is too long")
-    return _exactly(connection, length)
+    return _exactly(connection, length, left_s)
 
 
-def _exactly(connection: socket.socket, length: int) -> bytes | None:
+def _exactly(
+    connection: socket.socket, length: int, left_s: Callable[[], float | None]
+) -> bytes | None:
     data = bytearray()
     while len(data) < length:
+        time_s = left_s()
+        if time_s is not None and time_s <= 0:
+            raise TimeoutError
+        connection.settimeout(time_s)
         piece = connection.recv(min(length - len(data), 1 << 20))
         if not piece:
             return None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drvm.core.clock import SystemClock
 from drvm.core.errors import RestoreError
 from drvm.restore.guestfiles import wire
 from drvm.restore.guestfiles.appliance import Appliance, FileProblem
@@ -30,7 +32,7 @@ def ask(answer: bytes, question=lambda appliance: appliance.stat(b"/etc/hosts", 
     thread.start()
     try:
         with ours:
-            return question(Appliance(ours))
+            return question(Appliance(ours, SystemClock()))
     finally:
         thread.join()
 
@@ -93,3 +95,13 @@ def test_no_message_makes_drvm_fail_in_another_way(data):
 def test_a_message_that_says_that_it_is_long_is_not_waited_for():
     with pytest.raises(RestoreError, match="has ended"):
         ask(struct.pack(">I", 1 << 31) + b"x")
+
+
+def test_a_message_that_never_ends_is_waited_for_no_longer_than_the_limit(monkeypatch):
+    times = iter(range(0, 10_000, 50))
+    clock = SimpleNamespace(monotonic_s=lambda: next(times))
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(RestoreError, match="did not answer"):
+        theirs.sendall(b"\0\0\0\xff" + b"x" * 100)
+        monkeypatch.setattr(ours.__class__, "recv", lambda self, size: b"x")
+        Appliance(ours, clock).stat(b"/", follow=True)
