@@ -85,6 +85,8 @@ def restored_state(root: Path, vm_uuid: str, files: Mapping[str, bytes]) -> Iter
     placed = False
     try:
         machine.mkdir(mode=0o711, exist_ok=True)
+        if machine.is_symlink():
+            raise HostError(f"{machine} is a link, where libvirt keeps a directory")
         with _held(machine / _MARK, os.O_CREAT):
             try:
                 _remove_tree(partial)
@@ -169,6 +171,9 @@ def _read(path: Path) -> bytes:
 def _remove_tree(directory: Path) -> None:
     """Two levels deep at most, as swtpm and we make it; no link is followed."""
     if not os.path.lexists(directory):
+        return
+    if directory.is_symlink():
+        directory.unlink()
         return
     for child in list(directory.iterdir()):
         if child.is_dir() and not child.is_symlink():

@@ -183,3 +183,28 @@ def test_a_removed_state_is_gone_with_whatever_swtpm_made(tmp_path: Path) -> Non
     remove_state(tmp_path, UUID)
     remove_state(tmp_path, UUID)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".new", "tpm2"])
+def test_a_link_in_the_place_of_a_state_is_never_followed(tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    (outside / "below").mkdir(parents=True)
+    (outside / "below" / "precious").write_text("x")
+    root = tmp_path / "root"
+    (root / UUID).mkdir(parents=True)
+    (root / UUID / name).symlink_to(outside)
+    with restored_state(root, UUID, NEW):
+        pass
+    remove_state(root, UUID)
+    assert (outside / "below" / "precious").read_text() == "x"
+    assert [path.name for path in outside.iterdir()] == ["below"]
+
+
+def test_a_machine_s_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    root.mkdir()
+    (root / UUID).symlink_to(outside)
+    with pytest.raises(HostError, match="is a link"), restored_state(root, UUID, NEW):
+        pass
+    assert not list(outside.iterdir())
