@@ -17,6 +17,7 @@ from drvm.core.process import Output, Processes
 from drvm.lab import guest as lab
 from tests.guests import unique_name
 from tests.own_libvirtd import OwnLibvirtd, in_namespaces
+from tests.tls import make_certificates
 
 POOL = "default"
 IMAGES = Path("/var/lib/libvirt/images")
@@ -32,19 +33,28 @@ _DIRECTORIES = (
     "var/cache/libvirt",
 )
 # no authentication: nobody but the tests' own host is on this wire
-_SETTINGS = 'listen_tls = 0\nlisten_tcp = 1\nauth_tcp = "none"\n'
+_SETTINGS = """
+listen_tls = {tls}
+listen_tcp = 1
+auth_tcp = "none"
+key_file = "/mnt/tls/serverkey.pem"
+cert_file = "/mnt/tls/servercert.pem"
+ca_file = "/mnt/tls/cacert.pem"
+"""
 _LIMIT_S = 60.0
 _clock = SystemClock()
 
 
 @dataclass(frozen=True)
 class SecondHost:
-    """``uri``: by TCP, without authentication; ``ssh_uri``: with a key of the test's own.
+    """``uri``: by TCP, without authentication; ``ssh_uri``: with a key of the test's own;
+    ``tls_uri``: with certificates of its own, empty where they were not asked for.
     ``address``: its own on the wire, ``gateway``: the first host's. ``images``: the directory of
     its pool, as the *first* host sees it; ``libvirtd`` may be killed and comes back by itself."""
 
     uri: str
     ssh_uri: str
+    tls_uri: str
     address: str
     gateway: str
     images: Path
@@ -67,8 +77,8 @@ class SecondHost:
 
 
 @contextlib.contextmanager
-def second_host(processes: Processes) -> Iterator[SecondHost]:
-    """Up in about a second. Its machines, and what is in its pool, end with it."""
+def second_host(processes: Processes, *, tls: bool = False) -> Iterator[SecondHost]:
+    """Up in a second or two. Its machines, and what is in its pool, end with it."""
     number = secrets.randbelow(1 << 14) << 2
     gateway, address = (f"10.77.{n >> 8}.{n & 255}" for n in (number + 1, number + 2))
     with lab.workspace(unique_name("second")) as root:
@@ -77,19 +87,23 @@ def second_host(processes: Processes) -> Iterator[SecondHost]:
         (root / "run/sshd").chmod(0o755)
         (root / "ssh").mkdir(mode=0o700)
         ssh_uri = _ssh(processes, root / "ssh", address)
+        tls_uri = ""
+        if tls:
+            make_certificates(processes, root / "tls", address)
+            tls_uri = f"qemu+tls://{address}/system?pkipath={root}/tls"
         with in_namespaces(
             processes,
             root,
             f"qemu+tcp://{address}/system",
             _DIRECTORIES,
-            settings=_SETTINGS,
+            settings=_SETTINGS.format(tls=int(tls)),
             switches="--listen",
             prepare=_prepare(address),
         ) as libvirtd:
             _wire(libvirtd, gateway, address)
             libvirtd.wait()
             images = root / "var/lib/libvirt/images"
-            host = SecondHost(libvirtd.uri, ssh_uri, address, gateway, images, libvirtd)
+            host = SecondHost(libvirtd.uri, ssh_uri, tls_uri, address, gateway, images, libvirtd)
             host.virsh("pool-create-as", POOL, "dir", "--target", str(IMAGES))
             yield host
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from drvm.core.process import Processes
+from tests import firmware
 from tests.appliance import Appliance, make_appliance
 from tests.guests import Guest, MakeGuest, unique_name
-from tests.second_host import IMAGES, SecondHost, second_host
+from tests.second_host import IMAGES, POOL, SecondHost, second_host
 
 pytestmark = pytest.mark.guest
 
@@ -20,7 +21,7 @@ SUMS = "cat /data/proof /root/proof; sha256sum /data/noise /root/noise"
 
 @pytest.fixture(scope="module")
 def second(processes: Processes, libvirt_uri: str) -> Iterator[SecondHost]:
-    with second_host(processes) as host:
+    with second_host(processes, tls=True) as host:
         yield host
 
 
@@ -69,6 +70,20 @@ def assert_no_lease(second: SecondHost) -> None:
     assert not list(second.images.glob("drvm-restore-*"))
 
 
+def test_the_second_host_is_another_machine(second: SecondHost, processes: Processes) -> None:
+    """Its storage is its own, and its libvirtd comes back."""
+    for uri in (second.uri, second.ssh_uri, second.tls_uri):
+        said = processes.run(["virsh", "-q", "-c", uri, "hostname"], timeout_s=60)
+        assert said.stdout.strip() == b"second"
+    second.virsh("vol-create-as", POOL, "there", "4096", "--format", "raw")
+    assert (second.images / "there").stat().st_size == 4096
+    assert second.run(["ls", str(IMAGES)]).stdout == b"there\n"
+    assert not Path(IMAGES, "there").exists()
+    second.libvirtd.kill()
+    second.libvirtd.wait()
+    second.virsh("vol-delete", "there", POOL)
+
+
 @pytest.mark.parametrize(
     ("image_format", "way"),
     [
@@ -76,6 +91,7 @@ def assert_no_lease(second: SecondHost) -> None:
         pytest.param("raw", "ssh", marks=pytest.mark.long),
         pytest.param("raw", "tcp", marks=pytest.mark.long),
         pytest.param("qcow2", "ssh", marks=pytest.mark.long),
+        pytest.param("qcow2", "tls", marks=pytest.mark.long),
     ],
 )
 def test_a_machine_runs_on_another_host_with_what_it_held(
@@ -87,7 +103,7 @@ def test_a_machine_runs_on_another_host_with_what_it_held(
     image_format: str,
     way: str,
 ) -> None:
-    uri = second.uri if way == "tcp" else second.ssh_uri
+    uri = {"tcp": second.uri, "ssh": second.ssh_uri, "tls": second.tls_uri}[way]
     what = ("restore", point["id"], "--to", uri, "--format", image_format, "--verify", "--start")
     machine, files = arrived(second, appliance, guest.name, *what)
     try:
@@ -123,3 +139,39 @@ def test_a_clone_on_another_host_has_an_identity_of_its_own(
         assert all(name in file for file in files)
     finally:
         clone.remove()
+
+
+@pytest.mark.long
+def test_uefi_variables_travel_and_what_a_tpm_holds_is_said_not_to(
+    second: SecondHost, make_guest: MakeGuest, appliance: Appliance
+) -> None:
+    guest = make_guest("uefi", uefi=True)
+    firmware.write(guest, "far")
+    point = appliance.backup(guest.name)
+    what = ("restore", point["id"], "--to", second.uri)
+    told = appliance.drvm(*what, "--start")
+    assert "the state of its emulated TPM can't be carried" in told.err
+    machine = Guest(guest.name, second.images, {}, guest.processes, second.uri)
+    try:
+        assert_no_lease(second)
+        (variables,) = second.images.glob(f"{guest.name}-nvram-*.fd")
+        assert f"{IMAGES}/{variables.name}</nvram>" in machine.virsh("dumpxml")
+        machine.wait_for_agent()
+        assert "/far-" in machine.run("ls /sys/firmware/efi/efivars/*")
+    finally:
+        machine.remove()
+
+
+def test_what_can_not_be_reached_is_told_with_what_helps(
+    second: SecondHost, appliance: Appliance, point: dict[str, Any]
+) -> None:
+    no_key = second.ssh_uri.replace("root@", "nobody@")
+    for uri, said in (
+        (f"qemu+tcp://{second.address}:1/system", "does libvirtd listen there"),
+        (f"qemu+tls://{second.address}/system?pkipath=/nonexistent", "/etc/pki/libvirt"),
+        (no_key, "ssh-copy-id"),
+    ):
+        failed = appliance.drvm("restore", point["id"], "--to", uri, expect=1)
+        assert "no connection to libvirt" in failed.err and said in failed.err, failed.err
+    missing = appliance.drvm("restore", point["id"], "--to", second.uri, "--pool", "none", expect=1)
+    assert "pool 'none' does not exist" in missing.err and "there are: default" in missing.err

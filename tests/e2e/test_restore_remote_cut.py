@@ -126,6 +126,30 @@ def test_a_killed_restore_leaves_what_doctor_knows_and_removes(
         assert_whole(machine, second, name, processes)
 
 
+@pytest.mark.long
+def test_a_machine_there_is_replaced_in_its_place(
+    second: SecondHost,
+    machine: Bare,
+    appliance: Appliance,
+    point: dict[str, Any],
+    processes: Processes,
+) -> None:
+    there = Bare(machine.name, second.images, {}, processes, second.uri)
+    try:
+        appliance.drvm("restore", point["id"], "--to", second.uri)
+        before = left(second)
+        again = ("restore", point["id"], "--to", second.uri)
+        assert "exists on" in appliance.drvm(*again, expect=1).err
+        replaced = appliance.json(*again, "--replace", "--yes", "--format", "raw")["restored"]
+        assert {name.rpartition("/")[2] for name in replaced["left_files"]} == before
+        xml = second.virsh("dumpxml", machine.name)
+        assert not any(name in xml for name in before) and len(left(second)) == 4
+    finally:
+        there.remove()
+        for image in second.images.iterdir():
+            image.unlink()
+
+
 @contextlib.contextmanager
 def happening(step: str, what: Callable[[], object]) -> Iterator[None]:
     """``what`` happens when a command has come to ``step``."""
