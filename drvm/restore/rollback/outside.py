@@ -87,7 +87,7 @@ def _plan_nvram(
             f"{len(now)}) are of another build of the firmware"
         )
         return None, b""
-    return (None, b"") if wanted == now else (path, wanted)
+    return (None, b"") if wanted == now else (Path(os.path.realpath(path)), wanted)
 
 
 def _plan_tpm(

@@ -247,6 +247,18 @@ def test_variables_of_another_firmware_stay_and_are_spoken_of(scene: Scene) -> N
     assert scene.domain.nvram.read_bytes() == b"variables of another size"
 
 
+def test_variables_behind_a_link_stay_behind_it_and_as_readable_as_they_were(scene: Scene) -> None:
+    point, link = scene.point(), scene.domain.nvram
+    assert link is not None
+    real = link.rename(scene.directory / "real.fd")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    scene.change(2)
+    scene.turn(point)
+    assert link.is_symlink() and real.read_bytes() == b"variables 01"
+    assert real.stat().st_mode & 0o7777 == 0o640
+
+
 def test_another_definition_and_another_disk_stay_and_are_spoken_of(scene: Scene) -> None:
     point = scene.point()
     assert scene.plan(point).warnings == ()
