@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from unittest import mock
 
 from drvm.core.clock import SystemClock
+from drvm.core.errors import DrvmError
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
+from drvm.core.units import GIB, MIB
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.plan import DrillRequest, plan_drill
 from drvm.drill.room import Room
+from drvm.host.images import ImageTool
 from drvm.host.model import Host
+from drvm.host.places import StatePlaces
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.restore import claims
@@ -25,9 +31,14 @@ from drvm.restore.export.run import Exporter
 from drvm.restore.images import ImageRestorer, PlannedImage
 from drvm.restore.placing import disk_image
 from drvm.restore.plan import RestorePlan, RestoreRequest, plan_folder, plan_restore
+from drvm.restore.rollback.plan import plan_rollback
+from drvm.restore.rollback.run import make_ready, turn_back
 from drvm.restore.run import run_folder, run_restore
+from drvm.snapshot import journal
+from drvm.snapshot.parts import Parts
 from tests.fakes.target_host import TargetHost
 from tests.unit.restore.machines import assert_harmless
+from tests.unit.restore.rollback.conftest import PlacedHost, WholeDomain
 
 _ROOM = Room(1 << 60, None, ())
 
@@ -106,12 +117,50 @@ def export(ground: Ground) -> None:
             ground.show(path.read_text())
 
 
+def in_place(ground: Ground) -> None:
+    """Into raw images of a machine of that UUID that is off, each of the size that the point
+    claims, if that is no larger than a gibibyte."""
+    ground.directory.mkdir(parents=True)
+    chains: dict[str, list[str]] = {}
+    for disk in ground.manifest.disks:
+        path = ground.directory / f"{disk.target}.raw"
+        path.touch()
+        os.truncate(path, -(-disk.size_bytes // 512) * 512 if disk.size_bytes <= GIB else MIB)
+        chains[disk.target] = [str(path)]
+    nvram = ground.directory / "VARS.fd"
+    nvram.write_bytes(b"variables")
+    domain = WholeDomain("web1", ground.manifest.vm_uuid, chains, running=False, nvram=nvram)
+    host = PlacedHost(domain)
+    host.places = StatePlaces(ground.directory, ground.directory / "tpm", ground.directory)
+    host.places.tpm.mkdir()
+    processes = SystemProcesses()
+    with mock.patch.object(journal, "shared_directory", lambda: None):
+        parts = Parts(
+            host=cast(Host, host),
+            images=ImageTool(processes),
+            processes=processes,
+            journal=journal.Journal(ground.directory / "state"),
+            clock=SystemClock(),
+        )
+        try:
+            plan = plan_rollback(ground.repository, ground.manifest, parts, None)
+            for line in plan.warnings:
+                ground.show(line)
+            guard = make_ready(plan, parts)
+            done = turn_back(plan, parts, ground.restorer, guard, None, NoProgress())
+        except DrvmError:
+            shutil.rmtree(ground.directory)  # the machine was there before, and so it would stay
+            raise
+    assert {disk.path.parent for disk in done.disks} <= {ground.directory}
+
+
 FORMS: dict[str, Callable[[Ground], None]] = {
     "folder": folder,
     "machine": machine,
     "clone": clone,
     "drill": drill,
     "export": export,
+    "in place": in_place,
 }
 
 

@@ -11,6 +11,7 @@ from drvm.core.errors import CaptureError, HostError, RestoreError
 from drvm.core.files import sync_directory, write_durably
 from drvm.core.progress import Trace
 from drvm.host import tpm
+from drvm.host.model import Host
 from drvm.host.places import StatePlaces
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
@@ -39,15 +40,16 @@ def plan_outside(
 
 
 def turn_back_outside(
-    plan: OutsidePlan, vm_uuid: str, point_id: str, places: StatePlaces | None, trace: Trace
+    plan: OutsidePlan, vm_uuid: str, point_id: str, host: Host, trace: Trace
 ) -> tuple[Path, ...]:
     """Old variables and state are kept beside the new ones; returns where. May be done again after
     a crash. Raises ``RestoreError`` and ``HostError``."""
     kept: list[Path] = []
     if plan.nvram_path is not None:
         kept.append(_place_nvram(plan.nvram_path, plan.nvram, point_id, trace))
+    places = host.places
     if plan.tpm and places is not None:
-        tpm.sweep_states(places.tpm, lambda uuid: uuid == vm_uuid)
+        tpm.sweep_states(places.tpm, lambda uuid: host.find_domain(uuid) is not None)
         directory = places.tpm / vm_uuid
         before = _entries(directory)
         with tpm.restored_state(places.tpm, vm_uuid, plan.tpm):

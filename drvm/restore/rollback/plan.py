@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drvm.core.errors import CaptureError, HostError, PreflightFailed
+from drvm.core.errors import CaptureError, HostError, PreflightFailed, RestoreError
 from drvm.host.model import Domain, DomainState
 from drvm.host.nbd import await_unused, sweep_exports
+from drvm.repository.listings import present_packs
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.images import PlannedImage
@@ -54,7 +55,7 @@ def plan_rollback(
             problems=[f"{parts.host.uri} has no machine with its UUID {manifest.vm_uuid}"],
             hint=f"drvm restore {manifest.id} makes it anew",
         )
-    found = _not_at_rest(domain)
+    found = [*_not_at_rest(domain), *_lost(repository, manifest)]
     stood = standing.found(parts, domain)
     definition = stood.on_own_images(domain.xml(inactive=True, secure=True))
     machine = domainxml.read(definition)
@@ -104,6 +105,17 @@ def _not_at_rest(domain: Domain) -> list[str]:
             f"down, or give the memory up (virsh managedsave-remove {domain.name})"
         ]
     return []
+
+
+def _lost(repository: Repository, manifest: Manifest) -> list[str]:
+    """Better known now than half-way."""
+    lost = repository.need(manifest) - present_packs(repository.store)
+    if not lost:
+        return []
+    return [
+        f"{len(lost)} packs that the point needs are not there, such as {min(lost).hex()}: "
+        "take another point (drvm check tells which are whole)"
+    ]
 
 
 def _sources(machine: Machine, wanted: set[str], found: list[str]) -> tuple[Source, ...]:
@@ -158,8 +170,11 @@ def _left(
         others = ", ".join(sorted(known - wanted))
         warnings.append(f"{others}, and what the machine keeps outside its disks, stay as they are")
     if manifest.definition is not None:
-        before = read_definition(repository, manifest)
-        if _canonical(before) != _canonical(definition):
+        try:
+            same = _canonical(read_definition(repository, manifest)) == _canonical(definition)
+        except RestoreError as problem:
+            return [*warnings, f"its definition stays as it is: {problem.message}"]
+        if not same:
             warnings.append(
                 "its definition is not the one of the point, and stays as it is: "
                 f"drvm show {manifest.id} --xml"

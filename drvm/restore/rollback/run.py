@@ -111,8 +111,8 @@ def _turned(image: PlannedImage, restorer: ImageRestorer, progress: Progress) ->
 def _outside(plan: RollbackPlan, parts: Parts) -> tuple[Path, ...]:
     if plan.outside is None:
         return ()
-    point_id, places = plan.manifest.id, parts.host.places
-    return turn_back_outside(plan.outside, plan.vm_uuid, point_id, places, parts.trace)
+    point_id = plan.manifest.id
+    return turn_back_outside(plan.outside, plan.vm_uuid, point_id, parts.host, parts.trace)
 
 
 def _note(plan: RollbackPlan, parts: Parts, safety_point: str | None) -> Rollback:

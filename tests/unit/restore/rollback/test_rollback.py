@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import random
 import tempfile
+import uuid
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.host.images import in_use, write_locked
 from drvm.host.nbd import NbdExport, await_unused, nbd_changes, sweep_exports
+from drvm.repository.layout import pack_object
 from drvm.restore.images import ImageRestorer
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from tests.fakes.image_domain import qemu_img
@@ -329,6 +332,32 @@ def test_damage_of_the_repository_leaves_a_note_with_the_way_back(scene, monkeyp
         scene.turn(point, safety=safety)
     assert f"{safety} --in-place undoes" in found.value.hint
     assert scene.noted()
+
+
+def test_a_point_that_lost_a_pack_is_refused_before_the_first_write(scene: Scene) -> None:
+    point, now = scene.point(), scene.content()
+    name = max(scene.vault.repository.need(point))
+    scene.vault.store.delete(pack_object(name))
+    with pytest.raises((PreflightFailed, DamageFound)):
+        scene.turn(point)
+    assert scene.content() == now and not scene.noted()
+
+
+def test_the_tpm_of_another_machine_that_was_being_restored_is_not_taken_for_lost(
+    scene: Scene,
+) -> None:
+    """Of one that is there, whose restore was killed: it is put in order, and stays."""
+    other = dataclasses.replace(scene.domain, name="db1", uuid=str(uuid.uuid4()), chains={})
+    scene.host.there.append(other)
+    assert scene.host.places is not None
+    state = scene.host.places.tpm / other.uuid / "tpm2"
+    state.mkdir(parents=True)
+    (state / "tpm2-00.permall").write_bytes(b"sealed")
+    (state.parent / ".drvm-restoring").touch()
+    point = scene.point()
+    scene.change(2)
+    scene.turn(point)
+    assert (state / "tpm2-00.permall").read_bytes() == b"sealed"
 
 
 def test_a_note_about_images_that_the_machine_has_no_more_goes(scene: Scene) -> None:
