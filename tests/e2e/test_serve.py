@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -145,6 +146,36 @@ def test_the_command_serves_at_a_socket_until_ctrl_c_and_replaces_one_that_was_l
 def test_what_can_not_be_served_is_refused(stored, arguments, said):
     result = stored.appliance.drvm("serve", "disks", *arguments, expect=2)
     assert said in result.err
+
+
+def test_damage_is_an_error_of_the_disk_and_is_told_with_its_range(stored, tmp_path):
+    directory = tmp_path / "damaged"
+    shutil.copytree(stored.appliance.directory / "store", directory / "store")
+    appliance = make_appliance(directory, f"file://{directory}/store", None)
+    packs = sorted(directory.glob("store/packs/*"), key=lambda path: path.stat().st_size)
+    with packs[-1].open("r+b") as stream:
+        stream.seek(1_000_000)
+        stream.write(bytes(64))
+    with (
+        appliance.wiring() as wiring,
+        serving(wiring.processes, wiring.clock, service_of(wiring, stored.point)) as served,
+    ):
+        reader = {target: NbdReader(served.socket, target) for target in stored.images}
+        wrong, failed = 0, []
+        for target, image in stored.images.items():
+            there = image.read_bytes()
+            for at in range(0, SIZE - MIB, MIB):
+                data = bytearray(MIB)
+                try:
+                    reader[target].read_into(at, memoryview(data))
+                except HostError:
+                    failed.append((target, at))
+                else:
+                    wrong += data != there[at : at + MIB]
+        told = served.log.read_text()
+    assert wrong == 0
+    assert 1 <= len(failed) <= 3
+    assert all(f"bytes {at} to {at + MIB} can't be read: pack" in told for _, at in failed)
 
 
 def test_a_port_that_somebody_has_is_refused(stored):
