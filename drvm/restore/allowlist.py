@@ -30,6 +30,7 @@ _REASONS = {
     "numatune": "the nodes of the original host",
     "seclabel": "libvirt labels the new files itself",
     "resource": "a cgroup of the original host",
+    "tpm/backend/encryption": "a secret of the original host: the state is in plain text",
     "launchSecurity": "is bound to the processor of the original host",
 }
 

@@ -29,6 +29,16 @@ _USUAL_EMULATOR = re.compile(
 _USB_ID = re.compile(r"0x[0-9a-fA-F]{4}", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
 _SHARE_POLICY = one_of("allow-exclusive force-shared ignore")
+_ATTACH = "virsh attach-device VM FILE --config gives it one of this host's"
+_BACK = {
+    "hostdev": f"a device of the original host; {_ATTACH}",
+    "redirdev": f"a device of whoever looked at its screen; {_ATTACH}",
+    "filesystem": f"a directory of the original host; {_ATTACH}",
+    "shmem": f"memory that it shared on the original host; {_ATTACH}",
+    "lease": "of the original host's lock manager",
+    "smartcard": f"of the original host; {_ATTACH}",
+}
+"""How to get back what can't come with the point."""
 _LOOPBACK = "127.0.0.1"
 _RANDOM = "/dev/urandom"
 
@@ -77,7 +87,8 @@ class DeviceBuilder:
             elif (rule := PLAIN.get(child.tag)) is not None:
                 made = self._copier.element(child, rule, describe(child))
             else:
-                self._copier.dropped.add(describe(child))
+                hint = _BACK.get(child.tag)
+                self._copier.dropped.add(describe(child) + (f" ({hint})" if hint else ""))
                 made = None
             if made is not None:
                 devices.append(made)

@@ -11,7 +11,7 @@ from drvm.restore.source import parse
 
 _HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"passw|passphrase|secret|cookie|token|dhcert|session", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"passw|secret|token|key", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"passw|secret|token|key|credential|fw_cfg", re.IGNORECASE)
 _PUBLIC_ATTRIBUTES = frozenset({"type", "usage", "uuid"})
 """Of ``<secret>``: they name a secret, and are none."""
 _MAX_LINES = 4000
@@ -66,5 +66,8 @@ def _redact(element: ET.Element) -> None:
         secret = secret or (local in ("arg", "env") and _SECRET_VALUE.search(value) is not None)
         if secret or (local == "env" and name == "value"):
             element.set(name, _HIDDEN)
-    if local == "cmdline" and element.text and _SECRET_VALUE.search(element.text):
+    if local in ("cmdline", "entry") and element.text and _SECRET_VALUE.search(element.text):
         element.text = _HIDDEN
+    if local == "sysinfo" and element.get("type") == "fwcfg":
+        for entry in element:  # whole configurations, such as Ignition's, with all that is in them
+            entry.text = _HIDDEN

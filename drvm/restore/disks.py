@@ -15,6 +15,10 @@ from drvm.restore.values import one_of
 
 _SNAPSHOT = one_of("no internal external manual")
 _MEANINGFUL_SOURCE = frozenset({"encryption", "slices", "reservations", "auth"})
+_SOURCE_REASONS = {
+    "encryption": "by a secret of the original host: the restored image is not encrypted by QEMU",
+    "auth": "a secret of the original host: the restored image is a file, and needs none",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +112,5 @@ def _add_image(
         copier.changed.add(f"{where}: {kind} instead of type {old!r}")
     for child in () if old_source is None else old_source:
         if child.tag in _MEANINGFUL_SOURCE:
-            copier.dropped.add(f"{where}/source/{child.tag}")
+            reason = _SOURCE_REASONS.get(child.tag, "of the original's storage")
+            copier.dropped.add(f"{where}/source/{child.tag} ({reason})")

@@ -52,6 +52,18 @@ def test_secrets_are_hidden() -> None:
     assert "-nodefaults" in shown
 
 
+def test_secrets_in_what_the_firmware_is_told_are_hidden() -> None:
+    shown = redacted(
+        "<domain xmlns:qemu='urn:q'><sysinfo type='smbios'><oemStrings>"
+        "<entry>io.systemd.credential:root.hashed=hunter2</entry><entry>plain</entry>"
+        "</oemStrings></sysinfo><sysinfo type='fwcfg'>"
+        "<entry name='opt/com.coreos/config'>{users: hunter2}</entry></sysinfo>"
+        "<qemu:arg value='name=opt/x,string=hunter2,fw_cfg'/></domain>"
+    )
+    assert "hunter2" not in shown
+    assert "plain" in shown
+
+
 def test_what_is_shown_can_not_steer_a_terminal() -> None:
     shown = difference(
         "<domain><title>\u202ex\u009b2J</title></domain>", "<domain><title>x</title></domain>"
