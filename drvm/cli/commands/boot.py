@@ -144,7 +144,7 @@ def _request(point: Point, options: dict[str, Any]) -> RestoreRequest:
 def _start(
     invocation: Invocation, wiring: Wiring, parts: Parts, plan: RestorePlan, point: Point
 ) -> Booted:
-    service = service_of(wiring, point, [image.disk.target for image in plan.images])
+    service = service_of(wiring, point, [image.disk.target for image in plan.images], boot=True)
     with invocation.progress() as progress:
         return start_boot(
             parts, plan, point, wiring.repository(), service, progress, writer=wiring.writer
