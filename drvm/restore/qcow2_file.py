@@ -19,6 +19,7 @@ from drvm.host.storage import Hole, Piece
 MIN_CLUSTER_BYTES = 64 * 1024
 """Smaller ones make tables that take more room than they save."""
 _MAX_CLUSTER_BYTES = 2 * 1024 * 1024
+_MAX_CLUSTERS = 1 << 28
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")
 _HEADER_BYTES = 104
 _MAGIC, _VERSION = b"QFI\xfb", 3
@@ -184,11 +185,15 @@ def like(size_bytes: int, allocated: Bits, options: Mapping[str, str], cluster: 
     )
 
 
-def cluster_bytes(options: Mapping[str, str]) -> int:
-    """The original's, within bounds; ``options`` may say anything."""
+def cluster_bytes(options: Mapping[str, str], size_bytes: int = 0) -> int:
+    """The original's, within bounds; ``options`` may say anything. Of a huge disk they are larger,
+    so that the bits of ``allocated`` take 32 MiB at most up to half a PiB."""
     text = options.get("cluster_size", "")
     size = int(text) if text.isdecimal() and len(text) < 10 else MIN_CLUSTER_BYTES
-    return min(max(1 << size.bit_length() - 1, MIN_CLUSTER_BYTES), _MAX_CLUSTER_BYTES)
+    wanted = max(1 << size.bit_length() - 1, MIN_CLUSTER_BYTES)
+    while size_bytes > wanted * _MAX_CLUSTERS:
+        wanted *= 2
+    return min(wanted, _MAX_CLUSTER_BYTES)
 
 
 def gapless(placed: Iterable[tuple[int, memoryview]], length: int) -> Iterator[Piece]:

@@ -78,7 +78,7 @@ class VolumeRestorer:
             placed = stored
         else:
             options = image.disk.image_options if image.disk.format == "qcow2" else {}
-            cluster = cluster_bytes(options)
+            cluster = cluster_bytes(options, image.size_bytes)
             made = like(image.size_bytes, allocated_clusters(disk_map, cluster), options, cluster)
             length, placed = made.length, made.placed(stored)
         target, name = image.disk.target, image.path.name

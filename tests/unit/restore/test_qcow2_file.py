@@ -97,6 +97,8 @@ def test_what_the_original_was_like_stays_within_bounds() -> None:
         assert cluster_bytes({"cluster_size": said}) == 1 << made
     for nonsense in ("-1", "", "9" * 5000, "²"):
         assert cluster_bytes({"cluster_size": nonsense}) == 1 << 16
+    for size_bytes, made in ((1 << 44, 16), ((1 << 44) + 1, 17), (1 << 49, 21), (1 << 60, 21)):
+        assert cluster_bytes({}, size_bytes) == 1 << made
     none = np.zeros(1, dtype=np.uint8)
     image = like(MIB, none, {"extended_l2": "on", "lazy_refcounts": "on"}, 1 << 17)
     assert (image.extended_l2, image.lazy_refcounts, image.cluster_bytes) == (True, True, 1 << 17)
