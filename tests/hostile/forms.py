@@ -29,17 +29,21 @@ from drvm.restore.difference import difference
 from drvm.restore.export.plan import plan_export
 from drvm.restore.export.run import Exporter
 from drvm.restore.images import ImageRestorer, PlannedImage
+from drvm.restore.instant.definition import over_export, unfinished
+from drvm.restore.instant.start import plan_boot
 from drvm.restore.placing import disk_image
 from drvm.restore.plan import RestorePlan, RestoreRequest, plan_folder, plan_restore
 from drvm.restore.rollback.plan import plan_rollback
 from drvm.restore.rollback.run import make_ready, turn_back
 from drvm.restore.run import run_folder, run_restore
+from drvm.restore.source import parse
 from drvm.snapshot import journal
 from drvm.snapshot.parts import Parts
 from tests.fakes.target_host import TargetHost
 from tests.unit.restore.machines import assert_harmless
 from tests.unit.restore.rollback.conftest import PlacedHost, WholeDomain
 
+_SOCKET = Path("/ours/front.sock")
 _ROOM = Room(1 << 60, None, ())
 
 
@@ -108,6 +112,20 @@ def drill(ground: Ground) -> None:
     _judged(ground, plan.definition, plan.images, who, str(plan.nvram_path))
 
 
+def boot(ground: Ground) -> None:
+    """As far as the definition over the export of its disks."""
+    host: Host = TargetHost(ground.directory)  # type: ignore[assignment]
+    request = RestoreRequest(identity="clone", name="a-boot")
+    plan = plan_boot(ground.repository, ground.manifest, host, request)
+    _judged(ground, plan.definition, plan.images, _identity(plan), _nvram(plan))
+    targets = {image.disk.target for image in plan.images}
+    xml = over_export(plan.definition.xml, _SOCKET, targets)
+    assert unfinished(xml, _SOCKET) == targets
+    for source in parse(xml).iter("source"):
+        assert source.get("protocol", "nbd") == "nbd"
+        assert source.get("name") in {None, *targets}
+
+
 def export(ground: Ground) -> None:
     plan = plan_export(ground.repository, ground.manifest, ground.directory, "vmdk")
     exporter = Exporter(ground.repository, ground.restorer, SystemProcesses(), SystemClock())
@@ -159,6 +177,7 @@ FORMS: dict[str, Callable[[Ground], None]] = {
     "machine": machine,
     "clone": clone,
     "drill": drill,
+    "boot": boot,
     "export": export,
     "in place": in_place,
 }
