@@ -4,8 +4,8 @@
 data disk holds N MiB of random data, the store is SeaweedFS on loopback, once as it is and once
 with 20 ms added to each request. Compared with ``virsh start`` of the same machine on its own
 disks, by turns; "boot" is everything from the start of the command ``drvm boot`` until the agent
-answers, "again" one that finds what the boots before have read (the hint), "pull" the whole of
-``drvm boot --finish``.
+answers, on a host that knows nothing of the repository; "again" the next one, which finds what that
+one has read (the hint); "pull" the whole of ``drvm boot --finish``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.harness import Figure, as_rows, print_table
@@ -59,13 +61,13 @@ class Stage:
         self._measure("local", self._guest.start)
         self._guest.virsh("destroy")
         for store, appliance in self._stores.items():
-            name = unique_name("boot")
-            machine = Guest(name, self._guest.directory, {}, _processes)
-            again = self.seconds.get(f"boot, {store}") is not None
-            case = f"{'again' if again else 'boot'}, {store}"
-            self._measure(case, lambda: self._boot(appliance, machine))  # noqa: B023 - used at once
-            self._measure(f"pull, {store}", lambda: self._finish(appliance, name))  # noqa: B023
-            machine.remove()
+            shutil.rmtree(appliance.directory / "cache", ignore_errors=True)
+            for kind in ("boot", "again"):
+                name = unique_name("boot")
+                machine = Guest(name, self._guest.directory, {}, _processes)
+                self._measure(f"{kind}, {store}", partial(self._boot, appliance, machine))
+                self._measure(f"pull, {store}", partial(self._finish, appliance, name))
+                machine.remove()
 
     def _boot(self, appliance: Appliance, machine: Guest) -> None:
         _command(appliance, "boot", self._point, "--name", machine.name, "--pool", self._pool)
@@ -74,12 +76,12 @@ class Stage:
     def _finish(self, appliance: Appliance, name: str) -> None:
         _command(appliance, "boot", "--finish", name)
 
-    def _measure(self, case: str, work: object) -> None:
-        assert callable(work)
+    def _measure(self, case: str, work: Callable[[], None]) -> None:
         before_s = _clock.monotonic_s()
         work()
-        self.seconds.setdefault(case, []).append(_clock.monotonic_s() - before_s)
-        print(".", end="", file=sys.stderr, flush=True)
+        taken_s = _clock.monotonic_s() - before_s
+        self.seconds.setdefault(case, []).append(taken_s)
+        print(f"{case}: {taken_s:.1f} s", file=sys.stderr, flush=True)
 
 
 def figures(seconds: dict[str, list[float]], mib: int) -> list[Figure]:
@@ -169,9 +171,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the table to this file")
     asked = parser.parse_args()
     with stage(asked.mib) as made:
-        for _ in range(asked.repeat + 1):
+        for _ in range(asked.repeat):
             made.round()
-        print(file=sys.stderr)
         found = figures(made.seconds, asked.mib)
     print_table(found)
     if asked.json is not None:

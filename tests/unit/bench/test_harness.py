@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bench import backups, chunker, harness, parts, restores, storing
+from bench import backups, boot, chunker, harness, parts, restores, storing
 from bench.harness import Cost, Figure, by_turns, measure
 
 KINDS = ("in order", "aged", "new", "cold")
@@ -139,3 +139,19 @@ def test_what_other_measurements_told_is_judged_too() -> None:
     assert [figure.verdict for figure in parts.aged(aged)] == ["missed", "missed"]
     rows = harness.as_rows([Figure("metadata", 3.0, 4, "%"), Figure("nodes", 3.0, 2, "MiB")])
     assert [figure.verdict for figure in parts.diskmap(rows)] == ["met", "missed"]
+
+
+def test_boots_are_judged_against_the_local_one_by_medians() -> None:
+    seconds = {
+        "local": [4.0, 5.0, 9.0],
+        "boot, loopback": [11.0],
+        "again, loopback": [9.0, 10.0, 30.0],
+        "again, 20 ms": [19.0],
+        "pull, loopback": [4.0],
+    }
+    found = {figure.name: figure for figure in boot.figures(seconds, mib=40)}
+    assert found["boot over loopback : local boot"].verdict == "missed"
+    assert found["again over loopback : local boot"].measured == 2.0
+    assert found["again over 20 ms : local boot"].verdict == "met"
+    assert found["pull over loopback"].measured == 10.0
+    assert "pull over 20 ms" not in found
