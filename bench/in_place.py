@@ -23,7 +23,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.core.units import GIB, MIB
-from drvm.restore.images import ImageRestorer, PlannedImage
+from drvm.restore.targets.images import ImageRestorer, PlannedImage
 
 SIZE = 2 * GIB
 DATA_SHARE = 0.75

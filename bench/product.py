@@ -16,7 +16,7 @@ from drvm.core.units import MIB
 from drvm.host.images import ImageTool
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
-from drvm.restore.images import ImageRestorer, PlannedImage
+from drvm.restore.targets.images import ImageRestorer, PlannedImage
 from drvm.snapshot.capture import CaptureRequest, Engine
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
 from drvm.store.base import Store

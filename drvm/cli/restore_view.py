@@ -8,10 +8,10 @@ from drvm.cli.invocation import Invocation
 from drvm.cli.views import short_time
 from drvm.core.units import format_bytes
 from drvm.repository.manifest import Manifest
-from drvm.restore.difference import difference
-from drvm.restore.images import PlannedImage
+from drvm.restore.machine.difference import difference
 from drvm.restore.plan import RestorePlan
 from drvm.restore.run import Restored
+from drvm.restore.targets.images import PlannedImage
 
 
 def show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:

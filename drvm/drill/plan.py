@@ -19,14 +19,14 @@ from drvm.host.model import Host
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.repository.window import stored_bytes
-from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
-from drvm.restore.disks import DiskImage
-from drvm.restore.flash import rebuild_to_fit
-from drvm.restore.images import PlannedImage, planned_in
+from drvm.restore.machine.definition import Definition, DefinitionSpec, Identity, VirtType
+from drvm.restore.machine.disks import DiskImage
+from drvm.restore.machine.flash import rebuild_to_fit
+from drvm.restore.machine.source import memory_bytes, parse
 from drvm.restore.plan import chosen_disks, read_definition
 from drvm.restore.preflight import needs, problems
-from drvm.restore.source import memory_bytes, parse
 from drvm.restore.target import gather
+from drvm.restore.targets.images import PlannedImage, planned_in
 
 DEFAULT_DIRECTORY = Path("/var/lib/libvirt/images")
 DEFAULT_BOOT_TIMEOUT_S = 300.0

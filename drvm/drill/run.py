@@ -19,7 +19,7 @@ from drvm.drill.plan import DrillPlan, network_xml
 from drvm.host.model import Domain, Host
 from drvm.host.tpm import write_state
 from drvm.report.model import MAX_DETAIL_CHARS, CheckResult, DrillResult
-from drvm.restore.images import PlannedImage
+from drvm.restore.targets.images import PlannedImage
 
 _MAX_PICTURE_BYTES = 8 * 1024 * 1024
 _MAX_SHORT_CHARS = 300

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from drvm.core.errors import RestoreError
-from drvm.restore.partial import give_name, held, partial_name
+from drvm.restore.targets.partial import give_name, held, partial_name
 
 
 def make_folder(directory: Path, undo: ExitStack) -> None:

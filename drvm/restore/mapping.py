@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from drvm.core.text import printable
 from drvm.repository.manifest import Disk
+from drvm.restore.machine.source import parse
 from drvm.restore.preflight import listed
-from drvm.restore.source import parse
 
 _WORDS = {"bridge": "bridge", "network": "network", "direct": "dev"}
 

@@ -14,17 +14,17 @@ from drvm.core.text import printable
 from drvm.host.model import Host, Pool
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
-from drvm.restore.block_device import device_problems, planned_device
-from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType
-from drvm.restore.flash import rebuild_to_fit
-from drvm.restore.images import PlannedImage, planned_in
+from drvm.restore.machine.definition import Definition, DefinitionSpec, Identity, VirtType
+from drvm.restore.machine.flash import rebuild_to_fit
+from drvm.restore.machine.source import parse
 from drvm.restore.mapping import pools_of, unused
-from drvm.restore.placing import by_volumes, disk_image, placing_problems, planned_volume
 from drvm.restore.preflight import TargetFacts, needs, problems
-from drvm.restore.source import parse
 from drvm.restore.sysprep import sysprep_problems
 from drvm.restore.target import gather, refusals
-from drvm.restore.volume_lease import new_token, volume_name
+from drvm.restore.targets.block_device import device_problems, planned_device
+from drvm.restore.targets.images import PlannedImage, planned_in
+from drvm.restore.targets.placing import by_volumes, disk_image, placing_problems, planned_volume
+from drvm.restore.targets.volume_lease import new_token, volume_name
 
 MAX_DISKS = 1024
 """libvirt names 702 of one kind by two letters."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from drvm.core.text import printable
 from drvm.core.units import format_bytes
 from drvm.host.model import HostCapabilities, Pool
-from drvm.restore.definition import Definition
-from drvm.restore.nics import NetworkUse
-from drvm.restore.placing import VOLUME_POOLS
-from drvm.restore.source import parse
+from drvm.restore.machine.definition import Definition
+from drvm.restore.machine.nics import NetworkUse
+from drvm.restore.machine.source import parse
+from drvm.restore.targets.placing import VOLUME_POOLS
 
 _SHOWN_NAMES = 8
 

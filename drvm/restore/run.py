@@ -14,14 +14,14 @@ from drvm.host.model import Domain, Host
 from drvm.host.tpm import restored_state, sweep_states
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
-from drvm.restore.block_device import DeviceRestorer
 from drvm.restore.claims import check_free, claimed
 from drvm.restore.folder import make_folder, remove, write_new
-from drvm.restore.images import ImageRestorer, PlannedImage, sweep_partial
 from drvm.restore.plan import RestorePlan
-from drvm.restore.volume_lease import HeldLease, held
-from drvm.restore.volume_leftovers import cleared
-from drvm.restore.volumes import VolumeRestorer
+from drvm.restore.targets.block_device import DeviceRestorer
+from drvm.restore.targets.images import ImageRestorer, PlannedImage, sweep_partial
+from drvm.restore.targets.volume_lease import HeldLease, held
+from drvm.restore.targets.volume_leftovers import cleared
+from drvm.restore.targets.volumes import VolumeRestorer
 
 Sysprep = Callable[[RestorePlan], None]
 
@@ -52,8 +52,8 @@ def run_restore(
 
     An error leaves nothing that was made, but on a host that can't be reached any more. A crash
     leaves partial images (the next restore of the same goes on with them), volumes beside their
-    lease (``drvm/restore/volume_lease.py``), or whole ones that no machine uses; the state of a
-    TPM is marked until its machine is defined, and swept likewise. Block devices stay written.
+    lease (``drvm/restore/targets/volume_lease.py``), or whole ones that no machine uses; the state
+    of a TPM is marked until its machine is defined, and swept likewise. Block devices stay written.
     """
     with ExitStack() as stack:
         stack.enter_context(claimed(host, plan.name, plan.uuid))

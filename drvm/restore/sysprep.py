@@ -15,7 +15,7 @@ from pathlib import Path
 from drvm.core.errors import ProcessFailed, RestoreError, UsageError
 from drvm.core.process import Processes, small_environment
 from drvm.core.text import printable
-from drvm.restore.images import PlannedImage
+from drvm.restore.targets.images import PlannedImage
 
 PROGRAM = "virt-sysprep"
 DEFAULT = (

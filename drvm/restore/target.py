@@ -5,8 +5,8 @@ from __future__ import annotations
 from drvm.core.errors import RestoreError, UnknownVm
 from drvm.core.text import printable
 from drvm.host.model import Domain, DomainState, Host
+from drvm.restore.machine.source import parse
 from drvm.restore.preflight import ExistingDomain, TargetFacts, listed
-from drvm.restore.source import parse
 
 
 def gather(host: Host) -> TargetFacts:

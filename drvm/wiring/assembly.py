@@ -26,13 +26,13 @@ from drvm.repository.keys import About
 from drvm.repository.layout import CONFIG, KEYS, LOCKED, LOOSE
 from drvm.repository.repository import Repository
 from drvm.repository.trust import HostTrust
-from drvm.restore.block_device import DeviceRestorer
 from drvm.restore.export.run import Exporter
-from drvm.restore.images import ImageRestorer
+from drvm.restore.machine.source import parse
 from drvm.restore.plan import RestorePlan
-from drvm.restore.source import parse
 from drvm.restore.sysprep import run_sysprep
-from drvm.restore.volumes import VolumeRestorer
+from drvm.restore.targets.block_device import DeviceRestorer
+from drvm.restore.targets.images import ImageRestorer
+from drvm.restore.targets.volumes import VolumeRestorer
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
 from drvm.store.base import Store

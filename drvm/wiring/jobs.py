@@ -26,7 +26,7 @@ from drvm.report.model import DrillResult, ReportInput, VmRow, decode_drill, enc
 from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.repository.select import select
-from drvm.restore.definition import VirtType
+from drvm.restore.machine.definition import VirtType
 from drvm.snapshot import mountpoints
 from drvm.snapshot.between import Stood, fold_by_hand, fold_where_short, listed
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, Engine, EngineWish

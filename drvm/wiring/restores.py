@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from drvm.core.findings import Finding
 from drvm.host.model import Host
 from drvm.host.nbd import dead_exports, sweep_exports
-from drvm.restore.partial import LeftImage, left_in, sweep_partial
-from drvm.restore.volume_leftovers import FoundLease, LeaseObserver, clear, pools_of
+from drvm.restore.targets.partial import LeftImage, left_in, sweep_partial
+from drvm.restore.targets.volume_leftovers import FoundLease, LeaseObserver, clear, pools_of
 from drvm.wiring.assembly import Wiring
 
 

@@ -14,8 +14,8 @@ import pytest
 from drvm.core.errors import HostError, HostUnreachable
 from drvm.core.process import Processes
 from drvm.host.libvirt_host import LibvirtHost
-from drvm.restore.definition import Definition, DefinitionSpec, Identity, VirtType, rebuild
-from drvm.restore.disks import DiskImage
+from drvm.restore.machine.definition import Definition, DefinitionSpec, Identity, VirtType, rebuild
+from drvm.restore.machine.disks import DiskImage
 from drvm.restore.preflight import needs, problems
 from drvm.restore.target import gather
 from tests.guests import unique_name

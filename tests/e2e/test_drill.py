@@ -30,7 +30,7 @@ from drvm.report.junit import junit_report
 from drvm.report.model import DrillResult, ReportInput, decode_drill, encode_drill
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
-from drvm.restore.images import ImageRestorer
+from drvm.restore.targets.images import ImageRestorer
 from drvm.snapshot.capture import CaptureRequest
 from drvm.snapshot.choose import choose
 from drvm.store.memory import MemoryStore

@@ -24,19 +24,19 @@ from drvm.host.places import StatePlaces
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.restore import claims
-from drvm.restore.definition import Definition, DefinitionSpec, Identity
-from drvm.restore.difference import difference
 from drvm.restore.export.plan import plan_export
 from drvm.restore.export.run import Exporter
-from drvm.restore.images import ImageRestorer, PlannedImage
 from drvm.restore.instant.definition import over_export, unfinished
 from drvm.restore.instant.start import plan_boot
-from drvm.restore.placing import disk_image
+from drvm.restore.machine.definition import Definition, DefinitionSpec, Identity
+from drvm.restore.machine.difference import difference
+from drvm.restore.machine.source import parse
 from drvm.restore.plan import RestorePlan, RestoreRequest, plan_folder, plan_restore
 from drvm.restore.rollback.plan import plan_rollback
 from drvm.restore.rollback.run import make_ready, turn_back
 from drvm.restore.run import run_folder, run_restore
-from drvm.restore.source import parse
+from drvm.restore.targets.images import ImageRestorer, PlannedImage
+from drvm.restore.targets.placing import disk_image
 from drvm.snapshot import journal
 from drvm.snapshot.parts import Parts
 from tests.fakes.target_host import TargetHost

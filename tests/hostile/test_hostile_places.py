@@ -17,9 +17,9 @@ from drvm.core.progress import NoProgress
 from drvm.host.model import Host
 from drvm.repository.repository import Repository
 from drvm.restore import claims
-from drvm.restore.images import ImageRestorer
 from drvm.restore.plan import RestorePlan, RestoreRequest, plan_restore
 from drvm.restore.run import run_restore
+from drvm.restore.targets.images import ImageRestorer
 from drvm.store.memory import MemoryStore
 from tests.fakes.target_host import TargetHost
 from tests.hostile.forge import DOMAIN, LIAR, Forge

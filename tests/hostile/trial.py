@@ -29,8 +29,8 @@ from drvm.report.model import decode_drill
 from drvm.repository.checks import parse_share
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
-from drvm.restore.definition import DefinitionSpec, rebuild
-from drvm.restore.disks import DiskImage
+from drvm.restore.machine.definition import DefinitionSpec, rebuild
+from drvm.restore.machine.disks import DiskImage
 from drvm.restore.plan import read_definition
 from drvm.store.memory import MemoryStore
 from drvm.upkeep.check import CheckResult, plan_check, run_check

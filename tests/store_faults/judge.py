@@ -27,7 +27,7 @@ from drvm.core.progress import NoProgress
 from drvm.core.units import KIB
 from drvm.lab.services import S3Server
 from drvm.repository.points import Point
-from drvm.restore.images import PlannedImage
+from drvm.restore.targets.images import PlannedImage
 from drvm.snapshot.imagefiles import ImageFile
 from drvm.store.base import Store
 from drvm.store.s3 import Patience, S3Store

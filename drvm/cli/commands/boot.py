@@ -16,11 +16,11 @@ from drvm.core.errors import UsageError
 from drvm.core.ids import is_vm_name
 from drvm.core.units import format_bytes
 from drvm.repository.points import Point
-from drvm.restore.difference import difference
 from drvm.restore.instant.goon import begin_pull, discard, finish, resume
 from drvm.restore.instant.look import BootState, look
 from drvm.restore.instant.parts import Parts
 from drvm.restore.instant.start import Booted, make_way, plan_boot, start_boot
+from drvm.restore.machine.difference import difference
 from drvm.restore.plan import RestorePlan, RestoreRequest
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.instant import instant_parts, service_for

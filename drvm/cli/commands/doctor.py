@@ -21,8 +21,8 @@ from drvm.core.findings import Finding
 from drvm.core.units import format_bytes
 from drvm.host.model import Host
 from drvm.restore.guestfiles.appliance import require
-from drvm.restore.partial import LeftImage
-from drvm.restore.volume_leftovers import FoundLease
+from drvm.restore.targets.partial import LeftImage
+from drvm.restore.targets.volume_leftovers import FoundLease
 from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.wiring.assembly import Wiring

@@ -18,10 +18,10 @@ from drvm.config.settings import Overrides
 from drvm.core.errors import UsageError
 from drvm.core.ids import is_vm_name
 from drvm.repository.manifest import Manifest
-from drvm.restore.block_device import is_empty
 from drvm.restore.plan import IdentityMode, RestoreRequest, plan_folder, plan_restore
 from drvm.restore.run import run_folder, run_restore
 from drvm.restore.sysprep import chosen_operations
+from drvm.restore.targets.block_device import is_empty
 from drvm.wiring.assembly import Wiring
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])

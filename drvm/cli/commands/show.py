@@ -15,7 +15,7 @@ from drvm.config.settings import Overrides
 from drvm.core.units import format_bytes, format_seconds
 from drvm.repository.manifest import Manifest
 from drvm.repository.pins import Pin
-from drvm.restore.difference import redacted
+from drvm.restore.machine.difference import redacted
 from drvm.restore.plan import read_definition
 
 

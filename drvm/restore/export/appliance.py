@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from drvm.core.errors import UsageError
 from drvm.core.text import printable
 from drvm.core.units import GIB, KIB, MIB
-from drvm.restore.source import parse
+from drvm.restore.machine.source import parse
 
 MAX_DISKS = 60
 MAX_NETWORK_CARDS = 10

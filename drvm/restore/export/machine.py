@@ -11,9 +11,9 @@ from drvm.core.errors import RestoreError
 from drvm.core.text import printable
 from drvm.core.units import MIB
 from drvm.repository.manifest import Disk, Manifest
-from drvm.restore.definition import DefinitionSpec, Identity, rebuild
-from drvm.restore.disks import DiskImage
-from drvm.restore.source import memory_bytes, parse
+from drvm.restore.machine.definition import DefinitionSpec, Identity, rebuild
+from drvm.restore.machine.disks import DiskImage
+from drvm.restore.machine.source import memory_bytes, parse
 
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _SMALL = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)

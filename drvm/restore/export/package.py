@@ -21,7 +21,7 @@ from drvm.host.images import Part
 from drvm.restore.export import digests
 from drvm.restore.export.appliance import Appliance, read_appliance
 from drvm.restore.export.digests import Digest
-from drvm.restore.source import MAX_BYTES
+from drvm.restore.machine.source import MAX_BYTES
 
 _MAX_MEMBERS = 1000
 _MAX_HEADER_BYTES = MIB

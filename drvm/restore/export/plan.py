@@ -17,8 +17,8 @@ from drvm.repository.repository import Repository
 from drvm.repository.window import stored_bytes
 from drvm.restore.export import ovf
 from drvm.restore.export.machine import ExportedMachine, exported_machine
-from drvm.restore.images import PlannedImage
 from drvm.restore.plan import chosen_disks, read_definition
+from drvm.restore.targets.images import PlannedImage
 
 ImageFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
 ExportFormat = Literal[ImageFormat, "ova"]

@@ -24,7 +24,7 @@ from drvm.restore.export.plan import ExportedDisk, ExportPlan
 from drvm.restore.export.readback import ReadBack
 from drvm.restore.export.readme import readme
 from drvm.restore.folder import make_folder, remove, write_new
-from drvm.restore.images import (
+from drvm.restore.targets.images import (
     ImageRestorer,
     MadeImage,
     give_name,

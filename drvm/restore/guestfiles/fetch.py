@@ -25,7 +25,7 @@ from drvm.restore.guestfiles.appliance import FileProblem
 from drvm.restore.guestfiles.names import Place, is_file_name, shown_name, stays_inside
 from drvm.restore.guestfiles.view import GuestFiles
 from drvm.restore.guestfiles.wire import Entry
-from drvm.restore.partial import SUFFIX, sweep_partial
+from drvm.restore.targets.partial import SUFFIX, sweep_partial
 
 MAX_ITEMS = 1_000_000
 _MAX_FILE_BYTES = 1 << 44

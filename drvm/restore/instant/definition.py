@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from drvm.restore.instant.record import BootDisk
-from drvm.restore.source import parse
+from drvm.restore.machine.source import parse
 
 _STOP = {"error_policy": "stop", "rerror_policy": "stop"}
 """A guest whose disk can't be read stands still until it can, and does not see an error."""

@@ -12,11 +12,11 @@ from drvm.host.nbd import await_unused, sweep_exports
 from drvm.repository.listings import present_packs
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
-from drvm.restore.images import PlannedImage
-from drvm.restore.partial import SERVERS_END_S
+from drvm.restore.machine.source import parse
 from drvm.restore.plan import chosen_disks, read_definition
 from drvm.restore.rollback.outside import OutsidePlan, plan_outside
-from drvm.restore.source import parse
+from drvm.restore.targets.images import PlannedImage
+from drvm.restore.targets.partial import SERVERS_END_S
 from drvm.snapshot import domainxml, standing
 from drvm.snapshot.disks import Source, select
 from drvm.snapshot.domainxml import Machine

@@ -10,9 +10,9 @@ from drvm.core.clock import rfc3339
 from drvm.core.errors import CaptureError, DrvmError, HostError, RestoreError
 from drvm.core.progress import Progress
 from drvm.host.model import Domain, DomainState
-from drvm.restore.images import ImageRestorer, PlannedImage
 from drvm.restore.rollback.outside import turn_back_outside
 from drvm.restore.rollback.plan import RollbackPlan
+from drvm.restore.targets.images import ImageRestorer, PlannedImage
 from drvm.snapshot import domainxml, standing
 from drvm.snapshot.frozen import ChangeGuard
 from drvm.snapshot.parts import Parts

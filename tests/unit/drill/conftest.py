@@ -19,7 +19,7 @@ from drvm.drill.room import Room
 from drvm.repository import keys
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
-from drvm.restore.images import PlannedImage
+from drvm.restore.targets.images import PlannedImage
 from drvm.snapshot.capture import CaptureRequest, FrozenMachine
 from drvm.store.memory import MemoryStore
 from tests.fakes.clock import FakeClock

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from drvm.host.model import CpuObstacle, Host, HostCapabilities, Pool
-from drvm.restore.definition import rebuild
-from drvm.restore.nics import NetworkUse
+from drvm.restore.machine.definition import rebuild
+from drvm.restore.machine.nics import NetworkUse
 from drvm.restore.preflight import ExistingDomain, Needs, TargetFacts, needs, problems
 from drvm.restore.target import refusals
 from tests.unit.restore.machines import CLONE, clone_of, machine

@@ -12,8 +12,8 @@ from drvm.core.errors import ProcessFailed, RestoreError, UsageError
 from drvm.core.process import Output, Processes
 from drvm.repository.manifest import Disk
 from drvm.restore import sysprep
-from drvm.restore.images import PlannedImage
 from drvm.restore.sysprep import DEFAULT, chosen_operations, run_sysprep, sysprep_problems
+from drvm.restore.targets.images import PlannedImage
 
 IMAGES = [(Path("/pool/a b.qcow2"), "qcow2"), (Path("/pool/b.raw"), "raw")]
 

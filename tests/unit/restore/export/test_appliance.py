@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from drvm.core.errors import DrvmError, RestoreError, UsageError
 from drvm.core.progress import NoProgress
-from drvm.restore.definition import DefinitionSpec, Identity, rebuild
-from drvm.restore.disks import DiskImage
 from drvm.restore.export.appliance import Appliance, read_appliance
 from drvm.restore.export.kvm import NewMachine, definition, targets
 from drvm.restore.export.package import open_package
-from drvm.restore.source import parse
+from drvm.restore.machine.definition import DefinitionSpec, Identity, rebuild
+from drvm.restore.machine.disks import DiskImage
+from drvm.restore.machine.source import parse
 
 UUID = "4dea22b3-1d52-48f3-a516-782e98ab3fa0"
 VMWARE = """<?xml version="1.0" encoding="UTF-8"?>

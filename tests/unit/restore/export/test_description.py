@@ -14,7 +14,7 @@ from drvm.repository.manifest import Disk, Manifest
 from drvm.restore.export import digests
 from drvm.restore.export.machine import ExportedMachine, exported_machine
 from drvm.restore.export.ovf import DescribedDisk, envelope
-from drvm.restore.source import parse
+from drvm.restore.machine.source import parse
 from tests.unit.restore.export.envelopes import VMW, checked_envelope, items
 from tests.unit.restore.hostile import DISARMED, REFUSED
 from tests.unit.restore.machines import NAMES, images, machine

@@ -19,8 +19,8 @@ from drvm.core.units import MIB
 from drvm.restore.export.package import open_package
 from drvm.restore.export.plan import FORMATS, ExportFormat, ExportPlan, plan_export
 from drvm.restore.export.run import Exporter
-from drvm.restore.images import ImageRestorer
-from drvm.restore.partial import SUFFIX
+from drvm.restore.targets.images import ImageRestorer
+from drvm.restore.targets.partial import SUFFIX
 from tests.killing import killed_at
 from tests.unit.repository.conftest import Vault, cheap_key_derivation, new_vault
 from tests.unit.repository.test_round_trip import noise

@@ -13,7 +13,7 @@ from drvm.core.progress import NoProgress
 from drvm.restore.guestfiles.fetch import Fetched, plan_fetch, run_fetch
 from drvm.restore.guestfiles.names import parse_place
 from drvm.restore.guestfiles.view import GuestFiles
-from drvm.restore.partial import SUFFIX
+from drvm.restore.targets.partial import SUFFIX
 from tests.fakes.tree_appliance import TreeAppliance
 
 MODE = 0o777 & ~0o022

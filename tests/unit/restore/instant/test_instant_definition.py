@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drvm.restore.instant.definition import over_export, plain, policies, unfinished
 from drvm.restore.instant.record import BootDisk
-from drvm.restore.source import parse
+from drvm.restore.machine.source import parse
 
 SOCKET = Path("/run/drvm-boot/x/nbd")
 DISK = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'{policies}/>

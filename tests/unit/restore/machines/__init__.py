@@ -5,9 +5,9 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from drvm.restore.definition import Definition, DefinitionSpec, Identity
-from drvm.restore.disks import DiskImage
-from drvm.restore.source import parse
+from drvm.restore.machine.definition import Definition, DefinitionSpec, Identity
+from drvm.restore.machine.disks import DiskImage
+from drvm.restore.machine.source import parse
 
 MARKER = "/orig/"
 NAMES = ("bios_i440fx", "uefi_q35", "many_disks", "passthrough")

@@ -20,9 +20,9 @@ from drvm.host.images import ImageTool
 from drvm.host.model import Host
 from drvm.host.places import StatePlaces
 from drvm.repository.manifest import Manifest
-from drvm.restore.images import ImageRestorer
 from drvm.restore.rollback.plan import RollbackPlan, plan_rollback
 from drvm.restore.rollback.run import TurnedBack, make_ready, turn_back
+from drvm.restore.targets.images import ImageRestorer
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.offline import OfflineEngine

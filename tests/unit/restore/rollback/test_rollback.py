@@ -22,7 +22,7 @@ from drvm.core.progress import NoProgress
 from drvm.host.images import in_use, write_locked
 from drvm.host.nbd import NbdExport, await_unused, nbd_changes, sweep_exports
 from drvm.repository.layout import pack_object
-from drvm.restore.images import ImageRestorer
+from drvm.restore.targets.images import ImageRestorer
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from tests.fakes.image_domain import qemu_img
 from tests.killing import killed_at

@@ -1,0 +1,180 @@
+"""A disk written onto a block device of this machine: one that nobody else uses.
+
+The kernel's own claim (``O_EXCL`` on a device) keeps mounts, RAID, LVM and swap away, before and
+while it is written; machines that name it are found by libvirt. All of it is written: zeroes too,
+and whatever lies behind the end of the disk, so that nothing of what it held is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from drvm.core.errors import DamageFound, HostError, RestoreError, UnknownVm
+from drvm.core.progress import Progress
+from drvm.core.units import MIB, format_bytes
+from drvm.host.model import Host
+from drvm.host.rawfile import RawFileWriter
+from drvm.repository.manifest import Disk, Manifest
+from drvm.repository.reader import write_disk
+from drvm.repository.repository import Repository
+from drvm.repository.window import mapped_bytes
+from drvm.restore.machine.source import parse
+from drvm.restore.targets.images import PlannedImage, in_another_generation
+from drvm.restore.targets.sinks import Writers
+
+_LOOKED_AT_BYTES = MIB
+"""At each end: partition tables, file systems, RAID and LVM leave their signatures there."""
+
+
+def planned_device(disk: Disk, path: Path, manifest: Manifest) -> PlannedImage:
+    """Links such as those in /dev/disk/by-id are followed once, now."""
+    point = (manifest.vm_uuid, manifest.id)
+    return PlannedImage(disk, Path(os.path.realpath(path)), "raw", point, device=True)
+
+
+def device_problems(
+    images: tuple[PlannedImage, ...], host: Host, replaced: str | None
+) -> Iterator[str]:
+    """What stands in the way of writing there. ``replaced``: the UUID of a machine whose place is
+    taken: its own devices may be written."""
+    chosen = [image for image in images if image.device]
+    for image in chosen:
+        target, path = image.disk.target, image.path
+        if host.remote:
+            yield f"--device {target}={path}: {host.uri} is another machine; use --pool NAME there"
+            continue
+        if (problem := _unfit(image)) is not None:
+            yield f"--device {target}={path}: {problem}"
+            continue
+        number = path.stat().st_rdev
+        if any(_number(str(one.path)) == number for one in chosen if one is not image):
+            yield f"--device {target}={path}: another disk goes there too"
+        for name in _users(host, number, replaced):
+            yield (
+                f"--device {target}={path}: the VM {name!r} has it as a disk; choose another "
+                "device, or take it away from that VM"
+            )
+
+
+def is_empty(path: Path) -> bool:
+    """Whether both its ends are zeroes: else there may be something that somebody wants."""
+    with _claimed(path) as descriptor:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        ends = {0, max(0, size - _LOOKED_AT_BYTES)}
+        return not any(any(os.pread(descriptor, _LOOKED_AT_BYTES, at)) for at in ends)
+
+
+class DeviceRestorer:
+    """Writes disks of a repository onto devices of this machine."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def restore(self, image: PlannedImage, progress: Progress) -> int:
+        """Write the whole disk, and zeroes behind it; returns the bytes written of it. Durable when
+        it returns.
+
+        Every block is verified. Raises ``DamageFound`` and ``RestoreError``. An error or a crash
+        leaves a part of it written, and no machine that uses it.
+        """
+        try:
+            with _claimed(image.path) as descriptor:
+                size = os.lseek(descriptor, 0, os.SEEK_END)
+                if size < image.size_bytes:
+                    raise HostError(f"it has {size} bytes and the disk {image.size_bytes}")
+                try:
+                    return self._fill(image, size, progress)
+                except DamageFound:
+                    again = in_another_generation(self._repository, image)
+                    if again is None:
+                        raise
+                    return self._fill(again, size, progress)
+        except HostError as error:
+            raise RestoreError(
+                f"disk {image.disk.target} can't be restored to {image.path}: {error.message}",
+                hint=error.hint or "what it held is gone; give it anew, or choose another device",
+            ) from None
+
+    def _fill(self, image: PlannedImage, size: int, progress: Progress) -> int:
+        disk_map = self._repository.disk_map(image.disk)
+        progress.stage(f"restoring {image.disk.target}", mapped_bytes(disk_map))
+        with closing(Writers(partial(RawFileWriter, image.path, size))) as writers:
+            written = write_disk(
+                disk_map,
+                self._repository.packs,
+                self._repository.hasher,
+                writers.write,
+                zero=writers.zero,
+                progress=progress.advance,
+            )
+            end = image.disk.size_bytes
+            writers.zero(end, size - end)
+            writers.flush()
+        return written
+
+
+def _unfit(image: PlannedImage) -> str | None:
+    try:
+        if not stat.S_ISBLK(os.lstat(image.path).st_mode):
+            return "it is no block device; --pool NAME restores to files"
+        with _claimed(image.path) as descriptor:
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+    except OSError as error:
+        return f"{error.strerror}; is that its name?".lower()
+    except HostError as error:
+        return f"{error.message}; {error.hint}" if error.hint else error.message
+    if size < image.size_bytes:
+        return (
+            f"it has {format_bytes(size)} and the disk {format_bytes(image.size_bytes)}; choose a "
+            "larger one"
+        )
+    return None
+
+
+def _users(host: Host, number: int, replaced: str | None) -> Iterator[str]:
+    """Machines, running or not, one of whose disks is the device of that number."""
+    for domain in host.domains():
+        if domain.uuid == replaced:
+            continue
+        with contextlib.suppress(UnknownVm, RestoreError):  # gone, or not ours to judge
+            for xml in (domain.xml(inactive=True), domain.xml()):
+                sources = [path for at in ("dev", "file") for path in _named(xml, at)]
+                if any(_number(path) == number for path in sources):
+                    yield domain.name
+                    break
+
+
+def _named(xml: str, attribute: str) -> Iterator[str]:
+    for source in parse(xml).iterfind(f".//source[@{attribute}]"):
+        yield source.get(attribute, "")
+
+
+def _number(path: str) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        status = Path(path).stat()
+        return status.st_rdev if stat.S_ISBLK(status.st_mode) else None
+    return None
+
+
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[int]:
+    """Ours alone, as the kernel sees it, but for programs that don't ask. Raises ``HostError``."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise HostError(
+                "it is in use", hint="it is mounted, or belongs to a RAID, LVM or swap: lsblk shows"
+            ) from None
+        raise HostError(f"it can't be opened: {error.strerror}") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
