@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -161,8 +161,7 @@ class Frames:
                 one = _Range(pack, *self._widened(pack, first, last, stored))
                 if self._claim(one, absent):
                     mine.append(one)
-            fetch = partial(self._fetch, patience=self._patience)
-            list(map(fetch, mine) if len(mine) == 1 else self._fetchers.map(fetch, mine))
+            self._fetch_all(mine)
         for one in (*ranges, *mine):
             one.done.wait()
             found |= {n: one.sealed[n] for n in numbers if n in one.sealed}
@@ -255,6 +254,22 @@ class Frames:
                 self._coming.setdefault((pack, number), one)
         return True
 
+    def _fetch_all(self, ranges: Sequence[_Range]) -> None:
+        """At once. Where one fails, those not begun are given up: others wait for them."""
+        if len(ranges) == 1:
+            self._fetch(ranges[0], self._patience)
+            return
+        begun: dict[_Range, Future[None]] = {}
+        try:
+            for one in ranges:
+                begun[one] = self._fetchers.submit(self._fetch, one, self._patience)
+            for future in begun.values():
+                future.result()
+        finally:
+            for one in ranges:
+                if one not in begun or begun[one].cancel():
+                    self._over(one)
+
     def _fetch(self, one: _Range, patience: Patience) -> None:
         """Also what others wait for: where it fails they ask themselves."""
         call = partial(self._packs.sealed, one.pack, one.first, one.last)
@@ -263,11 +278,14 @@ class Frames:
             for number, sealed in one.sealed.items():
                 self._sealed.put((one.pack, number), sealed)
         finally:
-            with self._lock:
-                for number in range(one.first, one.last + 1):
-                    if self._coming.get((one.pack, number)) is one:
-                        del self._coming[one.pack, number]
-            one.done.set()
+            self._over(one)
+
+    def _over(self, one: _Range) -> None:
+        with self._lock:
+            for number in range(one.first, one.last + 1):
+                if self._coming.get((one.pack, number)) is one:
+                    del self._coming[one.pack, number]
+        one.done.set()
 
     def _open(self, pack: bytes, number: int, sealed: bytes) -> Opened:
         opened = self._opened.get((pack, number))

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import drvm
 from drvm.core.clock import Clock
-from drvm.core.errors import RestoreError
+from drvm.core.errors import DrvmError, RestoreError
 from drvm.core.process import Child, Processes
 from drvm.core.text import printable
 from drvm.host.nbd_probe import nbd_answers
@@ -132,7 +132,7 @@ def keep_running(
             if end.wait(_PAUSES_S[min(failed, len(_PAUSES_S) - 1)]):
                 break
             failed += 1
-            with contextlib.suppress(RestoreError):
+            with contextlib.suppress(DrvmError, OSError):  # whatever it is, it may pass
                 child, failed = start(end), 0
     finally:
         child.stop(_STOP_S)

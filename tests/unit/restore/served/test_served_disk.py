@@ -189,6 +189,25 @@ def test_patience_ends_and_the_disk_can_be_read_again_later(stored):
     assert served.read(0, 10) == CONTENT[:10]
 
 
+def test_nobody_waits_for_what_was_not_asked_any_more_when_the_store_failed(stored, monkeypatch):
+    monkeypatch.setattr(frames_module, "_FETCHERS", 1)
+    monkeypatch.setattr(frames_module, "_AHEAD_BYTES", 1 << 16)
+    served = Served(stored, around_bytes=0)
+    served.read(0, 1)
+    served.read(len(CONTENT) - 1, 1)
+
+    def fails(verb: str, name: str) -> None:
+        raise StoreUnreachable("no answer")
+
+    stored.store.before = fails
+    with pytest.raises(StoreUnreachable):
+        served.read(LEAF_BYTES + 100_000, 1_300_000)
+    stored.store.before = lambda verb, name: None
+    found: list[bytes] = []
+    within(30, lambda: found.append(served.read(LEAF_BYTES, 1_500_000)))
+    assert found == [CONTENT[LEAF_BYTES : LEAF_BYTES + 1_500_000]]
+
+
 def test_what_is_missing_is_damage_at_once(stored):
     served = Served(stored)
     for name in list(stored.store.objects):
