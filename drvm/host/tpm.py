@@ -102,7 +102,7 @@ def restored_state(root: Path, vm_uuid: str, files: Mapping[str, bytes]) -> Iter
                     _remove_tree(tree)
                 if os.path.lexists(before):
                     before.rename(target)
-                (machine / _MARK).unlink()
+                (machine / _MARK).unlink(missing_ok=True)  # libvirt takes it with its machine
                 with contextlib.suppress(OSError):  # what was there before is in it
                     machine.rmdir()
                 raise

@@ -56,5 +56,10 @@ def check_free(host: Host, name: str, vm_uuid: str, *, replace: bool) -> None:
     own = found.get(vm_uuid) if replace else None
     if own is not None and own.state() is not DomainState.SHUTOFF:
         problems.append(f"the VM {name!r} was started since: shut it down before --replace")
+    elif own is not None and own.has_managed_save():
+        problems.append(
+            f"the memory of the VM {name!r} was saved since, and would go on with its old disks: "
+            f"give it up (virsh managedsave-remove {name}) before --replace"
+        )
     if problems:
         raise PreflightFailed(f"{name} can't be restored to {host.uri} any more", problems=problems)

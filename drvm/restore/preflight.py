@@ -19,12 +19,13 @@ _SHOWN_NAMES = 8
 
 @dataclass(frozen=True, slots=True)
 class ExistingDomain:
-    """A VM of the target host. MACs are lower case."""
+    """A VM of the target host. MACs are lower case. ``saved``: its memory lies on disk."""
 
     name: str
     uuid: str
     macs: frozenset[str]
     running: bool
+    saved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,12 @@ def _identity(facts: TargetFacts, need: Needs) -> Iterator[str]:
             yield (
                 f"the VM {domain.name!r} is running on {facts.uri}: shut it down before "
                 "--replace, or use --clone for a copy beside it"
+            )
+        elif domain.saved:
+            yield (
+                f"the memory of the VM {domain.name!r} was saved to disk on {facts.uri}, and its "
+                "next start would go on there, on its old disks: start it and shut it down, or "
+                f"give the memory up (virsh managedsave-remove {domain.name})"
             )
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from drvm.core.errors import HostError, HostUnreachable, RestoreError
+from drvm.core.errors import HostError, HostUnreachable
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.model import Domain, Host
 from drvm.host.tpm import restored_state, sweep_states
@@ -16,6 +16,7 @@ from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.claims import check_free, claimed
 from drvm.restore.folder import make_folder, remove, write_new
+from drvm.restore.machine.source import parse
 from drvm.restore.plan import RestorePlan
 from drvm.restore.targets.block_device import DeviceRestorer
 from drvm.restore.targets.images import ImageRestorer, PlannedImage, sweep_partial
@@ -76,15 +77,9 @@ def run_restore(
         for pool in plan.room:  # so that it lists the images; nothing rests on it
             with contextlib.suppress(HostError):
                 host.refresh_pool(pool)
-        try:
-            check_free(host, plan.name, plan.uuid, replace=plan.replace)
-            with tpm_state(plan, host, trace):
-                domain = _define(plan, host, lease, trace)
-        except HostUnreachable:
-            if lease is not None:
-                undo.pop_all()  # it may be defined: whoever finds the lease looks
-            raise
-        undo.pop_all()
+        check_free(host, plan.name, plan.uuid, replace=plan.replace)
+        with tpm_state(plan, host, trace):
+            domain = _define(plan, host, lease, undo, trace)
     if start:
         progress.stage("starting the machine")
         domain.start()
@@ -113,24 +108,46 @@ def _leased(
         ) from None
 
 
-def _define(plan: RestorePlan, host: Host, lease: HeldLease | None, trace: Trace) -> Domain:
-    """A machine is defined only over volumes that nobody takes away: the lease is looked at behind
-    it, as whoever clears it away looks at the machines behind that."""
-    if lease is None:
-        return host.define(plan.definition.xml)
+def _define(
+    plan: RestorePlan, host: Host, lease: HeldLease | None, undo: ExitStack, trace: Trace
+) -> Domain:
+    """With the machine its images are made to stay: ``undo`` holds nothing more then.
+
+    A machine is defined only over volumes that nobody takes away: the lease is looked at behind
+    it, as whoever clears it away looks at the machines behind that. However this ends otherwise,
+    also by a signal while libvirt defines it, the definition is taken back before the images go;
+    where that can't be done they stay.
+    """
     before = host.find_domain(plan.uuid)
     replaced = before.xml(inactive=True, secure=True) if before is not None else None
-    domain = host.define(plan.definition.xml)
-    trace("machine-defined")
     try:
-        lease.check()
-    except RestoreError:
-        if replaced is not None:
-            host.define(replaced)
-        else:
-            domain.undefine()
-        raise
+        domain = host.define(plan.definition.xml)
+        trace("machine-defined")
+        if lease is not None:
+            lease.check()
+        undo.pop_all()
+    except BaseException as error:
+        images = undo.pop_all()
+        if lease is None or not isinstance(error, HostUnreachable):
+            _take_back(plan, host, replaced)
+            undo.push(images)
+        raise  # of a host that is lost, whoever finds the lease looks
     return domain
+
+
+def _take_back(plan: RestorePlan, host: Host, replaced: str | None) -> None:
+    """It may be defined or not, and what has its UUID may be somebody else's."""
+    domain = host.find_domain(plan.uuid)
+    if domain is None:
+        return
+    sources = parse(domain.xml(inactive=True, secure=True)).iterfind("devices/disk/source")
+    named = {source.get("file") or source.get("dev") for source in sources}
+    if not {str(image.path) for image in plan.images} <= named:
+        return
+    if replaced is not None:
+        host.define(replaced)
+    else:
+        domain.undefine()
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ def _existing(domain: Domain) -> ExistingDomain | None:
     """``None`` for one that is gone since the listing."""
     try:
         running = domain.state() is not DomainState.SHUTOFF
+        saved = domain.has_managed_save()
         tree = parse(domain.xml(inactive=True))
         macs = frozenset(
             mac.get("address", "").lower() for mac in tree.iterfind("devices/interface/mac")
@@ -71,4 +72,4 @@ def _existing(domain: Domain) -> ExistingDomain | None:
         macs = frozenset()  # not one of ours to judge: its name and UUID still count
     except UnknownVm:
         return None
-    return ExistingDomain(domain.name, domain.uuid, macs, running)
+    return ExistingDomain(domain.name, domain.uuid, macs, running, saved)

@@ -27,6 +27,7 @@ class FakeDomain:
     commit_progress: BlockJob = _READY
     bandwidths: list[int] = field(default_factory=list)
     stopped: frozenset[str] = frozenset()
+    saved: bool = False
 
     def state(self) -> DomainState:
         return DomainState.RUNNING if self.running else DomainState.SHUTOFF
@@ -57,7 +58,7 @@ class FakeDomain:
         return None
 
     def has_managed_save(self) -> bool:
-        return False
+        return self.saved
 
     def commit_start(self, target: str, *, bandwidth_mib_s: int = 0) -> None:
         self.jobs[target] = self.commit_progress

@@ -14,11 +14,13 @@ _OLD = b"\xaa"
 
 @dataclass
 class MemoryStorage:
-    """``pools``: name -> volumes. ``block``: sizes are whole extents, and what is new is not
-    empty. ``before`` is called with each operation and its arguments, and may raise."""
+    """``pools``: name -> volumes; ``root``: where their files are. ``block``: sizes are whole
+    extents, and what is new is not empty. ``before`` is called with each operation and its
+    arguments, and may raise."""
 
     pools: dict[str, dict[str, bytearray]] = field(default_factory=lambda: {"default": {}})
     block: bool = False
+    root: str = "/pools/default"
     before: Callable[..., None] = lambda *_: None
 
     def names(self, pool: str) -> frozenset[str]:
@@ -29,7 +31,7 @@ class MemoryStorage:
         data = self.pools[pool].get(name)
         if data is None:
             return None
-        path = f"/dev/{pool}/{name}" if self.block else f"/pools/{pool}/{name}"
+        path = f"/dev/{pool}/{name}" if self.block else f"{self.root}/{name}"
         return Volume(name, path, not self.block, len(data), len(data))
 
     def create(self, pool: str, name: str, size_bytes: int) -> Volume:

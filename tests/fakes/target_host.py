@@ -89,3 +89,9 @@ class TargetDomain:
 
     def state(self) -> DomainState:
         return DomainState.SHUTOFF
+
+    def has_managed_save(self) -> bool:
+        return False
+
+    def undefine(self) -> None:
+        del self.host.machines[self.name]

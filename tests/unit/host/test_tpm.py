@@ -208,3 +208,10 @@ def test_a_machine_s_directory_that_is_a_link_is_refused(tmp_path: Path) -> None
     with pytest.raises(HostError, match="is a link"), restored_state(root, UUID, NEW):
         pass
     assert not list(outside.iterdir())
+
+
+def test_a_state_that_libvirt_took_with_its_machine_hides_no_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), restored_state(tmp_path, UUID, NEW):
+        remove_state(tmp_path, UUID)
+        raise KeyError
+    assert not list(tmp_path.iterdir())

@@ -79,6 +79,7 @@ def test_who_may_not_write_below_run_restores_without_a_claim(
         (FakeDomain("a", TWO, {}, running=False), True, "has come"),
         (FakeDomain("b", ONE, {}, running=False), True, "has come"),
         (FakeDomain("a", ONE, {}, running=True), True, "was started"),
+        (FakeDomain("a", ONE, {}, running=False, saved=True), True, "managedsave-remove a"),
     ],
 )
 def test_what_came_since_the_plan_is_refused(there: FakeDomain, replace: bool, says: str) -> None:

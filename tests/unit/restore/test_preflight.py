@@ -103,6 +103,13 @@ def test_a_running_vm_is_not_replaced() -> None:
     assert "--clone" in found
 
 
+def test_a_vm_whose_memory_was_saved_is_not_replaced() -> None:
+    """Its next start would go on with its old disks, and not with those that were restored."""
+    saved = dataclasses.replace(FACTS, domains=(dataclasses.replace(SAME, saved=True),))
+    (found,) = problems(saved, REPLACES)
+    assert "virsh managedsave-remove vm" in found
+
+
 def test_another_vm_of_the_same_name_is_not_replaced() -> None:
     (found,) = problems(FACTS, dataclasses.replace(FINE, name="other", replace=True))
     assert "is another one" in found

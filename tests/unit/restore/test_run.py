@@ -1,0 +1,180 @@
+"""However a restore ends: a machine has its images, or there is no machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drvm.core.clock import SystemClock
+from drvm.core.errors import HostError, HostUnreachable, RestoreError
+from drvm.core.process import SystemProcesses
+from drvm.core.progress import NoProgress
+from drvm.host.model import Host
+from drvm.repository.repository import Repository
+from drvm.restore import claims
+from drvm.restore.plan import RestorePlan, RestoreRequest, plan_restore
+from drvm.restore.run import run_restore
+from drvm.restore.targets import volume_lease
+from drvm.restore.targets.images import ImageRestorer
+from drvm.restore.targets.volumes import VolumeRestorer
+from drvm.store.memory import MemoryStore
+from tests.fakes.clock import FakeClock
+from tests.fakes.memory_storage import MemoryStorage
+from tests.fakes.target_host import TargetDomain, TargetHost
+from tests.hostile.forge import DOMAIN, LIAR, Forge
+from tests.unit.repository.conftest import PASSPHRASE, cheap_key_derivation, new_vault
+
+__all__ = ["cheap_key_derivation"]  # a fixture
+NOTHING: Any = None
+OLD = "<domain><name>here</name><uuid>{}</uuid><devices/></domain>"
+
+
+class Target(TargetHost):
+    """``behind`` is called when a machine has been defined."""
+
+    behind: Callable[[], None] = staticmethod(lambda: None)
+    volumes: MemoryStorage
+
+    def define(self, domain_xml: str) -> TargetDomain:
+        made = super().define(domain_xml)
+        behind, self.behind = self.behind, lambda: None
+        behind()
+        return made
+
+    @property
+    def storage(self) -> MemoryStorage:
+        return self.volumes
+
+
+@pytest.fixture(scope="module")
+def repository() -> Repository:
+    vault = new_vault(MemoryStore())
+    forge = Forge(vault.store, vault.repository.keyring._opened.keys, vault.repository.id)
+    forge.point(
+        vm="here", definition=forge.blob(DOMAIN.encode()), disks=[forge.disk(1 << 20, None)]
+    )
+    return Repository.open(forge.store, PASSPHRASE)
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+    for room in (claims, volume_lease):
+        monkeypatch.setattr(room, "shared_directory", lambda: None)
+    made = Target(tmp_path)
+    made.volumes = MemoryStorage(root=str(made.pool_path))
+    return made
+
+
+def planned(repository: Repository, target: Target, *, replace: bool = False) -> RestorePlan:
+    host: Host = target  # type: ignore[assignment]
+    (point,) = repository.points(LIAR).points
+    request = RestoreRequest(identity="replace" if replace else "keep")
+    return plan_restore(repository, point.manifest, host, request)
+
+
+def run(plan: RestorePlan, repository: Repository, target: Target) -> None:
+    host: Host = target  # type: ignore[assignment]
+    run_restore(
+        plan,
+        host,
+        ImageRestorer(repository, SystemProcesses(), SystemClock()),
+        NoProgress(),
+        start=False,
+        volumes=VolumeRestorer(repository, target.volumes, FakeClock()),
+        devices=NOTHING,
+    )
+
+
+def raises(error: BaseException) -> Callable[[], None]:
+    def behind() -> None:
+        raise error
+
+    return behind
+
+
+def files(target: Target) -> list[str]:
+    names = [path.name for path in target.pool_path.iterdir()]
+    return sorted([*names, *target.volumes.pools["default"]])
+
+
+ENDS = [KeyboardInterrupt(), HostError("no"), RestoreError("no"), HostUnreachable("lost")]
+
+
+@pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("remote", [False, True], ids=["files", "volumes"])
+def test_a_machine_has_its_images_however_defining_it_ended(
+    error: BaseException, remote: bool, repository: Repository, target: Target
+) -> None:
+    target.remote = remote
+    plan = planned(repository, target)
+    target.behind = raises(error)
+    with pytest.raises(type(error)):
+        run(plan, repository, target)
+    left = remote and isinstance(error, HostUnreachable)
+    assert bool(target.machines) == left, "a host that is lost is not asked again"
+    assert (plan.images[0].path.name in files(target)) == left
+    if not left:
+        assert files(target) == []
+
+
+@pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)
+def test_a_machine_that_was_to_be_replaced_is_the_old_one_again(
+    error: BaseException, repository: Repository, target: Target
+) -> None:
+    target.machines["here"] = OLD.format(planned(repository, target).uuid)
+    old = dict(target.machines)
+    plan = planned(repository, target, replace=True)
+    target.behind = raises(error)
+    with pytest.raises(type(error)):
+        run(plan, repository, target)
+    assert target.machines == old and files(target) == []
+
+
+def test_images_stay_where_the_machine_can_not_be_taken_back(
+    repository: Repository, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(repository, target)
+    target.behind = raises(KeyboardInterrupt())
+    monkeypatch.setattr(TargetDomain, "undefine", lambda _: raises(HostError("no"))())
+    with pytest.raises(HostError):
+        run(plan, repository, target)
+    assert target.machines and files(target) == [plan.images[0].path.name]
+
+
+def test_a_machine_of_somebody_else_is_not_taken_away(
+    repository: Repository, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came in the moment before, and libvirt refused ours."""
+    plan = planned(repository, target)
+
+    def define(_: Target, __: str) -> TargetDomain:
+        target.machines["other"] = OLD.format(plan.uuid)
+        raise HostError("domain is already defined")
+
+    monkeypatch.setattr(Target, "define", define)
+    with pytest.raises(HostError):
+        run(plan, repository, target)
+    assert list(target.machines) == ["other"] and files(target) == []
+
+
+def test_a_lease_that_can_not_be_looked_at_takes_no_disk_from_a_machine(
+    repository: Repository, target: Target
+) -> None:
+    """As libvirt refuses it while somebody makes another volume in the pool."""
+    target.remote = True
+    plan = planned(repository, target)
+
+    def refuse(operation: str, *_: str) -> None:
+        if operation == "names":
+            raise HostError("pool 'default' has asynchronous jobs running.")
+
+    def behind() -> None:
+        target.volumes.before = refuse
+
+    target.behind = behind
+    with pytest.raises(HostError):
+        run(plan, repository, target)
+    assert not target.machines and files(target) == []
