@@ -38,6 +38,7 @@ _ONLY_LEAKS = 3
 """``qemu-img check``: docs/tools/qemu-img.rst."""
 _WRITE_PERMISSION_BYTE = 101
 _WRITE_SHARED_BYTE = 201
+_WRITE_BYTES = (_WRITE_PERMISSION_BYTE, _WRITE_SHARED_BYTE)
 _MAX_CHAIN = 32
 _QUICK_S = 60.0
 _LONG_S = 24 * 3600.0
@@ -229,7 +230,17 @@ def in_use(path: Path) -> bool:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _others_write(descriptor)
+        return _others_hold(descriptor, _WRITE_PERMISSION_BYTE)
+    finally:
+        os.close(descriptor)
+
+
+def forbids_writers(path: Path) -> bool:
+    """Whether a QEMU has the image open and relies on nobody writing to it, such as one whose
+    machine has a disk that lies on it. Seen as by ``in_use``."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _others_hold(descriptor, _WRITE_SHARED_BYTE)
     finally:
         os.close(descriptor)
 
@@ -237,24 +248,24 @@ def in_use(path: Path) -> bool:
 @contextlib.contextmanager
 def write_locked(path: Path) -> Iterator[None]:
     """QEMU's own lock of a writer: for as long as the context lasts, and we live, no QEMU opens the
-    image for writing. Raises ``HostError`` where one has it open."""
+    image for writing. Raises ``HostError`` where one has it open so, or relies on it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        for byte in (_WRITE_PERMISSION_BYTE, _WRITE_SHARED_BYTE):
+        for byte in _WRITE_BYTES:
             lock = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
             try:
                 fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
             except OSError as problem:
                 raise HostError(f"{path} can't be locked: {problem.strerror}") from None
-        if _others_write(descriptor):
+        if any(_others_hold(descriptor, byte) for byte in _WRITE_BYTES):
             raise HostError(f"{path} is in use", hint="end the program that has it open")
         yield
     finally:
         os.close(descriptor)
 
 
-def _others_write(descriptor: int) -> bool:
-    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _WRITE_PERMISSION_BYTE, 1, 0)
+def _others_hold(descriptor: int, byte: int) -> bool:
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, question)
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 

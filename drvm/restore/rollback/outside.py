@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,11 +118,12 @@ def _plan_tpm(
 
 
 def _place_nvram(path: Path, data: bytes, point_id: str, trace: Trace) -> Path:
-    """The old file stays under a name of its own, that of the first try; the new one is as
-    readable as it was."""
+    """The old file stays under a name of its own; the new one is as readable as it was."""
     kept = path.with_name(f"{path.name}.before-{point_id}")
     try:
         status = path.lstat()
+        if os.path.lexists(kept) and not os.path.samestat(kept.lstat(), status):
+            kept = kept.with_name(f"{kept.name}-{secrets.token_hex(4)}")  # it is an earlier one's
         if not os.path.lexists(kept):
             os.link(path, kept, follow_symlinks=False)
             sync_directory(path.parent)

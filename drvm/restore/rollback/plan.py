@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drvm.core.errors import CaptureError, HostError, PreflightFailed, RestoreError
+from drvm.host.images import forbids_writers
 from drvm.host.model import Domain, DomainState
 from drvm.host.nbd import await_unused, sweep_exports
 from drvm.repository.listings import present_packs
@@ -72,6 +73,11 @@ def plan_rollback(
         found += _unfit(image, own.virtual_size_bytes)
         if not await_unused(image.path, parts.clock, limit_s):
             found.append(f"{source.target}: {image.path} is in use by another program")
+        elif forbids_writers(image.path):
+            found.append(
+                f"{source.target}: another program relies on {image.path}, such as a machine whose "
+                "disk lies on it: shut that down first"
+            )
         images.append(image)
         named[source.target] = str(source.path)
         tops.append(PlannedImage(image.disk, top.path, top.format, image.point))

@@ -6,8 +6,11 @@ import contextlib
 import dataclasses
 import json
 import random
+import subprocess
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drvm.core.clock import SystemClock
-from drvm.core.errors import CaptureError, DamageFound, PreflightFailed, RestoreError, UsageError
+from drvm.core.errors import (
+    CaptureError,
+    DamageFound,
+    HostError,
+    PreflightFailed,
+    RestoreError,
+    UsageError,
+)
 from drvm.core.extents import ExtentKind
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
@@ -198,6 +208,53 @@ def test_a_disk_that_another_program_writes_is_refused(scene: Scene) -> None:
         with pytest.raises(PreflightFailed) as found:
             scene.plan(point)
         assert "in use" in found.value.problems[0]
+
+
+def test_variables_are_kept_each_time_that_a_machine_goes_back_to_a_point(scene: Scene) -> None:
+    point = scene.point()
+    for number in (2, 3):
+        scene.change(number)
+        kept = scene.turn(point).kept
+        (variables,) = (path for path in kept if path.name.startswith("VARS.fd.before-"))
+        assert variables.read_bytes() == f"variables {number:02d}".encode()
+
+
+@pytest.mark.parametrize("target", ["vda", "vdb"])
+def test_a_disk_that_another_machine_lies_on_is_not_written(scene: Scene, target: str) -> None:
+    """A running guest on an overlay over it would see its blocks change."""
+    point = scene.point()
+    scene.change(2)
+    path = Path(scene.domain.chains[target][0])
+    with relied_on(path), pytest.raises(PreflightFailed) as found:
+        scene.plan(point)
+    assert "relies on" in found.value.problems[0]
+    with pytest.raises(HostError, match="in use"), relied_on(path), write_locked(path):
+        pass
+
+
+@contextmanager
+def relied_on(image: Path) -> Iterator[None]:
+    """As a QEMU has it open below an overlay that its guest writes to."""
+    overlay = image.with_name("overlay")
+    kind = image.suffix.removeprefix(".")
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", kind, overlay]
+    subprocess.run(create, check=True)
+    machine = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-accel", "tcg"]
+    qemu = subprocess.Popen(
+        [*machine, "-qmp", "stdio", "-drive", f"file={overlay},format=qcow2,if=virtio"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert qemu.stdin is not None and qemu.stdout is not None
+    try:
+        qemu.stdin.write(b'{"execute": "qmp_capabilities"}')
+        qemu.stdin.flush()
+        assert b"QMP" in qemu.stdout.readline() and b"return" in qemu.stdout.readline()
+        yield
+    finally:
+        qemu.kill()
+        qemu.communicate()
+        overlay.unlink()
 
 
 @pytest.mark.parametrize("target", ["vda", "vdb"])
