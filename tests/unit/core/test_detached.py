@@ -17,13 +17,16 @@ def test_a_detached_process_is_found_and_ended_by_a_word_of_its_command_line(
         child = SystemProcesses().spawn(
             ["sh", "-c", f"{stubborn}while :; do sleep 0.05; done", word], detach=True
         )
-        for _ in range(500):  # its command line is there a moment after its start
-            if detached.running(word):
-                break
-            time.sleep(0.01)
-        assert detached.running(word) == [child.pid]
-        assert detached.running(word[:-1]) == []
-        detached.end_running(word, timeout_s=0.5)
-        assert child.wait(10)
-        assert detached.running(word) == []
+        try:
+            for _ in range(500):  # its command line is there a moment after its start
+                if detached.running(word):
+                    break
+                time.sleep(0.01)
+            assert detached.running(word) == [child.pid]
+            assert detached.running(word[:-1]) == []
+            detached.end_running(word, timeout_s=0.5)
+            assert child.wait(10)
+            assert detached.running(word) == []
+        finally:
+            child.stop(0)
     detached.end_running(word)
