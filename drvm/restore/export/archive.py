@@ -12,7 +12,8 @@ from drvm.core.progress import Progress
 from drvm.host.images import Part
 
 _USTAR_BYTES = 1 << 33
-"""What its headers can say; of larger members only GNU's can."""
+_USTAR_NAME_BYTES = 100
+"""What its headers can say; of larger members, and longer names, only GNU's can."""
 _MODE = 0o644
 
 
@@ -28,7 +29,8 @@ def write_archive(
     Raises ``OSError``."""
     mtime_s = int(made.timestamp())
     large = any(file.stat().st_size >= _USTAR_BYTES for file in files.values())
-    kind = tarfile.GNU_FORMAT if large else tarfile.USTAR_FORMAT
+    named = any(len(name.encode()) > _USTAR_NAME_BYTES for name in (*texts, *files))
+    kind = tarfile.GNU_FORMAT if large or named else tarfile.USTAR_FORMAT
     found: dict[str, Part] = {}
     with path.open("r+b") as sink, tarfile.open(fileobj=sink, mode="w", format=kind) as archive:
         for name, text in texts.items():

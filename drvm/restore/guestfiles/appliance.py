@@ -257,7 +257,8 @@ def sweep(clock: Clock) -> None:
             if status.st_uid != os.geteuid() or age_s < _SWEEP_AGE_S:
                 continue
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+                door.setblocking(False)  # of those that others left, nobody takes one
                 try:
                     door.connect(str(directory / "socket"))
-                except OSError:
+                except (ConnectionRefusedError, FileNotFoundError):
                     shutil.rmtree(directory)

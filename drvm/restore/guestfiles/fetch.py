@@ -231,8 +231,9 @@ class _Fetch:
             self._file(item, name, directory)
 
     def _file(self, item: Item, name: bytes, directory: int) -> None:
+        """Partial at the top, where the next ``get`` looks for it."""
         partial = f".{secrets.token_hex(8)}{SUFFIX}".encode()
-        descriptor = os.open(partial, _NEW, 0o600, dir_fd=directory)
+        descriptor = os.open(partial, _NEW, 0o600, dir_fd=self._root)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)  # in work: a sweep leaves it alone
@@ -240,10 +241,10 @@ class _Fetch:
                 self._finish(item, descriptor)
             finally:
                 os.close(descriptor)
-            _give_name(partial, name, directory)
+            _give_name(partial, self._root, name, directory)
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial, dir_fd=directory)
+                os.unlink(partial, dir_fd=self._root)
 
     def _fill(self, item: Item, descriptor: int) -> None:
         """Blocks of zeroes become holes."""
@@ -286,16 +287,16 @@ def _opened(name: bytes, above: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _give_name(partial: bytes, name: bytes, directory: int) -> None:
+def _give_name(partial: bytes, root: int, name: bytes, directory: int) -> None:
     """Raises ``FileExistsError`` rather than replace anything."""
     try:
-        os.link(partial, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        os.link(partial, name, src_dir_fd=root, dst_dir_fd=directory, follow_symlinks=False)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         # a file system without links, as FAT: an empty file of ours holds the name
         os.close(os.open(name, _NEW, 0o600, dir_fd=directory))
-        os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
+        os.replace(partial, name, src_dir_fd=root, dst_dir_fd=directory)
 
 
 def _not_zero(data: bytes) -> Iterator[tuple[int, int]]:

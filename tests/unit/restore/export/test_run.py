@@ -109,6 +109,18 @@ def test_an_ova_holds_the_machine_as_an_import_reads_it(vault, tmp_path):
         assert lies == (tmp_path / name).read_bytes()
 
 
+def test_a_machine_of_the_longest_name_goes_into_an_ova_too(vault, tmp_path):
+    (point,) = vault.repository.points().points
+    name = "w" * 128
+    manifest = msgspec.structs.replace(point.manifest, vm=name)
+    planned = plan_export(vault.repository, manifest, tmp_path, "ova")
+    exported = exporter(vault).run(planned, NoProgress())
+    assert open_package(exported.files[0]).appliance.files == (
+        f"{name}-vda.vmdk",
+        f"{name}-vdb.vmdk",
+    )
+
+
 @pytest.mark.parametrize("step", ["export-packed", "export-read-back-vda", "export-named-0"])
 def test_a_killed_export_to_an_ova_can_be_run_again(vault, tmp_path, step):
     planned = plan(vault, tmp_path, "ova")

@@ -57,3 +57,22 @@ def test_only_old_directories_that_nobody_listens_in_are_swept(monkeypatch, tmp_
         appliance.sweep(SystemClock())
     left = {path.name for path in Path(tmp_path).iterdir()}
     assert left == {"drvm-files-new", "drvm-files-used", "other"}
+
+
+def test_an_appliance_in_use_is_swept_past_however_often_others_have_looked(monkeypatch, tmp_path):
+    """Each look is a connection that nobody takes, and the room for those is bounded."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    used = tmp_path / "drvm-files-used"
+    used.mkdir()
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(1)  # else one that waits would wait for ever
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        door.bind(str(used / "socket"))
+        door.listen(1)
+        os.utime(used, (0, 0))
+        try:
+            for _ in range(5):
+                appliance.sweep(SystemClock())
+        finally:
+            socket.setdefaulttimeout(before)
+    assert used.exists()

@@ -10,6 +10,7 @@ import pytest
 
 from drvm.core.errors import PreflightFailed, RestoreError
 from drvm.core.progress import NoProgress
+from drvm.restore.guestfiles import fetch as fetching
 from drvm.restore.guestfiles.fetch import Fetched, plan_fetch, run_fetch
 from drvm.restore.guestfiles.names import parse_place
 from drvm.restore.guestfiles.view import GuestFiles
@@ -186,6 +187,21 @@ def test_the_partial_file_of_a_killed_run_is_removed_by_the_next(appliance, tmp_
     (tmp_path / f".0123456789abcdef{SUFFIX}").write_bytes(b"half")
     fetch(appliance, tmp_path, b"/etc/hosts")
     assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
+
+
+def test_the_partial_file_of_a_file_in_a_directory_is_where_the_next_run_looks(
+    appliance, tmp_path, monkeypatch
+):
+    places = []
+    fill = fetching._Fetch._fill
+
+    def look(self, item, descriptor):
+        places.extend(path.parent for path in tmp_path.rglob(f".*{SUFFIX}"))
+        fill(self, item, descriptor)
+
+    monkeypatch.setattr(fetching._Fetch, "_fill", look)
+    fetch(appliance, tmp_path, b"/etc")
+    assert places == [tmp_path, tmp_path]
 
 
 def test_a_file_system_without_hard_links_gets_whole_files_too(appliance, tmp_path, monkeypatch):
