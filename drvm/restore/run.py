@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from drvm.core.errors import HostError, HostUnreachable
+from drvm.core.errors import HostError, HostUnreachable, PreflightFailed
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.model import Domain, Host
 from drvm.host.tpm import restored_state, sweep_states
@@ -18,7 +18,7 @@ from drvm.restore.claims import check_free, claimed
 from drvm.restore.folder import make_folder, remove, write_new
 from drvm.restore.machine.source import parse
 from drvm.restore.plan import RestorePlan
-from drvm.restore.targets.block_device import DeviceRestorer
+from drvm.restore.targets.block_device import DeviceRestorer, device_problems
 from drvm.restore.targets.images import ImageRestorer, PlannedImage, sweep_partial
 from drvm.restore.targets.volume_lease import HeldLease, held
 from drvm.restore.targets.volume_leftovers import cleared
@@ -66,7 +66,7 @@ def run_restore(
         files = [image for image in plan.images if image.is_file]
         far = [image for image in plan.images if image.pool is not None]
         written = _write_images(files, restorer, progress, undo)
-        written += sum(devices.restore(one, progress) for one in plan.images if one.device)
+        written += _write_devices(plan, host, devices, progress)
         written += _write_volumes(far, volumes, progress, undo, trace)
         _write_nvram(plan, volumes, undo, trace)
         if plan.sysprep and sysprep is not None:
@@ -204,6 +204,20 @@ def _write_images(
             restorer.name(one, image)
             undo.callback(remove, image.path)
     return sum(one.written_bytes for _, one in whole)
+
+
+def _write_devices(
+    plan: RestorePlan, host: Host, devices: DeviceRestorer, progress: Progress
+) -> int:
+    """Whose they are is asked once more: the images before them may have taken hours."""
+    chosen = [image for image in plan.images if image.device]
+    if not chosen:
+        return 0
+    check_free(host, plan.name, plan.uuid, replace=plan.replace)
+    found = tuple(device_problems(plan.images, host, plan.uuid if plan.replace else None))
+    if found:
+        raise PreflightFailed(f"{plan.name} can't be restored like this any more", problems=found)
+    return sum(devices.restore(image, progress) for image in chosen)
 
 
 def _write_volumes(

@@ -29,6 +29,7 @@ from drvm.restore.machine.source import parse
 from drvm.restore.targets.images import PlannedImage, in_another_generation
 from drvm.restore.targets.sinks import Writers
 
+_NUMBERS = Path("/sys/dev/block")
 _LOOKED_AT_BYTES = MIB
 """At each end: partition tables, file systems, RAID and LVM leave their signatures there."""
 
@@ -54,7 +55,8 @@ def device_problems(
             yield f"--device {target}={path}: {problem}"
             continue
         number = path.stat().st_rdev
-        if any(_number(str(one.path)) == number for one in chosen if one is not image):
+        others = [_number(str(one.path)) for one in chosen if one is not image]
+        if any(_overlap(number, other) for other in others):
             yield f"--device {target}={path}: another disk goes there too"
         for name in _users(host, number, replaced):
             yield (
@@ -139,21 +141,43 @@ def _unfit(image: PlannedImage) -> str | None:
 
 
 def _users(host: Host, number: int, replaced: str | None) -> Iterator[str]:
-    """Machines, running or not, one of whose disks is the device of that number."""
+    """Machines, running or not, one of whose disks overlaps the device of that number."""
     for domain in host.domains():
         if domain.uuid == replaced:
             continue
         with contextlib.suppress(UnknownVm, RestoreError):  # gone, or not ours to judge
             for xml in (domain.xml(inactive=True), domain.xml()):
-                sources = [path for at in ("dev", "file") for path in _named(xml, at)]
-                if any(_number(path) == number for path in sources):
+                if any(_overlap(number, _number(path)) for path in _named(host, xml)):
                     yield domain.name
                     break
 
 
-def _named(xml: str, attribute: str) -> Iterator[str]:
-    for source in parse(xml).iterfind(f".//source[@{attribute}]"):
-        yield source.get(attribute, "")
+def _named(host: Host, xml: str) -> Iterator[str]:
+    """Paths of what its disks may be, also of volumes that are named by their pool."""
+    for source in parse(xml).iterfind(".//source"):
+        yield from (path for at in ("dev", "file") if (path := source.get(at)))
+        pool, name = source.get("pool"), source.get("volume")
+        if pool and name:
+            with contextlib.suppress(HostError):  # there is no such pool now
+                if (volume := host.storage.volume(pool, name)) is not None:
+                    yield volume.path
+
+
+def _overlap(number: int, other: int | None) -> bool:
+    """Whether two devices are the same one, or one is a partition of the other."""
+    return other is not None and (
+        number == other or _whole(number) == other or number == _whole(other)
+    )
+
+
+def _whole(number: int) -> int | None:
+    """The device that this one is a partition of."""
+    told = _NUMBERS / f"{os.major(number)}:{os.minor(number)}"
+    with contextlib.suppress(OSError, ValueError):
+        if (told / "partition").exists():
+            major, minor = (told.resolve().parent / "dev").read_text().split(":")
+            return os.makedev(int(major), int(minor))
+    return None
 
 
 def _number(path: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from drvm.core.clock import SystemClock
-from drvm.core.errors import HostError, HostUnreachable, RestoreError
+from drvm.core.errors import HostError, HostUnreachable, PreflightFailed, RestoreError
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.host.model import Host
@@ -158,6 +159,17 @@ def test_a_machine_of_somebody_else_is_not_taken_away(
     with pytest.raises(HostError):
         run(plan, repository, target)
     assert list(target.machines) == ["other"] and files(target) == []
+
+
+def test_a_device_is_looked_at_again_when_its_turn_comes(
+    repository: Repository, target: Target, tmp_path: Path
+) -> None:
+    plan = planned(repository, target)
+    gone = dataclasses.replace(plan.images[0], path=tmp_path / "sdz", device=True)
+    with pytest.raises(PreflightFailed) as found:
+        run(dataclasses.replace(plan, images=(gone,)), repository, target)
+    assert f"--device vda={gone.path}" in found.value.problems[0]
+    assert not target.machines and files(target) == []
 
 
 def test_a_lease_that_can_not_be_looked_at_takes_no_disk_from_a_machine(
