@@ -20,7 +20,7 @@ from drvm.restore.machine.source import parse
 from drvm.restore.plan import RestorePlan
 from drvm.restore.targets.block_device import DeviceRestorer, device_problems
 from drvm.restore.targets.images import ImageRestorer, PlannedImage, sweep_partial
-from drvm.restore.targets.volume_lease import HeldLease, held
+from drvm.restore.targets.volume_lease import HeldLease, held, on_host
 from drvm.restore.targets.volume_leftovers import cleared
 from drvm.restore.targets.volumes import VolumeRestorer
 
@@ -94,7 +94,7 @@ def _leased(
     if not plan.volume_pools:
         yield None
         return
-    about = f"restore of {plan.manifest.vm}, point {plan.manifest.id}"
+    about = f"{on_host(host.hostname())}restore of {plan.manifest.vm}, point {plan.manifest.id}"
     try:
         with (
             cleared(host, plan.volume_pools, volumes.clock),

@@ -195,6 +195,9 @@ def _half_restored(image: LeftImage) -> Finding:
 def _half_filled(lease: FoundLease) -> Finding:
     if lease.dead:
         return Finding("dead restore", False, lease.words, "drvm doctor --fix removes it")
+    if lease.elsewhere:
+        words = f"{lease.words}; that host's alone to clear away, by drvm doctor --fix with its URI"
+        return Finding("restore", True, words)
     return Finding("restore", True, f"{lease.words}; dead or alive, drvm doctor --fix waits to see")
 
 

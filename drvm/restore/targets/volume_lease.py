@@ -10,7 +10,9 @@ own clock: the clocks of two machines are never compared.
 
 Nothing rests on that being right. Who clears a lease away first leaves a note beside it
 (``.over``), and takes only volumes that no machine names. The holder looks for both after it has
-defined its machine, and takes the definition back if its lease is over: docs/adr/040.
+defined its machine, and takes the definition back if its lease is over: docs/adr/040. A pool may be
+one of several hosts, which don't know each other's machines: a lease says whose it is, and no other
+host clears it away.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ _LAST_BEAT_S = 5.0
 _TOKEN_BYTES = 6
 _NAME = re.compile(r"drvm-restore-(?P<token>[0-9a-f]{12})\.(lease|over)", re.ASCII)
 _OWNED = re.compile(r"[A-Za-z0-9_.+-]+-(?P<token>[0-9a-f]{12})\.(raw|qcow2|fd)", re.ASCII)
+_HOST = re.compile(rb"on (?P<host>[A-Za-z0-9_.-]{1,255}): ")
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_.+-]", re.ASCII)
 _MAX_NAME_CHARS = 80
 
@@ -67,6 +70,17 @@ def lease_token(name: str) -> str | None:
     """Of a lease, or of the note that one is over."""
     found = _NAME.fullmatch(name)
     return found["token"] if found else None
+
+
+def on_host(hostname: str) -> str:
+    """The beginning of what a lease says: the host whose machines may have its volumes."""
+    return f"on {hostname}: "
+
+
+def host_of(content: bytes) -> str | None:
+    """``None`` where a lease does not say it."""
+    found = _HOST.match(content)
+    return found["host"].decode() if found else None
 
 
 def owner_token(name: str) -> str | None:

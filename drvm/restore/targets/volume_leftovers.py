@@ -17,6 +17,7 @@ from drvm.restore.targets.volume_lease import (
     LEASE_BYTES,
     dead_here,
     forget_here,
+    host_of,
     lease_name,
     lease_token,
     over_name,
@@ -29,13 +30,15 @@ _LOOK_S = 5.0
 @dataclass(frozen=True, slots=True)
 class FoundLease:
     """``content``: what its holder wrote last; ``volumes``: the names of what belongs to it.
-    ``dead``: its holder is known to have ended."""
+    ``dead``: its holder is known to have ended. ``elsewhere``: it is another host's, in a pool of
+    both, which alone knows what its machines have."""
 
     pool: str
     token: str
     content: bytes
     volumes: tuple[str, ...]
     dead: bool = False
+    elsewhere: bool = False
 
     @property
     def words(self) -> str:
@@ -50,6 +53,7 @@ class LeaseObserver:
     def __init__(self, host: Host, clock: Clock) -> None:
         self._host = host
         self._clock = clock
+        self._hostname = ""
         self._since: dict[tuple[str, str], tuple[bytes, float]] = {}
 
     def look(self, pools: Iterable[str]) -> tuple[FoundLease, ...]:
@@ -62,7 +66,8 @@ class LeaseObserver:
         deadline_s = self._clock.monotonic_s() + DEAD_AFTER_S + _LOOK_S
         first = {lease.token: lease.content for lease in found}
         while self._clock.monotonic_s() < deadline_s and any(
-            not lease.dead and first.get(lease.token) == lease.content for lease in found
+            not (lease.dead or lease.elsewhere) and first.get(lease.token) == lease.content
+            for lease in found
         ):
             self._clock.sleep(_LOOK_S)
             found = self.look(pools)
@@ -70,6 +75,7 @@ class LeaseObserver:
 
     def _look(self, pool: str) -> Iterator[FoundLease]:
         names = self._host.storage.names(pool)
+        self._hostname = self._hostname or self._host.hostname()
         for token in sorted({token for name in names if (token := lease_token(name))}):
             mine = tuple(sorted(name for name in names if owner_token(name) == token))
             leased = lease_name(token) in names
@@ -80,8 +86,9 @@ class LeaseObserver:
                 since_s = now_s
                 self._since[pool, token] = content, now_s
             over = over_name(token) in names  # somebody has begun to clear it away
+            elsewhere = host_of(content) not in (None, self._hostname)
             dead = over or dead_here(token) or now_s - since_s >= DEAD_AFTER_S
-            yield FoundLease(pool, token, content, mine, dead)
+            yield FoundLease(pool, token, content, mine, dead and not elsewhere, elsewhere)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from drvm.restore.targets.volume_lease import (
     lease_name,
     lease_token,
     new_token,
+    on_host,
     over_name,
     owner_token,
     volume_name,
@@ -47,6 +48,10 @@ class TwoHost:
 
     storage: MemoryStorage = field(default_factory=MemoryStorage)
     machines: list[Machine] = field(default_factory=list)
+    name: str = "kvm1"
+
+    def hostname(self) -> str:
+        return self.name
 
     def domains(self) -> list[Machine]:
         return self.machines
@@ -142,6 +147,27 @@ def test_a_holder_elsewhere_is_dead_when_its_lease_stays_the_same_for_long() -> 
     assert [lease.dead for lease in observer.look(POOLS)] == [False]
     clock.sleep(1)
     assert [lease.dead for lease in observer.look(POOLS)] == [True]
+
+
+def test_what_another_host_restores_into_a_pool_of_both_is_its_own_to_clear() -> None:
+    """Its machines are not seen from here: one of them may have the volumes."""
+    storage, clock = MemoryStorage(), FakeClock()
+    here: Any = TwoHost(storage)
+    there: Any = TwoHost(storage, name="kvm2")
+    mine = crashed(there)
+    about = f"{on_host(there.hostname())}restore of web1"
+    storage.upload("default", lease_name(TOKEN), 512, [about.encode().ljust(512)])
+    there.machines.append(Machine(mine[0]))
+    began_s = clock.monotonic_s()
+    (found,) = LeaseObserver(here, clock).wait(POOLS)
+    assert not found.dead and "kvm2" in found.words
+    assert clock.monotonic_s() - began_s < DEAD_AFTER_S / 2, "nothing would come of waiting"
+    with cleared(here, POOLS, clock):
+        clock.sleep(DEAD_AFTER_S)
+    assert mine[0] in names(here) and lease_name(TOKEN) in names(here)
+    (found,) = LeaseObserver(there, clock).wait(POOLS)
+    assert found.dead and clear(there, found) == ()
+    assert names(here) == {mine[0]}
 
 
 def test_waiting_ends_when_the_dead_are_known() -> None:
