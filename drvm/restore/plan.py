@@ -108,7 +108,7 @@ def plan_restore(
     far = by_volumes(host, pool)
     nvram_path = None
     if nvram is not None:
-        nvram_path = _nvram_path(pool, name, token if far else None, manifest)
+        nvram_path = _nvram_path(pool, name, token, manifest, far=far)
     tpm = repository.tpm_state(manifest) if host.places is not None else {}
     spec = _spec(manifest, request, facts, name, images, nvram_path, tpm_state=bool(tpm))
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
@@ -255,17 +255,23 @@ def _placed(
         return planned_volume(disk, pool, name, token, manifest, request.format)
     kind = request.format or disk.format
     directory = _directory(pool)
-    plain = directory / f"{name}-{disk.target}.{kind}"
-    dated = directory / f"{name}-{disk.target}-{manifest.id}.{kind}"
-    path = dated if os.path.lexists(plain) else plain
+    begins = f"{name}-{disk.target}"
+    path = _free(directory, (begins, f"{begins}-{manifest.id}"), token, f".{kind}")
     return PlannedImage(disk, path, kind, (manifest.vm_uuid, manifest.id))
 
 
-def _nvram_path(pool: Pool | None, name: str, token: str | None, manifest: Manifest) -> Path:
-    """``token``: ``None`` for a file of this machine."""
-    if token is None:
-        return _directory(pool) / f"{name}-{manifest.id}-nvram.fd"
-    return _directory(pool) / volume_name(name, "nvram", token, "fd")
+def _nvram_path(pool: Pool | None, name: str, token: str, manifest: Manifest, *, far: bool) -> Path:
+    if far:
+        return _directory(pool) / volume_name(name, "nvram", token, "fd")
+    return _free(_directory(pool), (f"{name}-{manifest.id}",), token, "-nvram.fd")
+
+
+def _free(directory: Path, begins: tuple[str, ...], token: str, ending: str) -> Path:
+    """The first of the names that nothing has. The last resort is unique: neither a machine that
+    was restored from the same point, nor what a killed restore left, stands in the way."""
+    names = (*begins, f"{begins[-1]}-{token}")
+    paths = [directory / f"{name}{ending}" for name in names]
+    return next((path for path in paths if not os.path.lexists(path)), paths[-1])
 
 
 def _directory(pool: Pool | None) -> Path:

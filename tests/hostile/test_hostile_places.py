@@ -137,6 +137,20 @@ def test_what_is_planted_after_the_plan_ends_the_restore_and_leaves_nothing(
     assert [path for path in target.pool_path.iterdir() if path != place] == []
 
 
+def test_what_killed_restores_left_whole_stands_in_no_restore_s_way(
+    repository: Repository, target: TargetHost
+) -> None:
+    """Nor do the images of machines that were restored from the same point before."""
+    seen: set[Path] = set()
+    for _ in range(4):
+        plan = plan_on(repository, target)
+        assert not seen & set(paths_of(plan))
+        seen.update(paths_of(plan))
+        run(plan, repository, target)
+        target.machines.clear()
+    assert set(target.pool_path.iterdir()) == seen
+
+
 def test_the_state_of_a_tpm_goes_through_no_link(
     repository: Repository, target: TargetHost
 ) -> None:
