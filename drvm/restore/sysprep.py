@@ -73,9 +73,10 @@ def run_sysprep(
     """``images``: (path, format) of one machine that nobody uses. ``emulated``: without KVM.
 
     Raises ``RestoreError``; then, and after a crash, the images may be changed in part: they are
-    good for nothing but to be restored anew.
+    good for nothing but to be restored anew. It ends with us, also if we are killed.
     """
-    argv = [PROGRAM, "--quiet", "--no-network", "--operations", ",".join(operations)]
+    argv = ["setpriv", "--pdeathsig", "SIGTERM", PROGRAM, "--quiet", "--no-network"]
+    argv += ["--operations", ",".join(operations)]
     for path, kind in images:
         argv += ["--format", kind, "--add", str(path)]
     extra = {"LIBGUESTFS_BACKEND": "direct", "HOME": "/nonexistent"}

@@ -8,7 +8,7 @@ import click
 
 from drvm.cli.commands.restore import collect, make_request, restore_machine, target_options
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import chosen_point, opened
+from drvm.cli.opening import chosen_point, ending, opened
 from drvm.config.settings import Overrides
 
 
@@ -18,7 +18,7 @@ from drvm.config.settings import Overrides
 @click.option("--yes", is_flag=True, help="Don't ask before a device is overwritten.")
 @target_options
 @click.pass_obj
-def command(invocation: Invocation, /, point: str, newname: str, yes: bool, **options: Any) -> None:
+def command(invocation: Invocation, /, point: str, newname: str, yes: bool, **options: Any) -> int:
     """Restore a machine beside the original, under a new identity.
 
     Name, UUID, MACs and disk files are new; no image of the clone points at the original's.
@@ -34,3 +34,4 @@ def command(invocation: Invocation, /, point: str, newname: str, yes: bool, **op
         manifest = chosen_point(invocation, wiring, point).manifest
         request = make_request(target, "clone", newname)
         restore_machine(invocation, wiring, manifest, request, target, yes=yes)
+        return ending(wiring)

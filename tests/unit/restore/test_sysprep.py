@@ -50,6 +50,12 @@ def test_each_image_is_given_with_its_format_and_nothing_of_ours_is_told() -> No
     assert recorded.options["timeout_s"] and recorded.options["max_output_bytes"]
 
 
+def test_it_ends_with_us_also_where_we_are_killed() -> None:
+    recorded = Recorded()
+    run(recorded)
+    assert recorded.argv[:4] == ["setpriv", "--pdeathsig", "SIGTERM", sysprep.PROGRAM]
+
+
 def test_by_default_neither_accounts_nor_keys_nor_data_of_people_go() -> None:
     kept = {"user-account", "ssh-userdir", "bash-history", "mail-spool", "logfiles", "script"}
     assert not kept & set(DEFAULT)
