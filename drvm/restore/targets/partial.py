@@ -103,17 +103,17 @@ def taken_over(
 def new_partial(
     path: Path, image_format: str, size_bytes: int, tool: ImageTool, options: Mapping[str, str]
 ) -> Partial:
-    """Raises ``HostError`` where ``path`` exists; a failure leaves nothing."""
+    """Raises ``HostError`` where ``path`` exists; a failure leaves nothing. ``RestoreError`` where
+    another restore has found it and works on it already."""
     tool.create_image(path, image_format, size_bytes, options)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            _lock(descriptor, path)
-        except BaseException:
-            os.close(descriptor)
-            raise
+    except OSError as error:
+        raise HostError(f"{path} can't be opened once made: {error.strerror}") from None
+    try:
+        _lock(descriptor, path)
     except BaseException:
-        path.unlink()
+        os.close(descriptor)  # it is whoever's that has taken it over meanwhile
         raise
     return Partial(path, descriptor, is_new=True)
 

@@ -7,6 +7,7 @@ import os
 import random
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from drvm.host.nbd import await_unused
 from drvm.host.rawfile import RawFileWriter
 from drvm.restore.run import run_folder
 from drvm.restore.targets.images import ImageRestorer, PlannedImage, planned_in
-from drvm.restore.targets.partial import left_in, sweep_partial
+from drvm.restore.targets.partial import held, left_in, new_partial, sweep_partial
 from tests.killing import end_at, killed_at
 from tests.unit.repository.conftest import Vault, cheap_key_derivation, new_vault
 from tests.unit.repository.test_round_trip import noise
@@ -249,3 +250,19 @@ def test_a_restore_that_is_killed_again_and_again_ends_right(vault, tmp_path, im
     if not image.path.exists():
         restorer(vault).restore(image, NoProgress())
     assert_whole(image)
+
+
+def test_a_partial_image_that_another_restore_has_taken_over_at_once_is_left_to_it(
+    tmp_path: Path,
+) -> None:
+    """In the moment between its making and its lock."""
+    path, theirs = tmp_path / "partial", ExitStack()
+
+    class Overtaken(ImageTool):
+        def create_image(self, path: Path, *what: Any) -> None:
+            super().create_image(path, *what)
+            theirs.enter_context(held(path))
+
+    with theirs, pytest.raises(RestoreError, match="another restore"):
+        new_partial(path, "raw", MIB, Overtaken(SystemProcesses()), {})
+    assert path.stat().st_size == MIB
