@@ -88,7 +88,7 @@ WRONG_REQUESTS = {
     "drill report to nowhere": (["drill", "one", "--report", "/"], "no report can", "a folder"),
     "two identities": (["restore", "one", "--clone", "--replace"], "exclude", "choose"),
     "network without a name": (["restore", "one", "--map-network", "a"], "OLD=NEW", "lan="),
-    "remote host": (["restore", "one", "--to", "qemu+ssh://far/system"], "another machine", "DIR"),
+    "remote host": (["restore", "one", "--to", "qemu+ssh://far/system"], "image files", "DIR"),
     "password in a URI": (["restore", "one", "--to", "qemu+tls://a:b@far/"], "password", "--to"),
     "no name of the images": (["backup", "--image", "x.raw"], "needs a name", "--name NAME"),
     "bad name of the images": (["backup", "--image", "--name", "a/b", "x"], "a/b", "letters"),
@@ -230,40 +230,54 @@ def test_a_full_disk_ends_a_restore_and_leaves_nothing_on_it(
             )
 
 
-@pytest.mark.parametrize(
-    ("begun", "arguments"),
-    [
-        ("reading disk0", ("backup", "--image", "--name", "again", "large.raw")),
-        ("restoring disk0", ("restore", "large", "--output", "out")),
-    ],
-)
-def test_an_interrupt_is_exit_130_and_leaves_nothing(
-    begun: str, arguments: tuple[str, ...], appliance: Appliance, tmp_path: Path
-) -> None:
+def interrupted(begun: str, appliance: Appliance, place: Path, *arguments: str) -> None:
+    """Run a command in ``place``, and interrupt it as soon as it tells ``begun``."""
     points = appliance.json("points")
-    (tmp_path / "large.raw").symlink_to(appliance.directory / "large.raw")
-    with unchanged(tmp_path):
-        process = subprocess.Popen(
-            appliance.argv(*arguments),
-            cwd=tmp_path,
-            env=dict(appliance.env),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stderr is not None
-        with process:
-            told = ""
-            while begun not in told:
-                line = process.stderr.readline()
-                assert line, told
-                told += line
-            process.send_signal(signal.SIGINT)
-            told += process.stderr.read()
+    process = subprocess.Popen(
+        appliance.argv(*arguments),
+        cwd=place,
+        env=dict(appliance.env),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process:
+        told = ""
+        while begun not in told:
+            line = process.stderr.readline()
+            assert line, told
+            told += line
+        process.send_signal(signal.SIGINT)
+        told += process.stderr.read()
     assert process.returncode == 130
     assert "drvm: error: interrupted" in told and "Traceback" not in told
     assert appliance.json("points") == points
     assert not list((appliance.directory / "store").rglob("~*"))
+
+
+def test_an_interrupted_backup_is_exit_130_and_leaves_nothing(
+    appliance: Appliance, tmp_path: Path
+) -> None:
+    (tmp_path / "large.raw").symlink_to(appliance.directory / "large.raw")
+    with unchanged(tmp_path):
+        words = ("backup", "--image", "--name", "again", "large.raw")
+        interrupted("reading disk0", appliance, tmp_path, *words)
+
+
+def test_an_interrupted_restore_is_exit_130_and_goes_on(
+    appliance: Appliance, tmp_path: Path
+) -> None:
+    """What it leaves is no image yet, and by its name drvm's."""
+    words = ("restore", "large", "--output", "out")
+    interrupted("restoring disk0", appliance, tmp_path, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (left,) = (tmp_path / "out").iterdir()
+    assert left.name.startswith(".") and left.name.endswith(".drvm-partial")
+    appliance.drvm(*words[:-1], str(tmp_path / "out"))
+    (image,) = (tmp_path / "out").iterdir()
+    original = (appliance.directory / "large.raw").read_bytes()
+    assert image.read_bytes() == original
 
 
 def test_with_json_an_error_is_one_document_on_stdout(appliance: Appliance, store: Path) -> None:
