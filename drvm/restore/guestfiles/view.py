@@ -10,6 +10,7 @@ import msgspec
 
 from drvm.core.errors import RestoreError
 from drvm.core.text import printable
+from drvm.core.units import MIB, format_bytes
 from drvm.restore.guestfiles.appliance import Appliance, FileProblem
 from drvm.restore.guestfiles.names import (
     MAX_PATH_BYTES,
@@ -22,6 +23,9 @@ from drvm.restore.guestfiles.names import (
 from drvm.restore.guestfiles.wire import READ_BYTES, Entry, FileSystem, System
 
 _MAX_PAGES = 2000
+_MAX_WALKED_BYTES = 256 * MIB
+"""Of paths and targets of links, in all: more than the million files that callers take have where
+nobody means harm. Hostile trees may have no end, and fill the memory."""
 _ENCRYPTED = {"crypto_LUKS": "LUKS", "BitLocker": "BitLocker"}
 _NO_FILES = frozenset(
     {"", "unknown", "swap", "LVM2_member", "linux_raid_member", "zfs_member", *_ENCRYPTED}
@@ -70,6 +74,7 @@ class GuestFiles:
         self._targets = tuple(targets)
         self._systems: tuple[System, ...] | None = None
         self._mounted: bytes | tuple[()] | None = ()
+        self._walked_bytes = 0
         self.problems: list[str] = []
 
     def found(self) -> Found:
@@ -149,6 +154,12 @@ class GuestFiles:
     def _inner(self, place: Place, *, targets: bool) -> Iterator[tuple[Place, Entry]]:
         for entry in self.entries(place, targets=targets):
             inner = below(place, entry.name)
+            self._walked_bytes += len(inner.path) + len(entry.target or b"")
+            if self._walked_bytes > _MAX_WALKED_BYTES:
+                raise RestoreError(
+                    f"the paths of the files take more than {format_bytes(_MAX_WALKED_BYTES)}",
+                    hint="ask for one directory after the other",
+                )
             if len(inner.path) > MAX_PATH_BYTES:
                 self.problems.append(f"{inner}: its path is too long")
             else:

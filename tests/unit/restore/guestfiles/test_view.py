@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from drvm.core.errors import RestoreError
+from drvm.restore.guestfiles import view
 from drvm.restore.guestfiles.names import Place, parse_place
 from drvm.restore.guestfiles.view import GuestFiles
 from drvm.restore.guestfiles.wire import PAGE_NAMES, FileSystem
@@ -117,6 +118,17 @@ def test_what_is_too_deep_to_be_reached_is_told():
     looked = guest(appliance)
     assert sum(1 for _ in looked.walk(ROOT)) < 2060
     assert "its path is too long" in looked.problems[0]
+
+
+def test_a_tree_whose_paths_and_links_would_fill_the_memory_is_refused(monkeypatch):
+    appliance = TreeAppliance()
+    for number in range(20):
+        appliance.link(b"/%02d" % number, b"x" * 97)
+    monkeypatch.setattr(view, "_MAX_WALKED_BYTES", 2000)
+    assert len(list(guest(appliance).walk(ROOT, targets=True))) == 20
+    appliance.file(b"/more", b"")
+    with pytest.raises(RestoreError, match="the paths of the files take more than"):
+        list(guest(appliance).walk(ROOT, targets=True))
 
 
 def test_a_directory_that_can_not_be_listed_does_not_hide_the_others():
