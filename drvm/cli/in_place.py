@@ -12,6 +12,7 @@ from drvm.core.errors import UsageError
 from drvm.core.units import format_bytes
 from drvm.repository.manifest import Manifest
 from drvm.restore.rollback.plan import RollbackPlan
+from drvm.restore.run import start_restored
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.rollbacks import RolledBack, in_place, plan_in_place
 
@@ -72,7 +73,9 @@ def restore_in_place(
         done = in_place(wiring, plan, progress, invocation.trace, safety=wish.safety)
         if wish.start:
             progress.stage("starting the machine")
-            wiring.local_host().domain(plan.vm_uuid).start()
+            domain, safety = wiring.local_host().domain(plan.vm_uuid), done.safety_point
+            kept = f" (safety point {safety})" if safety is not None else ""
+            start_restored(domain, f"{plan.vm_name} is turned back{kept}")
     _tell(invocation, plan, done)
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from drvm.core.errors import HostError, HostUnreachable, PreflightFailed
+from drvm.core.errors import HostError, HostUnreachable, PreflightFailed, RestoreError
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.model import Domain, Host
 from drvm.host.tpm import restored_state, sweep_states
@@ -82,8 +82,17 @@ def run_restore(
             domain = _define(plan, host, lease, undo, trace)
     if start:
         progress.stage("starting the machine")
-        domain.start()
+        start_restored(domain, f"{domain.name} is restored")
     return Restored(tuple(image.path for image in plan.images), written, domain.name, domain.uuid)
+
+
+def start_restored(domain: Domain, done: str) -> None:
+    """``done``: what is true whether it starts or not. Raises ``RestoreError``."""
+    try:
+        domain.start()
+    except HostError as error:
+        hint = error.hint or f"virsh start {domain.name} tries again: nothing is left to restore"
+        raise RestoreError(f"{done}, but does not start: {error.message}", hint=hint) from None
 
 
 @contextlib.contextmanager

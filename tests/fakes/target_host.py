@@ -93,5 +93,8 @@ class TargetDomain:
     def has_managed_save(self) -> bool:
         return False
 
+    def start(self) -> None:
+        return None
+
     def undefine(self) -> None:
         del self.host.machines[self.name]

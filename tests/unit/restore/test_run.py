@@ -76,14 +76,14 @@ def planned(repository: Repository, target: Target, *, replace: bool = False) ->
     return plan_restore(repository, point.manifest, host, request)
 
 
-def run(plan: RestorePlan, repository: Repository, target: Target) -> None:
+def run(plan: RestorePlan, repository: Repository, target: Target, *, start: bool = False) -> None:
     host: Host = target  # type: ignore[assignment]
     run_restore(
         plan,
         host,
         ImageRestorer(repository, SystemProcesses(), SystemClock()),
         NoProgress(),
-        start=False,
+        start=start,
         volumes=VolumeRestorer(repository, target.volumes, FakeClock()),
         devices=NOTHING,
     )
@@ -159,6 +159,16 @@ def test_a_machine_of_somebody_else_is_not_taken_away(
     with pytest.raises(HostError):
         run(plan, repository, target)
     assert list(target.machines) == ["other"] and files(target) == []
+
+
+def test_a_machine_that_does_not_start_is_told_to_be_restored(
+    repository: Repository, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TargetDomain, "start", lambda _: raises(HostError("no KVM"))())
+    plan = planned(repository, target)
+    with pytest.raises(RestoreError, match="here is restored, but does not start: no KVM"):
+        run(plan, repository, target, start=True)
+    assert target.machines and files(target) == [plan.images[0].path.name]
 
 
 def test_a_device_is_looked_at_again_when_its_turn_comes(
