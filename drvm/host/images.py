@@ -126,6 +126,15 @@ class ImageTool:
             os.fsync(descriptor)
         sync_directory(image.parent)
 
+    def holds_nothing(self, image: Path) -> bool:
+        """Whether nothing was ever written to a qcow2. Takes no lock. Raises ``HostError``."""
+        told = ",".join(map("=".join, image_options(image, "qcow2", locking=False).items()))
+        argv = ["qemu-img", "map", "-U", "--output=json", "--image-opts", f"backing=,{told}"]
+        try:
+            return not any(entry["present"] for entry in json.loads(self._run(argv, _QUICK_S)))
+        except (ValueError, RecursionError, KeyError, TypeError):
+            raise HostError(f"qemu-img said nothing useful about {image}") from None
+
     def flatten(self, image: Path) -> None:
         """Copy into a qcow2 what it takes from its backing chain, which it has no more then. May be
         done again after a crash. Raises ``HostError``, also where a QEMU has it open."""

@@ -28,6 +28,7 @@ RECONNECT_S = 60
 _START_S = 15.0
 _POLL_S = 0.02
 _MAX_SOCKET_CHARS = 107
+_SECTOR_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,19 @@ class NbdFront:
 
     def runs(self) -> bool:
         return bool(running(self._mark))
+
+    def reads(self, export: str) -> bool:
+        """Whether the server gives what is read at this moment. A front whose server was away for
+        more than ``RECONNECT_S`` finds it again up to 16 s after it is back: until then all fails
+        at once."""
+        with contextlib.suppress(HostError):
+            reader = NbdReader(self.socket, export)
+            try:
+                reader.read_into(0, memoryview(bytearray(_SECTOR_BYTES)))
+            finally:
+                reader.close()
+            return True
+        return False
 
     def stop(self) -> None:
         """It has ended when this returns. May be called again."""

@@ -44,5 +44,4 @@ def boot_findings(wiring: Wiring, host: Host) -> list[Finding]:
 
 def sweep_boots(wiring: Wiring, host: Host) -> list[Finding]:
     """Finish what killed boots left, where no guest has written."""
-    parts = instant_parts(wiring, host)
-    return look.sweep(parts, wiring.repository()) if parts.boots.names() else []
+    return look.sweep(instant_parts(wiring, host), wiring.repository)

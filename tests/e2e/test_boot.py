@@ -272,6 +272,9 @@ def test_after_its_server_died_a_machine_goes_on_with_its_memory_and_is_then_dis
     assert machine.run("cat /data/mine") == "mine\n"
     wait_until(lambda: machine.run("cat /data/sum").startswith(bench.digest))
     bench.appliance.drvm("boot", "--discard", machine.name, expect=2)
+    plan = bench.appliance.drvm("boot", "--discard", machine.name, "--yes", "--dry-run")
+    assert "would be removed" in plan.out
+    assert bench.state(machine.name)["machine"] == "running"
     bench.appliance.drvm("boot", "--discard", machine.name, "--yes")
     bench.assert_nothing_is_left()
 

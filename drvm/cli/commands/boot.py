@@ -57,7 +57,7 @@ _VERBS = ("finish", "resume", "discard")
 @click.option("--resume", metavar="NAME", help="Go on after the server, drvm or the host died.")
 @click.option("--discard", metavar="NAME", help="Remove it with all that its guest has written.")
 @click.option("--list", "listing", is_flag=True, help="Show what was booted.  [the default]")
-@click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
 @click.option("--yes", is_flag=True, help="Don't ask before one is discarded.")
 @at_time
 @click.pass_obj
@@ -87,6 +87,9 @@ def command(invocation: Invocation, /, point: str | None, **options: Any) -> int
         return _boot(invocation, point, options)
     with opened(invocation) as wiring:
         parts = instant_parts(wiring, wiring.local_host(), invocation.trace)
+        if asked and options["dry_run"]:
+            _show_what_is(invocation, parts, asked[0], options[asked[0]])
+            return 0
         if asked:
             _go_on(invocation, wiring, parts, asked[0], options)
             return ending(wiring)
@@ -160,14 +163,15 @@ def _go_on(
         invocation.confirm(
             f"remove {name} with all that its guest has written?", yes=options["yes"]
         )
+    told: tuple[str, ...] = ()
     with parts.boots.lock(name), invocation.progress() as progress:
         boot = parts.boots.named(name)
         if verb == "discard":
-            discard(parts, boot, wiring.repository())
+            told = discard(parts, boot, wiring.repository())
         elif verb == "resume":
             resume(parts, boot, lambda: service_for(wiring, boot))
         else:
-            finish(
+            told = finish(
                 parts,
                 boot,
                 wiring.repository(),
@@ -175,6 +179,8 @@ def _go_on(
                 progress,
                 bandwidth_mib_s=options["bandwidth"],
             )
+    for line in told:
+        invocation.warn(line)
     done = {"discard": "discarded", "resume": "resumed", "finish": "finished"}[verb]
     if invocation.output.json:
         fields = {"name": name, "vm_uuid": boot.vm_uuid, "point": boot.point}
@@ -182,6 +188,24 @@ def _go_on(
         return
     after = ": its disks need the repository no more" if verb == "finish" else ""
     invocation.output.line(f"{done} {name}{after}")
+
+
+def _show_what_is(invocation: Invocation, parts: Parts, verb: str, name: str) -> None:
+    """What ``--dry-run`` tells of a verb: nothing is changed."""
+    boot = parts.boots.named(name)
+    state = next((state for state in look(parts) if state.boot.name == name), None)
+    if invocation.output.json:
+        fields = {"verb": verb, "name": name, "state": _fields(state) if state else None}
+        invocation.output.document({"plan": fields})
+        return
+    what = {
+        "discard": "the machine and these images would be removed, with all that is in them",
+        "resume": "its server and the machine would be started, where they don't run",
+        "finish": "what these images lack would be pulled into them",
+    }[verb]
+    invocation.output.line(f"{name}: {state.words if state else 'on another host'}; {what}:")
+    for disk in boot.disks:
+        invocation.output.line(f"  {disk.target}: {disk.image}")
 
 
 def _list(invocation: Invocation, parts: Parts) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from drvm.core.errors import HostError, RestoreError
 from drvm.core.progress import Progress
+from drvm.core.text import printable
 from drvm.host.images import in_use
 from drvm.host.model import Domain, DomainState
 from drvm.repository.repository import Repository
@@ -20,6 +21,8 @@ from drvm.snapshot.domainxml import read
 _POLL_S = 0.2
 _STALL_S = 300.0
 _SETTLE_S = 10.0
+_AWAIT_S = 60.0
+"""The front looks for a server that was away every 16 s, at least."""
 _TRIES = 3
 
 MakeService = Callable[[], Service]
@@ -34,9 +37,10 @@ def resume(parts: Parts, boot: Boot, service: MakeService, *, start: bool = True
     """
     domain = _existing(parts, boot)
     place = Place(boot.vm_uuid)
-    needed = bool(_unfinished(parts, boot))
-    if needed and not (place.is_served() and place.is_fronted()):
+    left = _unfinished(parts, boot)
+    if left and (domain.stopped_by_disks() or not (place.is_served() and place.is_fronted())):
         _serve_again(parts, boot, domain, place, service())
+        _await_reads(parts, boot, place, left)
     if domain.state() is DomainState.SHUTOFF:
         if start or domain.has_managed_save():
             domain.start()
@@ -50,6 +54,8 @@ def _serve_again(parts: Parts, boot: Boot, domain: Domain, place: Place, service
     """QEMU does not connect again to what has gone away. Where that is the front, the machine's
     memory is saved: started from there, it connects anew and the guest notices nothing."""
     lost = not place.is_fronted()
+    if domain.stopped_by_disks():  # one that fails has perhaps credentials that have expired
+        place.unserve(parts.clock)
     place.serve(parts.processes, parts.clock, service)
     parts.trace("resume-served")
     if lost and domain.state() is not DomainState.SHUTOFF:
@@ -60,11 +66,26 @@ def _serve_again(parts: Parts, boot: Boot, domain: Domain, place: Place, service
     parts.trace("resume-fronted")
 
 
+def _await_reads(parts: Parts, boot: Boot, place: Place, left: list[BootDisk]) -> None:
+    """Before that the guest would be stopped by the same reads again."""
+    deadline_s = parts.clock.monotonic_s() + _AWAIT_S
+    for disk in left:
+        while not place.front.reads(disk.target):
+            if parts.clock.monotonic_s() >= deadline_s:
+                raise RestoreError(
+                    f"the server of {boot.name} does not give what is read of {disk.target}",
+                    hint=f"is the store reachable? drvm boot --resume {boot.name} tries again",
+                )
+            parts.clock.sleep(_POLL_S)
+    parts.trace("resume-read")
+
+
 def begin_pull(parts: Parts, boot: Boot, *, bandwidth_mib_s: int = 0) -> None:
     """In QEMU, which goes on with it when we are gone; ``finish`` ends it. The machine runs."""
     domain = _existing(parts, boot)
     for disk in _unfinished(parts, boot):
         _check_image(domain, disk)
+        _check_snapshots(parts, boot, disk)
         if domain.block_job(disk.target) is None:
             domain.pull_start(disk.target, bandwidth_mib_s=bandwidth_mib_s)
             parts.trace(f"pull-begun-{disk.target}")
@@ -78,12 +99,15 @@ def finish(
     progress: Progress,
     *,
     bandwidth_mib_s: int = 0,
-) -> None:
+) -> tuple[str, ...]:
     """Its disks are plain when this returns, and it needs the repository no more; the caller holds
-    its lock. The machine runs on, or stays off.
+    its lock. The machine runs on, or stays off. Returns what is to be told.
 
     Whatever an error or a crash leaves, the next ``finish`` goes on with. Raises ``DrvmError``.
     """
+    _existing(parts, boot)
+    for disk in _unfinished(parts, boot):
+        _check_snapshots(parts, boot, disk)
     boot = parts.boots.write(boot.in_phase("finishing"))
     parts.trace("finish-noted")
     for _ in range(_TRIES):
@@ -116,15 +140,17 @@ def finish(
     parts.trace("finish-defined")
     Place(boot.vm_uuid).clear(parts.clock)
     parts.trace("finish-unserved")
-    forget(parts, boot, repository)
+    if domain.stopped_by_disks():  # by a read that failed before all was here
+        domain.resume()
+    return forget(parts, boot, repository)
 
 
-def discard(parts: Parts, boot: Boot, repository: Repository) -> None:
-    """The machine goes, with all that its guest has written; the caller holds its lock. A crash
-    leaves a record that says so: ``drvm doctor --fix`` goes on."""
+def discard(parts: Parts, boot: Boot, repository: Repository) -> tuple[str, ...]:
+    """The machine goes, with all that its guest has written; the caller holds its lock. Returns
+    what is to be told. A crash leaves a record that says so: ``drvm doctor --fix`` goes on."""
     boot = parts.boots.write(boot.in_phase("discarding"))
     parts.trace("discard-noted")
-    remove_boot(parts, boot, repository)
+    return remove_boot(parts, boot, repository)
 
 
 def _existing(parts: Parts, boot: Boot) -> Domain:
@@ -154,6 +180,17 @@ def _check_image(domain: Domain, disk: BootDisk) -> None:
         raise RestoreError(
             f"disk {disk.target} of {domain.name} is not on {disk.image} any more",
             hint="if somebody took a snapshot of it: commit or delete that first (virsh)",
+        )
+
+
+def _check_snapshots(parts: Parts, boot: Boot, disk: BootDisk) -> None:
+    """A snapshot inside the image takes from the point what it lacks, and a pull brings only what
+    the disk is now: zeroes would be left of the rest."""
+    if names := parts.images.info(Path(disk.image), "qcow2").snapshots:
+        raise RestoreError(
+            f"{disk.image} has snapshots in it, which would lose what they take from the point: "
+            f"{', '.join(printable(name, 60) for name in names[:5])}",
+            hint=f"virsh snapshot-delete {boot.name} NAME removes one",
         )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from drvm.core.errors import DrvmError, Locked
+from drvm.core.errors import DrvmError, HostError, Locked
 from drvm.core.findings import Finding
 from drvm.core.units import format_bytes
 from drvm.host.model import DomainState
 from drvm.repository.repository import Repository
-from drvm.restore.instant.parts import Parts, domain_of, is_over_export, remove_boot
+from drvm.restore.instant.parts import Parts, as_it_ran, domain_of, is_over_export, remove_boot
 from drvm.restore.instant.place import Place, places
 from drvm.restore.instant.record import Boot
 
@@ -58,9 +58,9 @@ def findings(parts: Parts) -> list[Finding]:
     return told + [Finding("left alone", True, line) for line in words]
 
 
-def sweep(parts: Parts, repository: Repository) -> list[Finding]:
+def sweep(parts: Parts, repository: Callable[[], Repository]) -> list[Finding]:
     """Remove what is left of boots whose guest never ran, or that somebody has discarded. What a
-    guest may have written to is left alone."""
+    guest may have written to is left alone. ``repository``: opened only where it is needed."""
     done = []
     for name in parts.boots.names():
         try:
@@ -68,9 +68,14 @@ def sweep(parts: Parts, repository: Repository) -> list[Finding]:
                 boot = parts.boots.find(name)
                 if boot is None or boot.uri != parts.host.uri:
                     continue
+                was, boot = boot.phase, as_it_ran(parts, boot)
                 if boot.phase in ("making", "discarding"):
-                    remove_boot(parts, boot, repository)
-                    done.append(Finding(f"boot {name}", True, "removed what was left of it"))
+                    left = remove_boot(parts, boot, repository())
+                    words = "; ".join(("removed what was left of it", *left))
+                    done.append(Finding(f"boot {name}", True, words))
+                elif boot.phase != was:
+                    words = "kept: somebody started it, its guest has written"
+                    done.append(Finding(f"boot {name}", True, words))
         except Locked:
             continue
         except DrvmError as problem:
@@ -82,9 +87,14 @@ def _look_at(parts: Parts, boot: Boot) -> BootState:
     place = Place(boot.vm_uuid)
     machine = _machine(parts, boot)
     served = place.is_served() and place.is_fronted()
-    left, pulling = _pulling(parts, boot, machine)
     busy = _is_busy(parts, boot.name)
-    words, hint = _judge(boot, machine, served, left)
+    left: tuple[str, ...] = ()
+    pulling: Mapping[str, tuple[int, int]] = {}
+    try:
+        left, pulling = _pulling(parts, boot, machine)
+        words, hint = _judge(boot, machine, served, left)
+    except HostError as problem:
+        words, hint = f"{machine}, but {problem.message}", problem.hint or "look at its images"
     ok = busy or not hint
     words = f"over point {boot.point} of {boot.origin}: {words}"
     if pulling:
@@ -121,6 +131,8 @@ def _pulling(
 def _judge(boot: Boot, machine: str, served: bool, left: tuple[str, ...]) -> tuple[str, str]:
     """What it is, and what to do about it, empty where nothing."""
     name = boot.name
+    if boot.phase == "making" and machine not in ("off", "gone"):
+        return f"{machine}: somebody started it", "drvm doctor --fix notes that, and keeps it"
     if boot.phase == "making":
         return "it was not started any more", "drvm doctor --fix removes it"
     if boot.phase == "discarding":

@@ -69,11 +69,15 @@ class Place:
             server = self.server_directory / "socket"
             self.front.start(processes, clock, server, service.disks, user)
 
+    def unserve(self, clock: Clock) -> None:
+        """No server runs here when it returns; what QEMU connects to stays."""
+        if self.server_directory.exists():
+            end_server(self.server_directory, clock)
+
     def clear(self, clock: Clock) -> None:
         """Nothing runs here, and nothing is left, when it returns."""
         self.front.stop()
-        if self.server_directory.exists():
-            end_server(self.server_directory, clock)
+        self.unserve(clock)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _make(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from drvm.core.clock import rfc3339
 from drvm.core.errors import DrvmError, HostError, PreflightFailed, RestoreError, StoreRefused
 from drvm.core.progress import Progress
-from drvm.host.model import DomainState, Host
+from drvm.host.model import Host
 from drvm.repository.manifest import Manifest
 from drvm.repository.pins import Pin, new_nonce
 from drvm.repository.points import Point
@@ -16,7 +16,7 @@ from drvm.repository.repository import Repository
 from drvm.restore.claims import check_free, claimed
 from drvm.restore.folder import write_new
 from drvm.restore.instant.definition import over_export, policies
-from drvm.restore.instant.parts import Parts, domain_of, make_image, remove_boot
+from drvm.restore.instant.parts import Parts, as_it_ran, make_image, remove_boot
 from drvm.restore.instant.place import Place
 from drvm.restore.instant.record import VERSION, Boot, BootDisk
 from drvm.restore.plan import RestorePlan, RestoreRequest, plan_restore
@@ -52,12 +52,13 @@ def make_way(parts: Parts, name: str, repository: Repository) -> None:
     boot = parts.boots.find(name)
     if boot is None:
         return
+    boot = as_it_ran(parts, boot)
     if boot.phase in ("running", "finishing"):
         raise RestoreError(
             f"{name} was booted from point {boot.point} already",
             hint=f"drvm boot --finish {name} makes its disks plain, --discard {name} removes it",
         )
-    remove_boot(parts, boot, repository)
+    remove_boot(parts, boot, repository)  # a pin that is left says by its note whose it was
 
 
 def start_boot(
@@ -96,6 +97,7 @@ def _start(
         progress.stage("starting the server")
         warnings = _pin(boot, point, repository, writer)
         parts.trace("boot-pinned")
+        place.clear(parts.clock)  # a server that a lost record left may serve another point
         place.serve(parts.processes, parts.clock, service)
         parts.trace("boot-served")
         place.put_front(parts.processes, parts.clock, service, parts.host.qemu_user())
@@ -106,7 +108,11 @@ def _start(
             make_image(parts, boot, disk, planned.size_bytes, dict(options))
             parts.trace(f"boot-image-{disk.target}")
         if plan.nvram is not None and plan.nvram_path is not None:
-            write_new(plan.nvram_path, plan.nvram)
+            try:
+                write_new(plan.nvram_path, plan.nvram)
+            except BaseException:
+                boot = replace(boot, nvram="")  # somebody else's, perhaps
+                raise
         for pool in plan.room:  # so that it lists the images; nothing rests on it
             with contextlib.suppress(HostError):
                 parts.host.refresh_pool(pool)
@@ -161,9 +167,9 @@ def _pin(boot: Boot, point: Point, repository: Repository, writer: str) -> tuple
 
 
 def _undo(parts: Parts, boot: Boot, repository: Repository) -> None:
-    """Unless the guest runs, nothing has been written that anybody could want; what can't be
+    """Unless the guest ran, nothing has been written that anybody could want; what can't be
     removed now stays known by its record."""
     with contextlib.suppress(DrvmError, OSError):
-        domain = domain_of(parts, boot)
-        if domain is None or domain.state() is DomainState.SHUTOFF:
-            remove_boot(parts, parts.boots.write(boot.in_phase("making")), repository)
+        boot = as_it_ran(parts, boot.in_phase("making"))
+        if boot.phase == "making":
+            remove_boot(parts, parts.boots.write(boot), repository)

@@ -15,6 +15,7 @@ from drvm.core.errors import HostError
 from drvm.core.extents import Extent, ExtentKind
 from drvm.core.process import Child, SystemProcesses
 from drvm.core.units import MIB
+from drvm.host import nbd_front
 from drvm.host.nbd import NbdReader, nbd_extents
 from drvm.host.nbd_front import NbdFront
 
@@ -89,6 +90,26 @@ def test_a_read_waits_for_a_server_that_is_killed_and_started_anew(
         thread.join(60)
         assert not thread.is_alive()
     assert found == server.data[:MIB]
+
+
+def test_it_tells_whether_a_server_that_was_away_for_long_gives_again_what_is_read(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU asks for it less and less often, and lets every read fail at once until then."""
+    monkeypatch.setattr(nbd_front, "RECONNECT_S", 1)
+    front = NbdFront(tmp_path / "nbd")
+    front.start(_processes, _clock, server.socket, ["vda"], None)
+    try:
+        assert front.reads("vda")
+        server.kill()
+        assert not front.reads("vda")
+        server.start()
+        deadline_s = _clock.monotonic_s() + 40
+        while not front.reads("vda"):
+            assert _clock.monotonic_s() < deadline_s
+            _clock.sleep(0.1)
+    finally:
+        front.stop()
 
 
 def test_it_is_found_and_ended_by_whoever_knows_its_socket(front: NbdFront) -> None:
