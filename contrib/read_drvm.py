@@ -379,7 +379,8 @@ def write(repository: Repository, manifest: Manifest, which: str, output: Path) 
     """A disk by its target, or a blob of the manifest by its field."""
     partial = output.with_name(output.name + ".partial")
     with partial.open("xb") as stream:
-        disks = {disk["target"]: disk for disk in manifest["disks"]}
+        streams = [*manifest["disks"], *filter(None, [manifest.get("memory")])]
+        disks = {disk["target"]: disk for disk in streams}
         if which in ("definition", "nvram"):
             blob = manifest[which] or {}
             stream.write(repository.blob(bytes.fromhex(blob["pack"]), int(blob["number"])))

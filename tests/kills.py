@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from drvm.core.clock import SystemClock
@@ -56,6 +56,7 @@ WAYS = (
     Way("external", BackupOptions()),
     Way("pull", BackupOptions(engine="pull")),
     Way("standing-overlay", BackupOptions(changed_blocks="standing-overlay"), stands=True),
+    Way("memory", BackupOptions(memory=True)),
 )
 
 
@@ -126,7 +127,8 @@ class Harness:
             assert_sound_file_system(raw)
             texts[target] = file_in_raw(raw, CHAINS[target]).decode()
 
-        made = proven_point(self.wiring, self.guest, self.scratch, way.options, look)
+        options = replace(way.options, memory=False)  # with it, disks alone are as of a power cut
+        made = proven_point(self.wiring, self.guest, self.scratch, options, look)
         assert made.consistency == "filesystem", made.warnings
         chain.assert_one_instant(chain.verify([texts[target] for target in CHAINS]))
 

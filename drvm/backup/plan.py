@@ -8,7 +8,7 @@ from drvm.host.model import Domain
 from drvm.repository.points import Point
 from drvm.snapshot import domainxml, standing
 from drvm.snapshot.capture import CaptureRequest
-from drvm.snapshot.choose import choose
+from drvm.snapshot.choose import choose_for
 from drvm.snapshot.disks import select
 from drvm.snapshot.parts import Parts
 
@@ -39,7 +39,7 @@ def plan_backup(
     parts: Parts, domain: Domain, request: CaptureRequest, parent: Point | None
 ) -> BackupPlan:
     """Looks, and touches nothing. Raises ``CaptureError`` for a disk that can't be captured."""
-    choice = choose(parts, request.vm, request.engine)
+    choice = choose_for(parts, request)
     machine = domainxml.read(standing.found(parts, domain).on_own_images(domain.xml()))
     selection = select(machine, request.exclude_disks)
     disks = tuple(

@@ -153,8 +153,14 @@ class Backup:
             disks = [
                 (disk, *self._disk(session, frozen.uuid, disk, parent)) for disk in frozen.disks
             ]
+            memory = None
+            if frozen.memory is not None:  # nothing of an earlier point is in the same place
+                writer = session.disk(frozen.memory.size_bytes, None)
+                memory = frozen.memory, writer, transfer(frozen.memory, writer, self._progress)
+                self._trace("read memory")
             self._progress.stage(f"storing {frozen.name}")
             written = session.finish()
+        described = _described([*disks, *([] if memory is None else [memory])], written)
         definition, nvram, *tpm = (
             None if blob is None else StoredBlob.of(written.blobs[blob]) for blob in blobs
         )
@@ -171,7 +177,8 @@ class Backup:
             parent=parent.id if parent is not None else None,
             frozen_seconds=round(frozen.frozen_s, 3),
             stored_bytes=written.stored_bytes,
-            disks=_described(disks, written),
+            disks=described[: len(disks)],
+            memory=described[-1] if memory is not None else None,
             definition=definition,
             nvram=nvram,
             tpm={name: blob for name, blob in zip(frozen.tpm, tpm, strict=True) if blob},

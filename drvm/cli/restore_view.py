@@ -25,6 +25,8 @@ def show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
             "images": image_fields(plan.images),
             "need_bytes": plan.need_bytes,
             "sysprep": plan.sysprep,
+            "running": plan.memory is not None,
+            "has_memory": plan.manifest.memory is not None,
             "left_out": definition.dropped,
             "changed": definition.changed,
             "definition_difference": changes,
@@ -36,6 +38,10 @@ def show_plan(invocation: Invocation, plan: RestorePlan, uri: str) -> None:
     list_images(invocation, plan.images)
     for pool, need_bytes in plan.room.items():
         output.line(f"  needs up to {format_bytes(need_bytes)} in pool {pool}")
+    if plan.manifest.memory is not None:
+        memory = format_bytes(plan.manifest.memory.size_bytes)
+        how = "it goes on from there" if plan.memory else "--running lets it go on from there"
+        output.line(f"  holds its memory, {memory}: {how}")
     if plan.sysprep:
         output.line(f"  inside the disks anew: {', '.join(plan.sysprep)}")
     for title, lines in (("changed", definition.changed), ("left out", definition.dropped)):

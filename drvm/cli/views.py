@@ -55,6 +55,7 @@ def point_fields(
             }
             for disk in manifest.disks
         ],
+        "memory_bytes": None if manifest.memory is None else manifest.memory.size_bytes,
     }
 
 

@@ -33,12 +33,13 @@ _JOB_KINDS = {
     libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: "active-commit",
     libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP: "backup",
 }
-_SNAPSHOT = (
-    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+_WITH_OUR_FILES = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
 )
+_SNAPSHOT = _WITH_OUR_FILES | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+_MEMORY_SNAPSHOT = _WITH_OUR_FILES | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
 _HMP = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
 _UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -84,8 +85,11 @@ class LibvirtDomain:
         return self._ask(lambda d: bool(d.hasManagedSaveImage(0)))
 
     # -- snapshots and block jobs -------------------------------------------------------------
-    def create_disk_snapshot(self, snapshot_xml: str, *, quiesce: bool) -> None:
-        flags = _SNAPSHOT | (libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE if quiesce else 0)
+    def create_disk_snapshot(
+        self, snapshot_xml: str, *, quiesce: bool, memory: bool = False
+    ) -> None:
+        flags = _MEMORY_SNAPSHOT if memory else _SNAPSHOT
+        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE if quiesce else 0
         self._change(lambda d: d.snapshotCreateXML(snapshot_xml, flags))
 
     def snapshot_names(self) -> list[str]:

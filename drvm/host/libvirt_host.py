@@ -91,6 +91,16 @@ class LibvirtHost:
     def define(self, domain_xml: str) -> Domain:
         return self._wrap(self._connection.call(lambda c: c.defineXML(domain_xml), repeatable=True))
 
+    def restore_running(self, memory: Path, domain_xml: str) -> None:
+        """The processor is the one that the machine ran with, not the one to choose anew."""
+
+        def bring_back(connection: Any) -> None:
+            secure = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
+            saved = connection.saveImageGetXMLDesc(str(memory), secure)
+            connection.restoreFlags(str(memory), libvirt_xml.with_cpu_of(saved, domain_xml), 0)
+
+        self._connection.call(bring_back, repeatable=False)
+
     def start_transient(self, domain_xml: str) -> Domain:
         flags = libvirt.VIR_DOMAIN_START_AUTODESTROY
         return self._wrap(

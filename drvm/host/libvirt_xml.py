@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError, tostring
 
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
@@ -29,6 +29,15 @@ def parse(text: str, root: str) -> Element:
     if element.tag != root:
         raise HostError(f"<{root}> expected, <{element.tag[:40]}> found")
     return element
+
+
+def with_cpu_of(saved_xml: str, domain_xml: str) -> str:
+    """``domain_xml`` with the ``<cpu>`` of the domain that was saved, or without any."""
+    saved, domain = parse(saved_xml, "domain"), parse(domain_xml, "domain")
+    for cpu in domain.findall("cpu"):
+        domain.remove(cpu)
+    domain.extend(saved.findall("cpu")[:1])
+    return tostring(domain, encoding="unicode")
 
 
 def capabilities(host_xml: str, domain_xml: str) -> HostCapabilities:

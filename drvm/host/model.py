@@ -95,8 +95,10 @@ class Domain(Protocol):
         ...
 
     # -- snapshots and checkpoints ------------------------------------------------------------
-    def create_disk_snapshot(self, snapshot_xml: str, *, quiesce: bool) -> None:
-        """DISK_ONLY | ATOMIC | NO_METADATA | REUSE_EXT, and QUIESCE where asked for.
+    def create_disk_snapshot(
+        self, snapshot_xml: str, *, quiesce: bool, memory: bool = False
+    ) -> None:
+        """DISK_ONLY (or LIVE with ``memory``) | ATOMIC | NO_METADATA | REUSE_EXT, and QUIESCE.
 
         All disks or none. With ``quiesce`` freeze and thaw are inside this one call; raises
         ``AgentError`` when the freeze failed (then there is no snapshot), ``HostError`` else.
@@ -288,6 +290,10 @@ class Host(Protocol):
     def find_domain(self, name_or_uuid: str) -> Domain | None: ...
 
     def define(self, domain_xml: str) -> Domain: ...
+
+    def restore_running(self, memory: Path, domain_xml: str) -> None:
+        """Bring a defined machine back from libvirt's file of its memory; on errors it is off."""
+        ...
 
     def start_transient(self, domain_xml: str) -> Domain:
         """Create and start a domain that libvirt destroys by itself when this connection ends,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from drvm.core.clock import parse_rfc3339, rfc3339
 from drvm.core.errors import DamageFound, UnsupportedFormat
@@ -14,6 +16,9 @@ from drvm.repository.layout import FORMAT_VERSION, decode_json
 from drvm.repository.packs import BlobRef
 
 MAX_DISK_BYTES = 1 << 52
+
+MEMORY = "memory"
+"""The target of a machine's memory, in the place of a disk's."""
 
 MAX_COUNT = (1 << 63) - 1
 """Numbers of other sizes are no numbers of bytes: they only upset whoever computes with them."""
@@ -67,7 +72,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     last byte was stored. ``stored_bytes``: all packs that this point added, metadata and padding
     included. ``tpm``: the state of an emulated TPM, by file name. ``host`` and ``drvm_version`` are
     who wrote it, also where it was copied since. Points of one ``group`` show one instant of
-    several machines."""
+    several machines. ``memory``: libvirt's file of the memory of a machine that ran, stored as a
+    disk is, under the target ``memory``."""
 
     format_version: int = FORMAT_VERSION
     id: str
@@ -91,10 +97,22 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     group: str | None = None
     copied_from: CopiedFrom | None = None
     mark: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")] | None = None
+    memory: Disk | None = None
+
+    @property
+    def streams(self) -> tuple[Disk, ...]:
+        """All that has a disk map: the disks, then the memory."""
+        return self.disks if self.memory is None else (*self.disks, self.memory)
+
+    def with_streams(self, streams: Sequence[Disk]) -> Manifest:
+        """The same with those of ``streams`` in their places."""
+        count = len(self.disks)
+        memory = None if self.memory is None else streams[count]
+        return replace(self, disks=tuple(streams[:count]), memory=memory)
 
     def marked(self) -> bytes:
         """What ``mark`` is made of: by it the host that wrote the point knows it as its own."""
-        roots = [[d.target, str(d.size_bytes), _named(d.root)] for d in self.disks]
+        roots = [[d.target, str(d.size_bytes), _named(d.root)] for d in self.streams]
         tpm = [[name, _named(blob)] for name, blob in sorted(self.tpm.items())]
         blobs = [_named(self.definition), _named(self.nvram), tpm]
         names = [self.id, self.vm_uuid, self.created, self.vm, self.host]
@@ -142,6 +160,8 @@ def _check(manifest: Manifest) -> None:
     targets = [disk.target for disk in manifest.disks]
     if len(set(targets)) != len(targets) or not all(map(is_disk_target, targets)):
         raise ValueError("disk targets are malformed")
+    if manifest.memory is not None and (manifest.memory.target != MEMORY or MEMORY in targets):
+        raise ValueError("the memory is malformed")
     if not all(map(is_tpm_file, manifest.tpm)):
         raise ValueError("files of the TPM are malformed")
     copied_at = [manifest.copied_from.at] if manifest.copied_from is not None else []

@@ -43,7 +43,7 @@ class Need:
         """Raises the store's errors; damage is noted."""
         with self._lock:
             self.needed.update(blob.ref().pack for blob in manifest.blobs())
-        for disk in manifest.disks:
+        for disk in manifest.streams:
             self._add_map(disk)
 
     def _add_map(self, disk: Disk) -> None:

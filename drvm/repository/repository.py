@@ -248,7 +248,7 @@ class Repository:
     def need(self, manifest: Manifest) -> frozenset[bytes]:
         """Every pack that the point needs, shared subtrees included."""
         need = {blob.ref().pack for blob in manifest.blobs()}
-        for disk in manifest.disks:
+        for disk in manifest.streams:
             need |= self.disk_map(disk).packs()
         return frozenset(need)
 

@@ -37,7 +37,7 @@ class RestoreRequest:
     one that is there, or make a ``clone`` with a new one. ``name``: ``None`` keeps the original's
     (a clone needs one). ``pools``: as ``pools_of`` takes them, the others go to ``pool``.
     ``devices``: target -> a block device of this machine, instead of a pool. ``format``: ``None``
-    as the original. ``disks``: ``None`` for all."""
+    as the original. ``disks``: ``None`` for all. ``running``: with its memory."""
 
     identity: IdentityMode = "keep"
     name: str | None = None
@@ -51,6 +51,7 @@ class RestoreRequest:
     machine: str | None = None
     cpu: str | None = None
     sysprep: tuple[str, ...] = ()
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class RestorePlan:
     machine that is replaced; they stay where they are. ``tpm``: files of the emulated TPM's state;
     ``name``, ``uuid``: of the restored machine, which may take the place of the one with both
     (``replace``). ``nvram_pool``: the NVRAM goes there through libvirt; ``token``: in the names of
-    whatever goes so. ``sysprep``: operations inside the images, before the machine is defined."""
+    whatever goes so. ``sysprep``: operations inside the images, before the machine is defined.
+    ``memory``: brought back for the machine to go on from, then removed."""
 
     manifest: Manifest
     original_xml: str = field(repr=False)
@@ -76,6 +78,7 @@ class RestorePlan:
     nvram_pool: str | None = None
     token: str = ""
     sysprep: tuple[str, ...] = ()
+    memory: PlannedImage | None = None
 
     @property
     def need_bytes(self) -> int:
@@ -112,7 +115,10 @@ def plan_restore(
     tpm = repository.tpm_state(manifest) if host.places is not None else {}
     spec = _spec(manifest, request, facts, name, images, nvram_path, tpm_state=bool(tpm))
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
+    memory = _memory(manifest, request, host, pool)
     room = _room(images, goes, {request.pool: len(nvram)} if nvram is not None else {})
+    if memory is not None:
+        room[request.pool] = room.get(request.pool, 0) + memory.size_bytes
     replace = request.identity == "replace"
     need = needs(definition, replace=replace, room=room)
     found = [*problems(facts, need), *unfit, *refusals(host, facts, definition.xml)]
@@ -140,6 +146,32 @@ def plan_restore(
         nvram_pool=request.pool if far and nvram is not None else None,
         token=token,
         sysprep=request.sysprep,
+        memory=memory,
+    )
+
+
+def _memory(
+    manifest: Manifest, request: RestoreRequest, host: Host, pool: Pool | None
+) -> PlannedImage | None:
+    """Made in the pool's directory. Raises ``UsageError`` where it can't be brought back."""
+    if not request.running:
+        return None
+    if manifest.memory is None:
+        raise UsageError(
+            f"point {manifest.id} holds no memory",
+            hint="--start boots it; drvm backup --memory takes points that go on running",
+        )
+    if host.remote or by_volumes(host, pool):
+        raise UsageError(
+            "memory is brought back only by drvm on the KVM host itself, into a pool of files",
+            hint="--start boots it there",
+        )
+    directory = Path(pool.path if pool is not None else "/")
+    return PlannedImage(
+        manifest.memory,
+        directory / f"{manifest.id}.memory",
+        "raw",
+        (manifest.vm_uuid, manifest.id),
     )
 
 

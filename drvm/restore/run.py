@@ -59,7 +59,9 @@ def run_restore(
     with ExitStack() as stack:
         stack.enter_context(claimed(host, plan.name, plan.uuid))
         check_free(host, plan.name, plan.uuid, replace=plan.replace)
-        for directory in {image.path.parent for image in plan.images if image.is_file}:
+        memory = plan.memory
+        made = [*plan.images, *([] if memory is None else [memory])]
+        for directory in {image.path.parent for image in made if image.is_file}:
             sweep_partial(directory)
         lease = stack.enter_context(_leased(plan, host, volumes, trace))
         undo = stack.enter_context(ExitStack())
@@ -68,6 +70,7 @@ def run_restore(
         written = _write_images(files, restorer, progress, undo)
         written += _write_devices(plan, host, devices, progress)
         written += _write_volumes(far, volumes, progress, undo, trace)
+        saved = None if memory is None else stack.enter_context(restorer.made(memory, progress))
         _write_nvram(plan, volumes, undo, trace)
         if plan.sysprep and sysprep is not None:
             progress.stage("making the clone its own inside")
@@ -80,6 +83,10 @@ def run_restore(
         check_free(host, plan.name, plan.uuid, replace=plan.replace)
         with tpm_state(plan, host, trace):
             domain = _define(plan, host, lease, undo, trace)
+        if saved is not None:
+            progress.stage("bringing the machine back")
+            _bring_back(plan, host, saved.path)
+            trace("machine-running")
     if start:
         progress.stage("starting the machine")
         start_restored(domain, f"{domain.name} is restored")
@@ -93,6 +100,20 @@ def start_restored(domain: Domain, done: str) -> None:
     except HostError as error:
         hint = error.hint or f"virsh start {domain.name} tries again: nothing is left to restore"
         raise RestoreError(f"{done}, but does not start: {error.message}", hint=hint) from None
+
+
+def _bring_back(plan: RestorePlan, host: Host, memory: Path) -> None:
+    """Of a machine that is whole and defined. A crash leaves it off, or running: libvirtd goes on
+    with what it began."""
+    try:
+        host.restore_running(memory, plan.definition.xml)
+    except HostError as error:
+        if isinstance(error, HostUnreachable):
+            raise
+        raise RestoreError(
+            f"{plan.name} is restored, but does not go on from its memory: {error.message}",
+            hint="it is defined and off; started, it comes up as after a power cut",
+        ) from None
 
 
 @contextlib.contextmanager

@@ -41,7 +41,8 @@ class CaptureRequest:
     the backup will share; without one no extent is UNCHANGED. Where ``changed_blocks`` is not
     ``checkpoint``, none is made, none is believed, and drvm's own are removed; where it is not
     ``standing-overlay``, none is left standing. ``freeze``: which file systems of the guest.
-    ``group``: the id of the consistency group that it is captured with.
+    ``group``: the id of the consistency group that it is captured with. ``memory``: with the
+    machine's memory, instead of a freeze; only the external engine can.
     ``engine`` is for whoever chooses one.
     """
 
@@ -57,6 +58,7 @@ class CaptureRequest:
     changed_blocks: ChangedBlocks = "checkpoint"
     freeze: MountPoints = mountpoints.ALL
     group: str | None = None
+    memory: bool = False
 
 
 class FrozenDisk(Protocol):
@@ -105,7 +107,8 @@ class FrozenMachine:
     ``definition_xml`` is the inactive XML with its secure parts as it was *before* the capture
     (it names the base images, never an overlay), ``None`` for images without a VM. It may hold
     passwords. ``tpm`` is the state of an emulated TPM, file name -> content. ``frozen_s`` is how
-    long the file systems were frozen at most, 0 where they were not.
+    long the file systems were frozen at most, 0 where they were not. ``memory``: libvirt's file
+    of the machine's memory.
     """
 
     name: str
@@ -120,6 +123,7 @@ class FrozenMachine:
     guest: Mapping[str, str] = field(default_factory=dict)
     frozen_s: float = 0.0
     warnings: tuple[str, ...] = ()
+    memory: FrozenDisk | None = None
 
 
 class Engine(Protocol):

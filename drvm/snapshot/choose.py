@@ -8,7 +8,8 @@ from typing import Literal
 
 from drvm.core.errors import CaptureError
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot.capture import Engine, EngineWish
+from drvm.snapshot import memory
+from drvm.snapshot.capture import CaptureRequest, Engine, EngineWish
 from drvm.snapshot.external import ExternalEngine
 from drvm.snapshot.offline import OfflineEngine
 from drvm.snapshot.parts import Parts
@@ -61,3 +62,17 @@ def choose(parts: Parts, vm: str, wish: EngineWish = "auto") -> Choice:
     """See ``decide``. Raises ``UnknownVm`` too."""
     decision = decide(parts.host.domain(vm), wish)
     return Choice(_ENGINES[decision.engine](parts), decision.reason)
+
+
+def choose_for(parts: Parts, request: CaptureRequest) -> Choice:
+    """What ``choose`` says. Raises ``CaptureError`` too where the request wants the memory, and
+    that engine has none or the machine's can't be captured."""
+    choice = choose(parts, request.vm, request.engine)
+    if request.memory:
+        if choice.engine.name != ExternalEngine.name:
+            raise CaptureError(
+                f"the engine {choice.engine.name} captures no memory ({choice.reason})",
+                hint="only that of a machine that runs can be, by the external engine",
+            )
+        memory.refuse(parts.host.domain(request.vm), request)
+    return choice

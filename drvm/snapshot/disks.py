@@ -18,6 +18,9 @@ OVERLAY_NAME = re.compile(r"(?P<base>.+)\.drvm-(?P<point_id>[0-9a-f]{16})\.overl
 SCRATCH_NAME = re.compile(r".+\.drvm-(?P<point_id>[0-9a-f]{16})\.scratch", re.ASCII)
 """Of every file for what a guest overwrites during a pull backup."""
 
+MEMORY_NAME = re.compile(r".+\.drvm-(?P<point_id>[0-9a-f]{16})\.memory", re.ASCII)
+"""Of every file for a machine's memory."""
+
 SOCKET_NAME = re.compile(r"drvm-(?P<point_id>[0-9a-f]{16})\.nbd", re.ASCII)
 """Of every socket on which a pull backup is read."""
 
@@ -84,6 +87,11 @@ def scratch_path(source: Source, point_id: str, vm_uuid: str, overlay_dir: Path 
     return _made(source, vm_uuid, overlay_dir, f"drvm-{point_id}.scratch")
 
 
+def memory_path(source: Source, point_id: str, vm_uuid: str, overlay_dir: Path | None) -> Path:
+    """Beside the overlay of one disk."""
+    return _made(source, vm_uuid, overlay_dir, f"drvm-{point_id}.memory")
+
+
 def _made(source: Source, vm_uuid: str, overlay_dir: Path | None, suffix: str) -> Path:
     if not source.is_block:
         return source.path.with_name(f"{source.path.name}.{suffix}")
@@ -95,11 +103,15 @@ def _made(source: Source, vm_uuid: str, overlay_dir: Path | None, suffix: str) -
     return overlay_dir / f"{vm_uuid}-{source.target}.{suffix}"
 
 
-def snapshot_xml(machine: Machine, point_id: str, overlays: Mapping[str, Path]) -> str:
+def snapshot_xml(
+    machine: Machine, point_id: str, overlays: Mapping[str, Path], memory: str = ""
+) -> str:
     """The request for one external snapshot: ``overlays`` by target, every other disk ``no``
-    (libvirt would otherwise snapshot disks that are not named)."""
+    (libvirt would otherwise snapshot disks that are not named). ``memory``: the file for it."""
     root = Element("domainsnapshot")
     SubElement(root, "name").text = f"drvm-{point_id}"
+    if memory:
+        SubElement(root, "memory", {"snapshot": "external", "file": memory})
     disks = SubElement(root, "disks")
     for disk in machine.disks:
         if disk.target not in overlays:

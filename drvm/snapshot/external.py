@@ -15,10 +15,10 @@ from pathlib import Path
 
 from drvm.core.errors import CaptureError
 from drvm.host.model import Domain, DomainState
-from drvm.snapshot import checkpoints, domainxml, outside, standing
+from drvm.snapshot import checkpoints, domainxml, memory, outside, standing
 from drvm.snapshot.capture import CaptureRequest, FrozenDisk, FrozenMachine
 from drvm.snapshot.checkpoints import STANDING_OVERLAY
-from drvm.snapshot.disks import Source, overlay_path, select, snapshot_xml
+from drvm.snapshot.disks import Source, memory_path, overlay_path, select, snapshot_xml
 from drvm.snapshot.domainxml import Machine
 from drvm.snapshot.freeze import Instant
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
@@ -61,7 +61,8 @@ class ExternalEngine:
                     contextlib.ExitStack() as exports,
                 ):
                     disks = partial(self._disks, prepared, exports, reading)
-                    machine = frozen_machine(parts, domain, prepared, instant, disks, problem)
+                    ram = partial(_memory, parts, prepared, reading)
+                    machine = frozen_machine(parts, domain, prepared, instant, disks, problem, ram)
                     parts.trace("reading")
                     yield machine
                 if prepared.keep:
@@ -71,6 +72,8 @@ class ExternalEngine:
     def _prepare(self, domain: Domain, request: CaptureRequest) -> Prepared:
         parts = self._parts
         state = require_running(domain)
+        if request.memory:
+            memory.refuse(domain, request)
         _refuse_foreign_work(domain, domainxml.read(domain.xml()))
         stood = standing.settle(parts, domain, request)
         machine = domainxml.read(stood.on_own_images(domain.xml()))
@@ -83,7 +86,7 @@ class ExternalEngine:
         keep = wanted and not standing.barred(domain, images)
         if wanted and not keep:
             warnings.append("no overlay is left standing: the machine has internal snapshots")
-        return Prepared(
+        prepared = Prepared(
             machine=machine,
             definition_xml=definition,
             images=images,
@@ -98,6 +101,7 @@ class ExternalEngine:
                 commit_bandwidth_mib_s=request.commit_bandwidth_mib_s,
                 was_running=state is DomainState.RUNNING,
                 standing=tuple(stood.disks.values()),
+                memory=self._memory_path(selection.captured[0], request, machine),
             ),
             hints=(
                 standing.hints(stood, domain, request, images)
@@ -108,6 +112,14 @@ class ExternalEngine:
             outside=outside.look(machine, parts.host.places),
             warnings=(*stood.warnings, *selection.warnings, *warnings),
         )
+        if request.memory:
+            memory.require_room(domain, prepared.entry, parts.overlay_reserve_bytes)
+        return prepared
+
+    def _memory_path(self, source: Source, request: CaptureRequest, machine: Machine) -> str:
+        if not request.memory:
+            return ""
+        return str(memory_path(source, request.point_id, machine.uuid, self._parts.overlay_dir))
 
     def _planned(
         self, source: Source, request: CaptureRequest, machine: Machine, stood: Standing
@@ -141,8 +153,10 @@ class ExternalEngine:
     ) -> Instant:
         parts = self._parts
         overlays = {disk.target: Path(disk.overlay) for disk in prepared.entry.disks}
-        xml = snapshot_xml(prepared.machine, request.point_id, overlays)
         entry = prepared.entry.in_phase("requested")
+        xml = snapshot_xml(prepared.machine, request.point_id, overlays, entry.memory)
+        if entry.memory:
+            return self._with_memory(domain, entry, xml)
 
         def freezing(frozen: bool) -> None:
             parts.journal.write(replace(entry, frozen=frozen))
@@ -164,6 +178,19 @@ class ExternalEngine:
         parts.journal.write(replace(entry.in_phase("taken"), frozen=instant.unsure))
         parts.trace("snapshot-taken")
         return instant
+
+    def _with_memory(self, domain: Domain, entry: Entry, xml: str) -> Instant:
+        """The instant is the end of the call. What the guest has not written yet is in its
+        memory; the disks alone are as after a power cut."""
+        parts = self._parts
+        parts.journal.write(entry)
+        parts.trace("snapshot-requested")
+        with memory.watched(parts, domain, entry):
+            domain.create_disk_snapshot(xml, quiesce=False, memory=True)
+        taken_at = parts.clock.now()
+        parts.journal.write(entry.in_phase("taken"))
+        parts.trace("snapshot-taken")
+        return Instant(taken_at, "crash")
 
     def _was_taken(self, domain: Domain, entry: Entry) -> bool:
         machine = domainxml.read(domain.xml())
@@ -193,6 +220,10 @@ class ExternalEngine:
             for image in prepared.images
         }
         return readable(prepared.images, parts.processes, parts.clock, exports, reading, hints)
+
+
+def _memory(parts: Parts, prepared: Prepared, reading: Reading) -> FrozenDisk | None:
+    return memory.stored(parts, prepared.entry, reading) if prepared.entry.memory else None
 
 
 def _refuse_foreign_work(domain: Domain, machine: Machine) -> None:

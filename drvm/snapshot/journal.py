@@ -22,7 +22,7 @@ from drvm.core.errors import CaptureError, Locked
 from drvm.core.files import remove_durably, write_durably
 from drvm.core.ids import is_disk_target, is_point_id, is_uuid
 from drvm.host.images import FORMATS
-from drvm.snapshot.disks import OVERLAY_NAME, SCRATCH_NAME, SOCKET_NAME
+from drvm.snapshot.disks import MEMORY_NAME, OVERLAY_NAME, SCRATCH_NAME, SOCKET_NAME
 from drvm.snapshot.locks import shared_directory, try_lock
 from drvm.snapshot.rollbacks import Rollbacks
 
@@ -96,7 +96,8 @@ class Entry:
     machine runs between captures, or, during one, on which the overlays of ``disks`` lie.
     ``frozen``: a freeze of ours may be in force in the guest. ``commit_bandwidth_mib_s``: 0 is no
     limit. ``was_running``: the machine was not paused when the capture began. ``pull``: of a pull
-    backup, which has no overlays.
+    backup, which has no overlays. ``memory``: the file to which libvirtd writes the machine's
+    memory, or nothing.
     """
 
     version: int
@@ -112,6 +113,7 @@ class Entry:
     standing: tuple[JournalDisk, ...] = ()
     aim: Aim = "back"
     pull: PullFiles | None = None
+    memory: str = ""
 
     @property
     def growing(self) -> dict[str, Path]:
@@ -123,7 +125,7 @@ class Entry:
     @property
     def at_rest(self) -> bool:
         """Nothing is half-done."""
-        return bool(self.standing) and not (self.disks or self.frozen or self.pull)
+        return bool(self.standing) and not (self.disks or self.frozen or self.pull or self.memory)
 
     def folding(self, targets: Collection[str]) -> Entry:
         """From rest: the overlays of ``targets`` are to be written into their bases and go. Those
@@ -197,6 +199,8 @@ class Journal:
             raise _unreadable(path, "it names overlays of another capture")
         if entry.pull is not None and entry.pull.point_id != entry.point_id:
             raise _unreadable(path, "it names files that drvm did not make")
+        if entry.memory and not _is_memory(entry):
+            raise _unreadable(path, "it names a memory that drvm did not make")
         return entry
 
     def machines(self) -> list[str]:
@@ -225,6 +229,14 @@ def _told(path: Path) -> Iterator[None]:
             f"{path} can't be written: {problem.strerror or problem}",
             hint="without its journal drvm touches no machine: see to state_dir",
         ) from None
+
+
+def _is_memory(entry: Entry) -> bool:
+    """Whether it lies beside an overlay, of the capture itself or of one that is gone."""
+    name = MEMORY_NAME.fullmatch(Path(entry.memory).name)
+    return (
+        Path(entry.memory).is_absolute() and name is not None and name["point_id"] == entry.point_id
+    )
 
 
 def _check(disk: JournalDisk, path: Path, stands_on: str | None) -> None:

@@ -97,6 +97,7 @@ def frozen_machine(
     instant: Instant,
     disks: Callable[[], tuple[FrozenDisk, ...]],
     problem: str,
+    memory: Callable[[], FrozenDisk | None] = lambda: None,
 ) -> FrozenMachine:
     """``disks`` is called when what lies outside of the disks has been looked at, which can't
     wait. ``problem``: why there is no checkpoint, or nothing."""
@@ -119,4 +120,5 @@ def frozen_machine(
             *instant.warnings,
             *filter(None, [problem]),
         ),
+        memory=memory(),
     )

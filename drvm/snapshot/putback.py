@@ -16,6 +16,7 @@ from drvm.snapshot import truth as truths
 from drvm.snapshot.chainxml import on_own_images
 from drvm.snapshot.fold import Fold
 from drvm.snapshot.journal import Entry, JournalDisk
+from drvm.snapshot.memoryend import MemoryEnd
 from drvm.snapshot.overlays import Overlays
 from drvm.snapshot.pullend import PullEnd
 from drvm.snapshot.truth import Action
@@ -50,6 +51,8 @@ class PutBack:
                 PullEnd(self._overlays).run(entry, entry.pull)
             except (DrvmError, OSError) as problem:
                 problems.append(str(problem))
+        memory = MemoryEnd(self._overlays)
+        problems += memory.begin(entry) if entry.memory else []
         targets = [disk.target for disk in entry.disks]
         if entry.aim == "forward":
             stood = {disk.target for disk in entry.standing}
@@ -59,6 +62,8 @@ class PutBack:
             entry = self._all(entry, targets, self._advance, problems)
         if entry.disks and entry.aim != "forward" and not problems:
             self._overlays.trace("overlays-removed")
+        if entry.memory and not problems:
+            problems += memory.finish(entry)
         notes = self._resume(entry, problems)
         if problems:
             short = self._overlays.room.shortage(entry, committing=True)
@@ -259,4 +264,6 @@ class PutBack:
 
 
 def _rest(entry: Entry, standing: tuple[JournalDisk, ...]) -> Entry:
-    return replace(entry, disks=(), standing=standing, frozen=False, aim="back", pull=None)
+    return replace(
+        entry, disks=(), standing=standing, frozen=False, aim="back", pull=None, memory=""
+    )

@@ -6,6 +6,7 @@ named and left alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from drvm.host.model import Domain
 from drvm.snapshot import domainxml
 from drvm.snapshot import truth as truths
 from drvm.snapshot.disks import OVERLAY_NAME
+from drvm.snapshot.domainxml import Disk
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from drvm.snapshot.parts import Parts
 from drvm.snapshot.pullxml import own_files
@@ -110,6 +112,8 @@ def _steps(parts: Parts, entry: Entry) -> tuple[str, ...]:
     steps = ["thaw the guest if it is frozen"] if entry.frozen else []
     if entry.pull is not None:
         steps.append("end its pull backup and remove the scratch files")
+    if entry.memory:
+        steps.append("end the writing of its memory, and remove the file")
     for disk in entry.disks:
         steps.append(f"{disk.target}: {put_back.next_step(entry, disk)}")
     return tuple(steps)
@@ -160,11 +164,18 @@ def _entry(parts: Parts, vm_uuid: str) -> Entry | None:
         disks=tuple(chain[0] for chain in chains),
         standing=(*stands, *(chain[1] for chain in chains if len(chain) > 1)),
         aim="home",
+        memory=_memory_beside(marked.values()),
     )
 
 
 def _begun(parts: Parts, domain: Domain, engine: str, point_id: str) -> Entry:
     return Entry(VERSION, engine, point_id, domain.uuid, domain.name, parts.host.uri, ())
+
+
+def _memory_beside(overlays: Iterable[tuple[Disk, Path]]) -> str:
+    """The file of a capture with memory whose journal is lost."""
+    found = (overlay.with_suffix(".memory") for _, overlay in overlays)
+    return next((str(path) for path in found if path.exists()), "")
 
 
 def _from_names(parts: Parts, target: str, overlay: Path) -> tuple[JournalDisk, ...]:

@@ -30,12 +30,12 @@ def agrees(repository: Repository, good: Manifest, old: Manifest) -> bool:
             return False
     return all(
         _same(repository.disk_map(one), repository.disk_map(other))
-        for one, other in zip(good.disks, old.disks, strict=True)
+        for one, other in zip(good.streams, old.streams, strict=True)
     )
 
 
 def _facts(manifest: Manifest) -> list[object]:
-    disks = [(disk.target, disk.size_bytes, disk.format) for disk in manifest.disks]
+    disks = [(disk.target, disk.size_bytes, disk.format) for disk in manifest.streams]
     return [manifest.id, manifest.vm_uuid, manifest.vm, manifest.created, disks]
 
 

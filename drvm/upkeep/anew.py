@@ -123,7 +123,7 @@ def _write(
             if data is not None:
                 blobs[blob] = session.blob(data)
         writers = []
-        for disk in manifest.disks:
+        for disk in manifest.streams:
             title = f"writing {disk.target} of {manifest.vm}, point {manifest.id}"
             progress.stage(title, disk.size_bytes)
             writers.append(_disk(session, disk, source.disk(disk, banned), progress))
@@ -153,11 +153,10 @@ def _described(
             new_bytes=writer.tally.new_bytes,
             stored_bytes=writer.tally.stored_bytes,
         )
-        for disk, writer, root in zip(manifest.disks, writers, written.roots, strict=True)
+        for disk, writer, root in zip(manifest.streams, writers, written.roots, strict=True)
     )
     return replace(
-        manifest,
-        disks=disks,
+        manifest.with_streams(disks),
         stored_bytes=written.stored_bytes,
         definition=moved(manifest.definition) if manifest.definition is not None else None,
         nvram=moved(manifest.nvram) if manifest.nvram is not None else None,

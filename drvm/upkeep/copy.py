@@ -120,7 +120,7 @@ def run_copy(
     raises what the stores raise, and ``PacksCondemned``.
     """
     target.refresh(banned)
-    total = sum(disk.size_bytes for point in plan.going for disk in point.manifest.disks)
+    total = sum(disk.size_bytes for point in plan.going for disk in point.manifest.streams)
     progress.stage(f"copying {len(plan.going)} points to {target.store.location}", total)
     twins, copied, gone, failed = dict(plan.twins), [], [], []
     for point in plan.going:
@@ -240,7 +240,7 @@ class _Copy:
 
 
 def _disk_of(manifest: Manifest, target: str) -> Disk | None:
-    return next((disk for disk in manifest.disks if disk.target == target), None)
+    return next((disk for disk in manifest.streams if disk.target == target), None)
 
 
 class _CopiedDisk:

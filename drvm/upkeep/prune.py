@@ -187,7 +187,7 @@ class _Wholeness:
         if self._usable is None:
             self._usable = usable_packs(self._repository.store)
         usable = self._usable
-        maps = map(self._repository.disk_map, manifest.disks)
+        maps = map(self._repository.disk_map, manifest.streams)
         return any(blob.ref().pack not in usable for blob in manifest.blobs()) or any(
             disk_map.fold(lambda name: name not in usable, self._nodes) for disk_map in maps
         )

@@ -206,7 +206,7 @@ class _Repairing:
     def _twin_disk(self, twin: Point | None, disk: Disk) -> LeafReader | None:
         if twin is None or self._other is None:
             return None
-        for theirs in twin.manifest.disks:
+        for theirs in twin.manifest.streams:
             if (theirs.target, theirs.size_bytes) == (disk.target, disk.size_bytes):
                 return self._other.leaf_reader(theirs)
         return None

@@ -179,7 +179,7 @@ def _in_turn(
     first = now.date().toordinal() % max(1, len(order))
     read = 0
     for identity in order[first:] + order[:first]:
-        leaves = sum(leaf_count(disk.size_bytes) for disk in latest[identity].disks)
+        leaves = sum(leaf_count(disk.size_bytes) for disk in latest[identity].streams)
         if read and read + leaves > most_leaves:
             return
         read += leaves
@@ -266,7 +266,7 @@ def _read_badly(
     """Packs that a restore of this point reads many times over, and small ones, if they are many.
     ``sizes``: of those that are old enough."""
     reads: dict[bytes, int] = {}
-    for disk in manifest.disks:
+    for disk in manifest.streams:
         disk_map = repository.disk_map(disk)
         for start in range(0, disk_map.leaves, WINDOW_LEAVES):
             frames: dict[bytes, set[int]] = {}
@@ -340,7 +340,7 @@ def _masks(
         mask = 0
         for blob in manifest.blobs():
             mask |= bits.get(blob.ref().pack, 0)
-        for disk in manifest.disks:
+        for disk in manifest.streams:
             mask |= repository.disk_map(disk).fold(lambda name: bits.get(name, 0), known)
         masks.append((generation, decided, mask))
     return masks

@@ -100,13 +100,14 @@ class _Rewritten:
         if self._repository.need(manifest) & banned:
             raise RepositoryError(f"point {manifest.id} still needs packs that it must not need")
         disks = []
-        for old, new in zip(self.manifest.disks, manifest.disks, strict=True):
+        for old, new in zip(self.manifest.streams, manifest.streams, strict=True):
             if not _same(self._repository.disk_map(old), self._repository.disk_map(new)):
                 raise DamageFound(f"disk {old.target} of point {manifest.id} became another")
             disks.append(replace(old, root=new.root))
         if not self._repository.is_there(self._point):
             raise UnknownPoint(f"point {manifest.id} was removed meanwhile", hint="drvm points")
-        return replace(manifest, disks=tuple(disks), stored_bytes=self.manifest.stored_bytes)
+        manifest = manifest.with_streams(disks)
+        return replace(manifest, stored_bytes=self.manifest.stored_bytes)
 
 
 class _RewrittenDisk:

@@ -152,7 +152,7 @@ class _Needs:
                 manifest = self._repository.generations.manifest(
                     generation, decided.manifest_sha256
                 )
-                maps = map(self._repository.disk_map, manifest.disks)
+                maps = map(self._repository.disk_map, manifest.streams)
                 return any(blob.ref().pack in lost for blob in manifest.blobs()) or any(
                     disk_map.fold(lambda name: name in lost, known) for disk_map in maps
                 )

@@ -30,7 +30,7 @@ from drvm.restore.machine.definition import VirtType
 from drvm.snapshot import mountpoints
 from drvm.snapshot.between import Stood, fold_by_hand, fold_where_short, listed
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, Engine, EngineWish
-from drvm.snapshot.choose import choose
+from drvm.snapshot.choose import choose_for
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
 from drvm.snapshot.imported import Import, ImportEngine
 from drvm.snapshot.mountpoints import MountPoints
@@ -53,6 +53,7 @@ class BackupOptions:
     changed_blocks: ChangedBlocks = "checkpoint"
     freeze: MountPoints = mountpoints.ALL
     engine: EngineWish = "auto"
+    memory: bool = False
 
     @staticmethod
     def of(policy: PolicyConfig | None, vm: str) -> BackupOptions:
@@ -81,6 +82,7 @@ class BackupOptions:
             changed_blocks=self.changed_blocks,
             freeze=self.freeze,
             engine=self.engine,
+            memory=self.memory,
         )
 
 
@@ -162,8 +164,9 @@ def take_point(
     """Back up one VM now. The repository is opened before the guest is looked at."""
     backup = _backup(wiring, progress, trace)
     host, domain = wiring.find(vm)
-    engine = choose(wiring.parts(host, trace), domain.uuid, options.engine).engine
-    return backup.run(engine, options.request(domain.name), domain.uuid)
+    request = options.request(domain.name)
+    engine = choose_for(wiring.parts(host, trace), replace(request, vm=domain.uuid)).engine
+    return backup.run(engine, request, domain.uuid)
 
 
 def by_host(wiring: Wiring, vms: Sequence[str]) -> list[list[str]]:

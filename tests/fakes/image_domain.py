@@ -35,8 +35,10 @@ class ImageDomain(FakeDomain):
         qemu_img("convert", "-f", image_format, "-O", "raw", top, raw)
         return raw.read_bytes()
 
-    def create_disk_snapshot(self, snapshot_xml: str, *, quiesce: bool) -> None:
-        assert not quiesce
+    def create_disk_snapshot(
+        self, snapshot_xml: str, *, quiesce: bool, memory: bool = False
+    ) -> None:
+        assert not (quiesce or memory)
         for target in self.chains:
             words = snapshot_xml.split(f'name="{target}"', 1)[1]
             self.chains[target].insert(0, words.split('file="', 1)[1].split('"', 1)[0])

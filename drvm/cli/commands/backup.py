@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -83,6 +84,7 @@ def _complete(ctx: click.Context, _parameter: click.Parameter, begun: str) -> li
     is_flag=True,
     help="All VMs at one instant, or none: a consistency group.",
 )
+@click.option("--memory", is_flag=True, help="With its memory, so that it can be restored running.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; touch nothing.")
 @click.pass_obj
 def command(
@@ -96,6 +98,7 @@ def command(
     require_filesystem: bool,
     freeze_timeout: int | None,
     group: bool,
+    memory: bool,
     dry_run: bool,
 ) -> int:
     """Take a recovery point of each VM now, running or not.
@@ -109,6 +112,7 @@ def command(
       drvm backup web1 db1
       drvm backup --policy nightly
       drvm backup --group web1 db1
+      drvm backup --memory web1
       drvm backup --image --name firewall /srv/firewall.qcow2
     """
     about_vms = {
@@ -117,6 +121,7 @@ def command(
         "--require-filesystem": require_filesystem,
         "--freeze-timeout": freeze_timeout,
         "--group": group,
+        "--memory": memory,
         "--dry-run": dry_run,
     }
     _refuse_foreign(about_vms if image else {"--name": name, "--format": image_format}, image)
@@ -125,16 +130,13 @@ def command(
             outcome = _images(invocation, wiring, vms, name, image_format)
         else:
             names = _names(wiring, vms, policy)
-
-            def options(vm: str) -> BackupOptions:
-                chosen = BackupOptions.of(wiring.settings.policy_of(vm), vm)
-                return dataclasses.replace(
-                    chosen,
-                    exclude_disks=chosen.exclude_disks | frozenset(exclude_disk),
-                    require_filesystem=chosen.require_filesystem or require_filesystem,
-                    freeze_timeout_s=freeze_timeout or chosen.freeze_timeout_s,
-                )
-
+            asked = BackupOptions(
+                exclude_disks=frozenset(exclude_disk),
+                require_filesystem=require_filesystem,
+                freeze_timeout_s=freeze_timeout or 0,
+                memory=memory,
+            )
+            options = partial(_options, wiring, asked)
             if dry_run:
                 _show_plans(invocation, [plan_point(wiring, vm, options(vm)) for vm in names])
                 return DONE
@@ -145,6 +147,18 @@ def command(
         invocation.warn(alarm)
     code = _tell(invocation, outcome)
     return DONE_WITH_WARNINGS if touched and code == DONE else code
+
+
+def _options(wiring: Wiring, asked: BackupOptions, vm: str) -> BackupOptions:
+    """As its policy says, changed by what was asked for; 0 s of freeze are as it says."""
+    chosen = BackupOptions.of(wiring.settings.policy_of(vm), vm)
+    return dataclasses.replace(
+        chosen,
+        exclude_disks=chosen.exclude_disks | asked.exclude_disks,
+        require_filesystem=chosen.require_filesystem or asked.require_filesystem,
+        freeze_timeout_s=asked.freeze_timeout_s or chosen.freeze_timeout_s,
+        memory=asked.memory,
+    )
 
 
 def _refuse_foreign(options: Mapping[str, object], image: bool) -> None:
@@ -246,6 +260,11 @@ def _take_vms(
             invocation,
             names,
             lambda vm, bar: take_point(wiring, vm, options(vm), bar, invocation.trace),
+        )
+    if any(options(vm).memory for vm in names):
+        raise UsageError(
+            "the memory of a consistency group is not captured",
+            hint="name its VMs, without --group and --policy",
         )
     outcome = _Outcome()
     with invocation.progress() as progress:

@@ -14,6 +14,7 @@ from drvm.cli.in_place import InPlace, refuse_with_in_place, restore_in_place
 from drvm.cli.invocation import Invocation
 from drvm.cli.opening import at_time, chosen_point, ending, opened
 from drvm.cli.restore_view import image_fields, list_images, show_plan, tell_restored
+from drvm.cli.running import refuse_with_running
 from drvm.config.settings import Overrides
 from drvm.core.errors import UsageError
 from drvm.core.ids import is_vm_name
@@ -165,6 +166,7 @@ def mapped(switch: str, texts: Sequence[str], example: str) -> dict[str, str]:
     "--in-place", is_flag=True, help="Turn the disks of the VM that is there (stopped) back."
 )
 @click.option("--no-safety-point", is_flag=True, help="With --in-place: take none before.")
+@click.option("--running", is_flag=True, help="Let it go on from its memory (backup --memory).")
 @click.option("--yes", is_flag=True, help="Don't ask before something is overwritten.")
 @target_options
 @click.pass_obj
@@ -178,6 +180,7 @@ def command(
     output: Path | None,
     in_place: bool,
     no_safety_point: bool,
+    running: bool,
     yes: bool,
     **options: Any,
 ) -> int:
@@ -201,6 +204,9 @@ def command(
     if replace and clone:
         raise UsageError("--replace and --clone exclude each other", hint="choose one of them")
     identities = {"name": name, "replace": replace, "clone": clone}
+    if running:
+        about = {**identities, "output": output, "in_place": in_place, **options}
+        refuse_with_running(about)
     if in_place:
         about = {**identities, "output": output, **options}
         refuse_with_in_place(about, safety=not no_safety_point, yes=yes)
@@ -219,7 +225,7 @@ def command(
             _to_folder(invocation, wiring, manifest, output, target)
             return ending(wiring)
         identity = "replace" if replace else "clone" if clone else "keep"
-        request = make_request(target, cast(IdentityMode, identity), name)
+        request = make_request(target, cast(IdentityMode, identity), name, running=running)
         restore_machine(invocation, wiring, manifest, request, target, yes=yes)
         return ending(wiring)
 
@@ -237,7 +243,11 @@ def _refuse_with_output(options: dict[str, Any]) -> None:
 
 
 def make_request(
-    target: TargetOptions, identity: Literal["keep", "replace", "clone"], name: str | None
+    target: TargetOptions,
+    identity: Literal["keep", "replace", "clone"],
+    name: str | None,
+    *,
+    running: bool = False,
 ) -> RestoreRequest:
     if name is not None and not is_vm_name(name):
         raise UsageError(
@@ -260,6 +270,7 @@ def make_request(
         machine=target.machine,
         cpu=target.cpu,
         sysprep=target.sysprep,
+        running=running,
     )
 
 

@@ -94,7 +94,7 @@ def _show(output: Output, manifest: Manifest, pins: Sequence[Pin], own: bool) ->
                 format_bytes(disk.stored_bytes),
                 disk.method,
             ]
-            for disk in manifest.disks
+            for disk in manifest.streams
         ],
     )
 

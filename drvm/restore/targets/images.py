@@ -335,7 +335,7 @@ def in_another_generation(repository: Repository, image: PlannedImage) -> Planne
     """The same disk in another generation of its point, if there is one."""
     vm_uuid, point_id = image.point or ("", "")
     listed = repository.points(vm_uuid).points if image.point is not None else ()
-    for disk in (d for point in listed if point.id == point_id for d in point.manifest.disks):
+    for disk in (d for point in listed if point.id == point_id for d in point.manifest.streams):
         same = (disk.target, disk.size_bytes) == (image.disk.target, image.disk.size_bytes)
         if same and disk.root != image.disk.root:
             return replace(image, disk=disk)

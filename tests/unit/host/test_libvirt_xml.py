@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drvm.core.errors import HostError
-from drvm.host.libvirt_xml import bridges, qemu_user, source_index
+from drvm.host.libvirt_xml import bridges, qemu_user, source_index, with_cpu_of
 
 DEVICES = (
     "<interface type='ethernet' name='eno1'/>",
@@ -37,3 +37,12 @@ def test_the_image_of_a_disk_has_libvirts_number() -> None:
     for absent in ("vdb", "vdc"):
         with pytest.raises(HostError, match=absent):
             source_index(domain, absent)
+
+
+def test_a_machine_is_brought_back_with_the_processor_that_it_had() -> None:
+    saved = "<domain><name>old</name><cpu mode='custom'><model>a</model></cpu></domain>"
+    mine = "<domain><name>new</name><cpu mode='host-model'/></domain>"
+    made = with_cpu_of(saved, mine)
+    assert "new" in made and "old" not in made
+    assert "custom" in made and "host-model" not in made
+    assert "<cpu" not in with_cpu_of("<domain/>", mine)

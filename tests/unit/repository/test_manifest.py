@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from drvm.core.errors import DamageFound, RepositoryError, UnsupportedFormat
 from drvm.repository.manifest import Disk, Manifest, StoredBlob, decode_manifest
@@ -40,6 +41,31 @@ def with_disk(**fields: object) -> bytes:
 
 def test_a_manifest_comes_back_as_it_went_in():
     assert decode_manifest(MANIFEST.encode(), "it") == MANIFEST
+
+
+MEMORY = Disk("memory", 99, "raw", "full-read", 1, 2, 3, {}, BLOB)
+RUNNING = replace(MANIFEST, memory=MEMORY)
+
+
+def test_the_memory_is_a_stream_beside_the_disks():
+    assert decode_manifest(RUNNING.encode(), "it") == RUNNING
+    assert RUNNING.streams == (DISK, MEMORY)
+    assert MANIFEST.streams == (DISK,)
+    other = replace(MEMORY, new_bytes=7)
+    assert RUNNING.with_streams([DISK, other]) == replace(RUNNING, memory=other)
+    assert RUNNING.marked() != MANIFEST.marked()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        replace(RUNNING, memory=replace(MEMORY, target="vdb")),
+        replace(RUNNING, disks=(DISK, replace(DISK, target="memory"))),
+    ],
+)
+def test_a_memory_has_a_name_of_its_own(lie: Manifest):
+    with pytest.raises(DamageFound):
+        decode_manifest(lie.encode(), "it")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 
@@ -129,6 +130,22 @@ def test_the_state_of_a_tpm_is_moved_too(vault):
     new = again(vault, old, frozenset({first.nvram.ref().pack}))
     assert new.manifest.tpm != old.manifest.tpm
     assert vault.reopen().repository.tpm_state(new.manifest) == {"tpm2-00.permall": NVRAM}
+
+
+def test_the_memory_is_moved_as_disks_are(vault):
+    first = points(vault)[0].manifest
+    memory = replace(first.disks[1], target="memory")
+    fields = {"id": "ab" * 8, "disks": first.disks[:1], "memory": memory}
+    old = vault.repository.commit(replace(first, **fields))
+    new = again(vault, old, need(vault, old))
+    assert not need(vault, new) & need(vault, old)
+    end_old(vault, old)
+    collect(vault)
+    fresh = vault.reopen()
+    (kept,) = (point for point in points(fresh) if point.id == old.id)
+    assert kept.manifest.memory.root != memory.root
+    shown = dataclasses.replace(kept, manifest=replace(new.manifest, disks=new.manifest.streams))
+    assert fresh.load(shown) == [FIRST, blocks(7, 8)]
 
 
 def test_only_blocks_in_banned_packs_are_read(vault, monkeypatch):
