@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from drvm.core.clock import SystemClock
-from drvm.core.errors import HostError, HostUnreachable, PreflightFailed, RestoreError
+from drvm.core.errors import HostError, HostUnreachable, PreflightFailed, RestoreError, UsageError
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.host.model import Host
@@ -38,6 +39,13 @@ class Target(TargetHost):
 
     behind: Callable[[], None] = staticmethod(lambda: None)
     volumes: MemoryStorage
+    refuses: bool = False
+    brought_back: tuple[int, bool] | None = None
+
+    def restore_running(self, memory: Path, domain_xml: str) -> None:
+        if self.refuses:
+            raise HostError("another processor")
+        self.brought_back = memory.stat().st_size, domain_xml in self.machines.values()
 
     def define(self, domain_xml: str) -> TargetDomain:
         made = super().define(domain_xml)
@@ -87,6 +95,14 @@ def run(plan: RestorePlan, repository: Repository, target: Target, *, start: boo
         volumes=VolumeRestorer(repository, target.volumes, FakeClock()),
         devices=NOTHING,
     )
+
+
+def planned_running(repository: Repository, target: Target) -> RestorePlan:
+    host: Host = target  # type: ignore[assignment]
+    (point,) = repository.points(LIAR).points
+    memory = structs.replace(point.manifest.disks[0], target="memory")
+    manifest = structs.replace(point.manifest, memory=memory)
+    return plan_restore(repository, manifest, host, RestoreRequest(running=True))
 
 
 def raises(error: BaseException) -> Callable[[], None]:
@@ -200,3 +216,35 @@ def test_a_lease_that_can_not_be_looked_at_takes_no_disk_from_a_machine(
     with pytest.raises(HostError):
         run(plan, repository, target)
     assert not target.machines and files(target) == []
+
+
+def test_a_machine_goes_on_from_its_memory_when_it_is_defined(
+    repository: Repository, target: Target
+) -> None:
+    plan = planned_running(repository, target)
+    run(plan, repository, target)
+    assert target.brought_back == (1 << 20, True)
+    assert files(target) == [plan.images[0].path.name], "its memory is not kept"
+
+
+def test_a_machine_that_does_not_go_on_is_restored_all_the_same(
+    repository: Repository, target: Target
+) -> None:
+    target.refuses = True
+    plan = planned_running(repository, target)
+    with pytest.raises(RestoreError, match="another processor"):
+        run(plan, repository, target)
+    assert list(target.machines) == ["here"]
+    assert files(target) == [plan.images[0].path.name]
+
+
+def test_what_holds_no_memory_or_is_far_away_is_not_brought_back_running(
+    repository: Repository, target: Target
+) -> None:
+    host: Host = target  # type: ignore[assignment]
+    (point,) = repository.points(LIAR).points
+    with pytest.raises(UsageError, match="holds no memory"):
+        plan_restore(repository, point.manifest, host, RestoreRequest(running=True))
+    target.remote = True
+    with pytest.raises(UsageError, match="on the KVM host itself"):
+        planned_running(repository, target)
