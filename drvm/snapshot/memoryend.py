@@ -38,6 +38,8 @@ class MemoryEnd:
 
     def begin(self, entry: Entry) -> list[str]:
         """Before the disks are looked at. Returns what went wrong."""
+        if all(disk.phase not in ("planned", "requested") for disk in entry.disks):
+            return []  # it was taken
         try:
             domain = self._overlays.host.find_domain(entry.vm_uuid)
             if domain is not None:

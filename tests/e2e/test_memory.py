@@ -8,8 +8,9 @@ import pytest
 
 from drvm.core.process import Processes
 from drvm.lab import guest as lab
+from drvm.snapshot import memory
 from tests.appliance import Appliance, make_appliance
-from tests.guests import MakeGuest, unique_name
+from tests.guests import Guest, MakeGuest, unique_name
 
 pytestmark = pytest.mark.guest
 
@@ -37,10 +38,28 @@ def pool(processes: Processes, libvirt_uri: str) -> Iterator[str]:
             processes.run([*virsh, "pool-destroy", name], timeout_s=60)
 
 
-def test_a_lost_machine_goes_on_where_it_was_captured(
-    appliance: Appliance, make_module_guest: MakeGuest, processes: Processes, pool: str
+@pytest.fixture(scope="module")
+def guest(make_module_guest: MakeGuest) -> Guest:
+    return make_module_guest("memory")
+
+
+def test_a_guest_that_outruns_the_capture_of_its_memory_goes_on_without_a_point(
+    appliance: Appliance, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guest = make_module_guest("memory")
+    monkeypatch.setattr(memory, "_TIMES_ITS_SIZE", 0)
+    given_up = appliance.drvm("backup", "--memory", guest.name, expect=None)
+    assert given_up.code not in (0, 3)
+    assert "faster than it can be written" in given_up.err
+    assert not [*guest.directory.glob("*drvm-*")]
+    for stored in ([], ["--inactive"]):
+        assert "drvm-" not in guest.virsh("domblklist", *stored).replace(str(guest.directory), "")
+    guest.run("true")
+    assert appliance.json("points", guest.name, expect=None).get("points", []) == []
+
+
+def test_a_lost_machine_goes_on_where_it_was_captured(
+    appliance: Appliance, guest: Guest, pool: str
+) -> None:
     guest.run("echo told > /run/only-in-memory; head -c 3000000 /dev/urandom > /data/kept")
     before = guest.run(_LOOK)
     point = appliance.backup(guest.name, "--memory")
