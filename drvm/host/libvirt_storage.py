@@ -39,7 +39,13 @@ class LibvirtStorage:
     def names(self, pool: str) -> frozenset[str]:
         def ask(connection: Any) -> list[str]:
             found = connection.storagePoolLookupByName(pool)
-            found.refresh()
+            try:
+                found.refresh()
+            except libvirt.libvirtError as problem:
+                # it says so of one where volumes are being made, and knows of those; a pool that
+                # can't be looked at otherwise is not active any more, so it lists nothing
+                if problem.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
+                    raise
             names: list[str] = found.listVolumes()
             return names
 

@@ -37,7 +37,8 @@ class Storage(Protocol):
     silent: a call then may or may not have been done. Names are checked by the caller."""
 
     def names(self, pool: str) -> frozenset[str]:
-        """Of all volumes there, after libvirt has looked anew."""
+        """Of all volumes there, after libvirt has looked anew; while it makes large ones there, of
+        those that it knows."""
         ...
 
     def volume(self, pool: str, name: str) -> Volume | None:

@@ -97,6 +97,25 @@ def test_other_refusals_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.ended == "aborted"
 
 
+class BusyPool(PlainHost):
+    """Somebody makes a large volume there: libvirt does not look anew meanwhile."""
+
+    def refresh(self) -> None:
+        raise refused(self.code)
+
+    def listVolumes(self) -> list[str]:
+        return ["there"]
+
+
+def test_a_pool_that_is_busy_has_the_volumes_that_libvirt_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = BusyPool(code=libvirt.VIR_ERR_INTERNAL_ERROR)
+    assert storage(busy, monkeypatch).names("p") == {"there"}
+    with pytest.raises(HostError, match="refused"):
+        storage(BusyPool(code=libvirt.VIR_ERR_SYSTEM_ERROR), monkeypatch).names("p")
+
+
 def test_an_upload_that_fails_half_way_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     host = PlainHost()
     host.fails_at = 2000
