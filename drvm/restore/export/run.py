@@ -133,11 +133,12 @@ class Exporter:
             with self._restorer.made(disk.image, progress) as made:
                 path = kept.enter_context(self._new(disk.path))
                 self._compress(disk, made, path, progress)
+                written_bytes = path.stat().st_size
             self._trace(f"export-compressed-{disk.image.disk.target}")
         else:
             made = kept.enter_context(self._restorer.made(disk.image, progress))
-            path = made.path
-        return _Whole(disk, path, made.disk, made.written_bytes)
+            path, written_bytes = made.path, made.written_bytes
+        return _Whole(disk, path, made.disk, written_bytes)
 
     def _compress(
         self, disk: ExportedDisk, made: MadeImage, path: Path, progress: Progress

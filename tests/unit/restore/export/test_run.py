@@ -130,6 +130,15 @@ def test_a_killed_export_to_an_ova_can_be_run_again(vault, tmp_path, step):
     assert sorted(tmp_path.iterdir()) == sorted(exported.files)
 
 
+def test_a_vmdk_counts_as_written_though_its_raw_image_was_there(vault, tmp_path):
+    planned = plan(vault, tmp_path, "vmdk")
+    step = "export-compressed-vda"
+    killed_at(step, lambda trace: exporter(vault, trace).run(planned, NoProgress()))
+    exported = exporter(vault).run(planned, NoProgress())
+    made = sum(disk.path.stat().st_size for disk in planned.disks)
+    assert exported.written_bytes == made
+
+
 def test_images_without_a_vm_are_no_ova(vault, tmp_path):
     (point,) = vault.repository.points().points
     images_only = msgspec.structs.replace(point.manifest, definition=None)
