@@ -34,9 +34,9 @@ class DiskHit:
 
 @dataclass(frozen=True, slots=True)
 class PointHit:
-    """A point that can't be restored as a whole. ``parts``: what is lost beside bytes of disks:
-    ``manifest`` (then nothing can be restored and nothing else is known), ``definition``,
-    ``nvram``, or a file of the TPM."""
+    """A point that can't be restored as a whole. ``parts``: what is lost beside bytes of disks and
+    of a memory: ``manifest`` (then nothing can be restored and nothing else is known),
+    ``definition``, ``nvram``, or a file of the TPM."""
 
     id: str
     vm_uuid: str
@@ -68,7 +68,7 @@ class PointCheck:
         relies on them may have been passed by."""
         points = tuple(points)
         title = f"looking at the disk maps of {len(points)} points"
-        mapped = sum(disk.size_bytes for point in points for disk in point.manifest.disks)
+        mapped = sum(disk.size_bytes for point in points for disk in point.manifest.streams)
         for _ in range(_ROUNDS):
             self.progress.stage(title, mapped)
             known = len(self.packs.faults)
@@ -94,7 +94,7 @@ class PointCheck:
         manifest = point.manifest
         named = {"definition": manifest.definition, "nvram": manifest.nvram, **manifest.tpm}
         parts = tuple(name for name, blob in named.items() if not self._readable(blob))
-        disks = tuple(hit for disk in manifest.disks if (hit := self._disk(disk)) is not None)
+        disks = tuple(hit for disk in manifest.streams if (hit := self._disk(disk)) is not None)
         if not parts and not disks:
             return None
         return PointHit(manifest.id, manifest.vm_uuid, manifest.vm, manifest.created, parts, disks)

@@ -107,6 +107,20 @@ def test_the_next_backup_heals_and_a_check_says_what_is_still_hit(vault, kind, d
         assert set(told(check(again.reopen().repository, share))) == {old.id}
 
 
+def test_damage_of_a_memory_hits_its_point(vault):
+    shown = vault.save([noise(SMALL, 1), noise(SMALL, 2)])
+    first = shown.manifest
+    memory = replace(first.disks[1], target="memory")
+    fields = {"id": "ab" * 8, "disks": first.disks[:1], "memory": memory}
+    running = vault.repository.commit(replace(first, **fields))
+    vault.repository.end_point(shown)
+    (name,) = Kinds(vault.repository).names("data")
+    vault.store.delete(name)
+    (hit,) = check(vault.reopen().repository).hits
+    assert hit.id == running.id
+    assert [disk.target for disk in hit.disks] == ["vda", "memory"]
+
+
 def test_a_dry_run_writes_nothing(vault):
     vault.save([noise(SMALL, 1)])
     (name,) = Kinds(vault.repository).names("data")
