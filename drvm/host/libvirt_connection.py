@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -48,13 +49,16 @@ class Connection:
     """One libvirtd, reached at the first call. May be used from any thread.
 
     Threads share one connection to this machine. Of another machine each has its own: libvirt 9.0
-    uses freed memory where a keep-alive ends a connection that two threads wait on.
+    uses freed memory where a keep-alive ends a connection that two threads wait on. A process
+    that was forked opens its own: the event loop of its parent would take the answers to it.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._lock = threading.Lock()
         self._lines: dict[int, _Line] = {}
+        self._process = os.getpid()
+        self._inherited: list[dict[int, _Line]] = []  # kept: their end would close the parent's
 
     def call(self, work: Callable[[Any], T], *, repeatable: bool) -> T:
         """``work`` on an open ``virConnect``.
@@ -76,6 +80,7 @@ class Connection:
     def close(self) -> None:
         """What another thread is in a call on closes when that ends: else libvirt would crash."""
         with self._lock:
+            self._leave_inherited()
             idle = [line.libvirt for line in self._lines.values() if not line.calls]
             self._lines = {}
         for connection in idle:
@@ -83,8 +88,14 @@ class Connection:
                 _close_quietly(connection)
 
     def _line(self) -> _Line:
+        self._leave_inherited()
         key = threading.get_ident() if is_remote(self.uri) else 0
         return self._lines.setdefault(key, _Line())
+
+    def _leave_inherited(self) -> None:
+        if self._process != os.getpid():
+            self._inherited.append(self._lines)
+            self._lines, self._process = {}, os.getpid()
 
     def _open(self, line: _Line) -> Any:
         with line.lock:

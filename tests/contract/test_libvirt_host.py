@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import pwd
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from drvm.core.errors import AgentError, HostError, HostUnreachable, UnknownVm
+from drvm.core.progress import Trace
+from drvm.host.libvirt_events import run_event_loop
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import DomainState
 from tests.guests import unique_name
+from tests.killing import ENDED, end_at
 
 pytestmark = pytest.mark.guest
 
@@ -210,3 +214,16 @@ def test_the_machine_type_that_a_host_lacks_is_no_matter_of_its_processor(
 def test_bridges_are_a_set_of_names(host: LibvirtHost) -> None:
     found = host.bridges()
     assert found is None or "lo" not in found
+
+
+def test_a_forked_process_gets_its_own_answers_beside_the_event_loop(libvirt_uri: str) -> None:
+    run_event_loop()
+    with contextlib.closing(LibvirtHost(libvirt_uri)) as host:
+        name = host.hostname()
+
+        def ask(_: Trace) -> None:
+            signal.alarm(30)  # ends the child where an answer never comes
+            assert [host.hostname() for _ in range(20)] == [name] * 20
+
+        assert end_at("", ask) == ENDED
+        assert host.hostname() == name
