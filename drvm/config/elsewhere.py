@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from drvm.config.model import Config, CopyConfig
+from drvm.config.model import Config
+from drvm.config.repositories import CopyConfig
 from drvm.config.settings import Overrides, PasswordFile, Settings, resolve
 from drvm.core.errors import UsageError
 from drvm.core.text import printable

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drvm.config.fields import host_uri_problem, repository_url_problem
-from drvm.config.model import (
-    BandwidthConfig,
-    Compression,
-    Config,
-    CopyConfig,
+from drvm.config.model import Compression, Config, DedupTrust, HostConfig
+from drvm.config.policies import PolicyConfig
+from drvm.config.repositories import CopyConfig, ObjectLockConfig, RepositoryBandwidthConfig
+from drvm.config.upkeep import (
     DaemonConfig,
-    DedupTrust,
     GcConfig,
-    ObjectLockConfig,
-    PolicyConfig,
+    NotifyConfig,
+    PruneConfig,
     RepositoryCheckConfig,
 )
 from drvm.core.errors import NoRepository, UsageError
@@ -93,11 +91,14 @@ class Settings:
     id_cache_bytes: int
     compression: Compression
     dedup_trust: DedupTrust
+    hosts: tuple[HostConfig, ...]
     policies: tuple[PolicyConfig, ...]
     copies: tuple[CopyConfig, ...]
+    prune: PruneConfig
     gc: GcConfig
     check: RepositoryCheckConfig
     daemon: DaemonConfig
+    notify: tuple[NotifyConfig, ...]
     as_of: dt.datetime | None = None
 
     def needed_repository(self) -> RepositorySettings:
@@ -147,11 +148,14 @@ def resolve(
         id_cache_bytes=config.id_cache_bytes,
         compression=config.compression,
         dedup_trust=config.dedup_trust,
+        hosts=config.hosts,
         policies=config.policies,
         copies=config.copies,
+        prune=config.prune,
         gc=config.gc,
         check=config.check,
         daemon=config.daemon,
+        notify=config.notify,
         as_of=overrides.as_of,
     )
 
@@ -172,7 +176,7 @@ def _repository(
         )
     if not url.startswith("s3:"):
         return RepositorySettings(url, None, None)
-    bandwidth = (section and section.bandwidth) or BandwidthConfig()
+    bandwidth = (section and section.bandwidth) or RepositoryBandwidthConfig()
     return RepositorySettings(
         url=url,
         endpoint=(section and section.endpoint)

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from drvm.config.model import CopyConfig, PolicyConfig, RepositoryCheckConfig
+from drvm.config.policies import PolicyConfig
+from drvm.config.repositories import CopyConfig
 from drvm.config.settings import Settings
+from drvm.config.upkeep import RepositoryCheckConfig
 from drvm.core.errors import DamageFound, DrvmError, Interrupted
 from drvm.core.progress import Progress
 from drvm.daemon.service import Job

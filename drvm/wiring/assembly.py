@@ -11,7 +11,7 @@ from typing import Self, cast
 from urllib.parse import urlsplit
 
 from drvm.chunker.frames import LEVELS
-from drvm.config.model import PolicyConfig
+from drvm.config.policies import PolicyConfig
 from drvm.config.settings import Settings
 from drvm.core.clock import Clock, rfc3339
 from drvm.core.errors import UnknownVm, UsageError

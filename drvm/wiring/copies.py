@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drvm.config.model import CopyConfig
+from drvm.config.repositories import CopyConfig
 from drvm.core.errors import DamageFound
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.repository.points import Listing, Point

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from drvm.config.model import PolicyConfig
+from drvm.config.policies import PolicyConfig
 from drvm.core.clock import parse_rfc3339
 from drvm.core.errors import CaptureError, UnknownVm
 from drvm.drill.place import is_drill_name

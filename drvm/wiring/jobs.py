@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from drvm import __version__
 from drvm.backup.plan import BackupPlan, plan_backup
 from drvm.backup.run import Backup, BackupResult
-from drvm.config.model import DrillConfig, PolicyConfig
+from drvm.config.drills import DrillConfig
+from drvm.config.policies import PolicyConfig
 from drvm.core.clock import parse_rfc3339
 from drvm.core.errors import DrvmError, RepositoryError, UsageError
 from drvm.core.findings import Finding
@@ -90,7 +91,7 @@ def drill_checks(config: DrillConfig) -> tuple[Check, ...]:
     """In their order."""
     made = []
     for check in config.checks:
-        (kind,) = (name for name in type(check).model_fields if getattr(check, name) is not None)
+        (kind,) = (name for name in check.kinds() if getattr(check, name) is not None)
         model = getattr(check, kind)
         # not model_dump: that writes durations as people do
         fields = {name: getattr(model, name) for name in type(model).model_fields}

@@ -6,7 +6,7 @@ import datetime as dt
 import itertools
 from dataclasses import replace
 
-from drvm.config.model import PolicyConfig
+from drvm.config.policies import PolicyConfig
 from drvm.core.clock import rfc3339
 from drvm.core.errors import TamperingFound, UnknownVm, UsageError
 from drvm.core.progress import Progress, Trace, no_trace

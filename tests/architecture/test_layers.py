@@ -17,6 +17,8 @@ LEVELS = {
     "schedule": 1,
     "report": 1,
     "config": 1,
+    "runs": 1,
+    "notify": 1,
     "snapshot": 2,
     "repository": 2,
     "lab": 2,
@@ -26,6 +28,7 @@ LEVELS = {
     "drill": 4,
     "wiring": 5,
     "daemon": 6,
+    "web": 6,
     "cli": 7,
     "__main__": 8,
 }

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any, cast
 
 from drvm.config.load import parse_config
-from drvm.config.model import PolicyConfig
+from drvm.config.policies import PolicyConfig
 from drvm.host.model import DomainState, Host
 from drvm.wiring.fleet import survey
 from tests.fakes.chain_host import FakeDomain, FakeHost

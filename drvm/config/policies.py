@@ -1,0 +1,88 @@
+"""Policies: which machines are protected, how, when, and which of their points stay."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from drvm.config.drills import DrillConfig
+from drvm.config.fields import DurationText, Name, RateMibPerSecond, Text, WholeSeconds
+from drvm.config.section import ScheduledSection, Section, checked, matches
+
+Command = Annotated[tuple[Text, ...], Field(min_length=1)]
+"""A program and its arguments; no shell."""
+
+
+class FreezeConfig(Section):
+    include: tuple[Text, ...] = ()
+    exclude: tuple[Text, ...] = ()
+
+
+_Keep = Annotated[int, Field(ge=1, le=10_000)] | None
+
+
+class HooksConfig(Section):
+    before: tuple[Command, ...] = ()
+    after: tuple[Command, ...] = ()
+    timeout_s: DurationText = Field(default=60.0, alias="timeout")
+
+
+class RetryConfig(Section):
+    times: Annotated[int, Field(ge=0, le=20)] = 3
+    after_s: DurationText = Field(default=300.0, alias="after")
+
+
+class PolicyConfig(ScheduledSection):
+    name: Name
+    vms: tuple[Text, ...] = ()
+    tags: tuple[Name, ...] = ()
+    hosts: tuple[Text, ...] = ()
+    exclude: tuple[Text, ...] = ()
+    jitter_s: DurationText | None = Field(default=None, alias="jitter")
+    blackouts: tuple[Text, ...] = ()
+    retry: RetryConfig = RetryConfig()
+    hooks: HooksConfig = HooksConfig()
+    consistency: Literal["best-effort", "filesystem"] = "best-effort"
+    freeze_timeout_s: WholeSeconds = Field(default=5, alias="freeze_timeout", le=10)
+    read_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="read_bandwidth")
+    freeze: FreezeConfig = FreezeConfig()
+    group: bool = False
+    commit_bandwidth_mib_s: RateMibPerSecond | None = Field(default=None, alias="commit_bandwidth")
+    changed_blocks: Literal["checkpoint", "standing-overlay", "full-read"] = "checkpoint"
+    engine: Literal["auto", "external", "pull"] = "auto"
+    exclude_disks: dict[str, tuple[Text, ...]] = Field(default_factory=dict)
+    rpo_s: DurationText | None = Field(default=None, alias="rpo")
+    keep_last: _Keep = None
+    keep_hourly: _Keep = None
+    keep_daily: _Keep = None
+    keep_weekly: _Keep = None
+    keep_monthly: _Keep = None
+    keep_yearly: _Keep = None
+    keep_within_s: DurationText | None = Field(default=None, alias="keep_within")
+    drill: DrillConfig | None = None
+
+    @field_validator("blackouts")
+    @classmethod
+    def _are_windows(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(checked(window, "window", info) for window in value)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not self.vms and not self.tags:
+            raise ValueError("must name vms, or tags")
+        if self.engine == "pull" and self.changed_blocks == "standing-overlay":
+            raise ValueError("engine: pull leaves no overlay standing (changed_blocks)")
+        return self
+
+    def covers(self, vm: str) -> bool:
+        return matches(vm, self.vms) and not matches(vm, self.exclude)
+
+    def excluded_disks(self, vm: str) -> frozenset[str]:
+        """The targets that are left out of this VM's points on purpose."""
+        return frozenset(
+            target
+            for pattern, targets in self.exclude_disks.items()
+            if matches(vm, (pattern,))
+            for target in targets
+        )
