@@ -1,0 +1,1 @@
+"""Level 1: telling people and machines elsewhere what happened."""

@@ -1,0 +1,1 @@
+"""Level 6: the dashboard, served on loopback by the daemon."""
