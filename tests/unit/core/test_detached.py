@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -13,10 +14,11 @@ def test_a_detached_process_is_found_and_ended_by_a_word_of_its_command_line(
     tmp_path: Path,
 ) -> None:
     word = str(tmp_path / "mine")
+    never = tmp_path / "never"  # a shell that reads it waits in itself: a child has its words too
+    os.mkfifo(never)
     for stubborn in ("", "trap '' TERM; "):
-        child = SystemProcesses().spawn(
-            ["sh", "-c", f"{stubborn}while :; do sleep 0.05; done", word], detach=True
-        )
+        waits = f"{stubborn}while :; do read -r line <{never}; done"
+        child = SystemProcesses().spawn(["sh", "-c", waits, word], detach=True)
         try:
             for _ in range(500):  # its command line is there a moment after its start
                 if detached.running(word):
