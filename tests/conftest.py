@@ -1,4 +1,4 @@
-"""What every test may ask for: processes, a real S3 server, libvirt, real guests."""
+"""What every test may ask for: processes, a real S3 server, libvirt, real guests, a browser."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from drvm.core.process import Processes, SystemProcesses
 from drvm.lab import guest as lab
 from drvm.lab import services
 from drvm.repository import keys
+from tests.browser import browser_pages as browser_pages
+from tests.browser import chromium as chromium
 from tests.guests import MakeGuest, Sleeper, guests, remove_leftovers
 from tests.nonces import Nonces, watched
 
