@@ -10,12 +10,14 @@ from msgspec import Meta
 
 from drvm.core.errors import DamageFound, UnsupportedFormat
 
-FORMAT = 0
+FORMAT = 1
+"""1 added what stands behind ``format`` below; both are read, and 1 is written."""
 MAX_ENCODED_BYTES = 16 * 1024 * 1024
 MAX_DETAIL_CHARS = 4000
 
-PHASES = ("plan", "data", "define", "boot", "checks")
-"""The phases of a drill in their order; later kinds of drill may have others."""
+PHASES = ("plan", "data", "define", "boot", "checks", "waits")
+"""The phases of a drill in their order; later kinds of drill may have others. ``waits``: of a
+machine of a group, for those that come up before it."""
 
 Seconds = Annotated[float, Meta(ge=0)]
 Short = Annotated[str, Meta(max_length=300)]
@@ -66,6 +68,11 @@ class DrillResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     failure: Long = ""
     screenshot_png: Annotated[bytes, Meta(max_length=8 * 1024 * 1024)] | None = None
     format: int = FORMAT
+    method: Literal["restore", "boot"] = "restore"
+    group: Short = ""
+    stage: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    group_rto_seconds: Seconds | None = None
+    ran: bool = True
 
     @property
     def rto_met(self) -> bool | None:

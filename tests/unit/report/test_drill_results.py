@@ -54,7 +54,7 @@ def test_what_no_drvm_wrote_is_damage(drill: Make, change: dict[str, object]) ->
 
 
 def test_a_later_format_is_said_to_be_one(drill: Make) -> None:
-    stored = json.loads(encode_drill(drill())) | {"format": 1, "unknown": 1}
+    stored = json.loads(encode_drill(drill())) | {"format": 2, "unknown": 1}
     with pytest.raises(UnsupportedFormat):
         decode_drill(json.dumps(stored).encode())
 
@@ -63,6 +63,13 @@ def test_size_and_depth_are_bounded() -> None:
     for data in (b" " * (MAX_ENCODED_BYTES + 1), b"[" * 100_000, b'{"format":' * 50_000):
         with pytest.raises(DamageFound):
             decode_drill(data)
+
+
+def test_a_result_of_format_0_is_read(drill: Make) -> None:
+    stored = json.loads(encode_drill(drill())) | {"format": 0}
+    for later in ("method", "group", "stage", "group_rto_seconds", "ran"):
+        del stored[later]
+    assert decode_drill(json.dumps(stored).encode()) == drill(format=0)
 
 
 @given(st.binary())
