@@ -150,8 +150,14 @@ class Invocation:
 def config_rules() -> Mapping[str, Rule]:
     """The rules that the config room takes from the schedule room, its neighbour."""
     from drvm.schedule.cron import expression_problem, time_zone_problem
+    from drvm.schedule.windows import window_problem, windows_problem
 
-    return {"schedule": expression_problem, "time_zone": time_zone_problem}
+    return {
+        "schedule": expression_problem,
+        "time_zone": time_zone_problem,
+        "window": window_problem,
+        "windows": windows_problem,
+    }
 
 
 def require_config(invocation: Invocation) -> tuple[Path, Config]:

@@ -65,7 +65,8 @@ class PolicyConfig(ScheduledSection):
     @field_validator("blackouts")
     @classmethod
     def _are_windows(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return tuple(checked(window, "window", info) for window in value)
+        checked("\n".join(value), "windows", info)
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -1,0 +1,136 @@
+"""The file itself: SQLite in WAL mode, root's alone; put aside where it can't be ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+VERSION = 1
+BUSY_S = 5.0
+"""How long another process's write is waited for: no transaction calls anything."""
+
+_TABLES = {
+    name: {text.split()[0]: text for text in columns.split(", ")}
+    for name, columns in {
+        "runs": "id TEXT PRIMARY KEY, owner TEXT NOT NULL, job TEXT NOT NULL, kind TEXT NOT NULL, "
+        "vm TEXT NOT NULL, vm_uuid TEXT NOT NULL, host TEXT NOT NULL, due TEXT, "
+        "started TEXT NOT NULL, ended TEXT, state TEXT NOT NULL, attempt INTEGER NOT NULL, "
+        "message TEXT NOT NULL, hint TEXT NOT NULL, result TEXT NOT NULL, "
+        "stored_bytes INTEGER NOT NULL, stage TEXT NOT NULL, done_bytes INTEGER NOT NULL, "
+        "total_bytes INTEGER",
+        "latest": "key TEXT PRIMARY KEY, ended_id TEXT NOT NULL, ended TEXT NOT NULL, good TEXT",
+        "facts": "key TEXT PRIMARY KEY, value TEXT NOT NULL",
+    }.items()
+}
+"""By their names, the columns by theirs."""
+
+_INDEXES = (
+    "runs_by_start ON runs (started)",
+    "runs_of_vm ON runs (vm_uuid, started)",
+    "runs_running ON runs (state) WHERE state = 'running'",
+)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """``inode``: of the file that was opened, which somebody may take away meanwhile."""
+
+    connection: sqlite3.Connection
+    path: Path
+    inode: int
+
+    def still_there(self) -> bool:
+        try:
+            return self.path.stat().st_ino == self.inode
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.close()
+
+
+def put_aside(path: Path) -> Path:
+    """A damaged file, or one of a newer drvm, with what SQLite keeps beside it. The one that was
+    put aside before goes. Raises ``OSError``."""
+    aside = path.with_name(f"{path.name}.aside")
+    for suffix in ("-wal", "-shm", ""):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            beside.replace(aside.with_name(aside.name + suffix))
+        else:
+            aside.with_name(aside.name + suffix).unlink(missing_ok=True)
+    return aside
+
+
+def is_damage(error: Exception) -> bool:
+    """Of the file's bytes; full disks, locks and permissions are other errors of SQLite's."""
+    return type(error) is sqlite3.DatabaseError
+
+
+def open_file(path: Path) -> Database:
+    """Raises ``sqlite3.Error`` and ``OSError`` where there can be none."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        inode = os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
+    connection = sqlite3.connect(
+        path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise sqlite3.DatabaseError(f"written by a newer drvm (version {version})")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        transaction(connection, _prepare)
+        _check(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return Database(connection, path, inode)
+
+
+def in_memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    transaction(connection, _prepare)
+    return connection
+
+
+def transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(str(found))
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    for table, columns in _TABLES.items():
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns.values())})")
+        names = [row["name"] for row in connection.execute(f"PRAGMA table_info({table})")]
+        if names != list(columns):
+            raise sqlite3.DatabaseError(f"its table {table} is not drvm's")
+    for index in _INDEXES:
+        connection.execute(f"CREATE INDEX IF NOT EXISTS {index}")
+    connection.execute(f"PRAGMA user_version={VERSION}")
