@@ -18,11 +18,11 @@ from drvm.repository.checks import Share
 from drvm.repository.points import Point
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.copies import damage_of, plan_copy_of, run_copy_of
+from drvm.wiring.drills import drill_latest
 from drvm.wiring.fleet import machines
 from drvm.wiring.jobs import (
     BackupOptions,
     by_host,
-    drill_latest,
     take_group,
     take_point,
     watch_standing,

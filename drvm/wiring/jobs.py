@@ -1,4 +1,4 @@
-"""Jobs that the command line and the daemon share: take a point, drill one, finish leftovers."""
+"""Jobs that the command line and the daemon share: take a point, finish leftovers."""
 
 from __future__ import annotations
 
@@ -9,25 +9,16 @@ from dataclasses import dataclass, replace
 from drvm import __version__
 from drvm.backup.plan import BackupPlan, plan_backup
 from drvm.backup.run import Backup, BackupResult
-from drvm.config.drills import DrillConfig
 from drvm.config.policies import PolicyConfig
 from drvm.core.clock import parse_rfc3339
 from drvm.core.errors import DrvmError, RepositoryError, UsageError
 from drvm.core.findings import Finding
 from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace, no_trace
-from drvm.drill.checks.base import Check
-from drvm.drill.checks.registry import make_check
-from drvm.drill.leftovers import Leftovers, find_leftovers, remove_leftovers
-from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
-from drvm.drill.run import run_drill
+from drvm.drill.leftovers import remove_leftovers
 from drvm.host.disks import ImageInfo
-from drvm.host.model import Host
-from drvm.report.model import DrillResult, ReportInput, VmRow, decode_drill, encode_drill
-from drvm.repository.manifest import Manifest
+from drvm.report.model import ReportInput, VmRow, decode_drill
 from drvm.repository.points import Point
-from drvm.repository.select import select
-from drvm.restore.machine.definition import VirtType
 from drvm.snapshot import mountpoints
 from drvm.snapshot.between import Stood, fold_by_hand, fold_where_short, listed
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, Engine, EngineWish
@@ -37,6 +28,7 @@ from drvm.snapshot.imported import Import, ImportEngine
 from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.drills import find_drill_leftovers
 from drvm.wiring.fleet import FleetVm, survey
 from drvm.wiring.instant import sweep_boots
 from drvm.wiring.probing import refuse_second_writer
@@ -85,50 +77,6 @@ class BackupOptions:
             engine=self.engine,
             memory=self.memory,
         )
-
-
-def drill_checks(config: DrillConfig) -> tuple[Check, ...]:
-    """In their order."""
-    made = []
-    for check in config.checks:
-        (kind,) = (name for name in check.kinds() if getattr(check, name) is not None)
-        model = getattr(check, kind)
-        # not model_dump: that writes durations as people do
-        fields = {name: getattr(model, name) for name in type(model).model_fields}
-        made.append(make_check(kind, fields))
-    return tuple(made)
-
-
-def plan_drill_of(wiring: Wiring, point: Manifest, virt_type: VirtType | None = None) -> DrillPlan:
-    """As the policy of the VM says; without one, the drill proves that the guest's agent answers.
-    Raises ``PreflightFailed``."""
-    policy = wiring.settings.policy_of(point.vm)
-    drill = (policy.drill if policy is not None else None) or DrillConfig()
-    request = DrillRequest(
-        point=point,
-        checks=drill_checks(drill),
-        boot_timeout_s=drill.boot_timeout_s,
-        rto_target_s=drill.rto_s,
-        rpo_target_s=policy.rpo_s if policy is not None else None,
-        directory=wiring.drill_directory(policy),
-        virt_type=virt_type,
-    )
-    return plan_drill(wiring.repository(), wiring.host(), request, wiring.clock)
-
-
-def carry_out_drill(
-    wiring: Wiring, plan: DrillPlan, progress: Progress, trace: Trace = no_trace
-) -> DrillResult:
-    """Drill, and keep the result in the repository, passed or not."""
-    result = run_drill(plan, wiring.host(), wiring.restorer(), wiring.clock, progress, trace)
-    wiring.repository().drills.put(result.vm_uuid, result.id, encode_drill(result))
-    return result
-
-
-def drill_latest(wiring: Wiring, vm: str, progress: Progress) -> DrillResult:
-    """Drill the latest good point of a VM. Raises ``UnknownPoint`` where there is none."""
-    point = select(wiring.repository().points().points, vm)
-    return carry_out_drill(wiring, plan_drill_of(wiring, point.manifest), progress)
 
 
 def gather_report(wiring: Wiring, points: Sequence[Point]) -> ReportInput:
@@ -227,10 +175,6 @@ def take_imported_point(
         )
     engine = ImportEngine(what, wiring.processes, wiring.clock, trace)
     return _take_files(wiring, name, engine, progress, trace)
-
-
-def find_drill_leftovers(wiring: Wiring, host: Host) -> Leftovers:
-    return find_leftovers(host, *wiring.drill_directories())
 
 
 def finish_leftovers(wiring: Wiring) -> list[Finding]:

@@ -26,9 +26,10 @@ from drvm.restore.targets.volume_leftovers import FoundLease
 from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.drills import find_drill_leftovers
 from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.instant import boot_findings
-from drvm.wiring.jobs import find_drill_leftovers, finish_leftovers, fold_back
+from drvm.wiring.jobs import finish_leftovers, fold_back
 from drvm.wiring.probing import kept_probe, probe_store
 from drvm.wiring.restores import (
     dead_servers,

@@ -17,7 +17,8 @@ from drvm.report.html import html_report
 from drvm.repository.manifest import Manifest
 from drvm.repository.select import select
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.jobs import carry_out_drill, gather_report, plan_drill_of
+from drvm.wiring.drills import carry_out_drill, plan_drill_of
+from drvm.wiring.jobs import gather_report
 
 
 @click.command("drill")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from drvm.config.drills import CheckConfig
 from drvm.config.load import parse_config
 from drvm.config.policies import PolicyConfig
-from drvm.drill.checks.registry import KINDS, make_check
 from drvm.snapshot.mountpoints import MountPoints
-from drvm.wiring.jobs import BackupOptions, drill_checks
+from drvm.wiring.jobs import BackupOptions
 
 CONFIG = b"""
 policies:
@@ -47,18 +45,3 @@ def test_a_policy_says_how_its_vms_are_captured() -> None:
 
 def test_a_vm_without_a_policy_is_captured_by_the_defaults() -> None:
     assert BackupOptions.of(None, "web1") == BackupOptions()
-
-
-def test_every_kind_of_check_that_the_config_knows_can_be_made() -> None:
-    assert set(CheckConfig.kinds()) == set(KINDS)
-    config = policy().drill
-    assert config is not None
-    agent, command = drill_checks(config)
-    assert agent == make_check("agent", {})
-    expected = {
-        "run": ("test", "-s", "/data"),
-        "expect_exit": 1,
-        "expect_output": "no.*",
-        "timeout_s": 120.0,
-    }
-    assert command == make_check("command", expected)
