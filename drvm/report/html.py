@@ -21,7 +21,8 @@ from markupsafe import Markup
 from drvm.core.text import printable
 from drvm.core.units import format_bytes, format_seconds
 from drvm.report.chart import Bar, History, phase_bars, rto_history
-from drvm.report.model import DrillResult, ReportInput, VmRow
+from drvm.report.input import ReportInput, VmRow
+from drvm.report.model import DrillResult
 
 MAX_SHOWN_DRILLS = 200
 MAX_SHOWN_CHARS = 2000

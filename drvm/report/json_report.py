@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
-from drvm.report.model import DrillResult, ReportInput
+from drvm.report.attention import attention
+from drvm.report.input import ReportInput
+from drvm.report.model import DrillResult
 
 
 def drill_fields(drill: DrillResult) -> dict[str, Any]:
@@ -21,8 +23,17 @@ def report_fields(report: ReportInput) -> dict[str, Any]:
         "generated": msgspec.to_builtins(report.generated),
         "repository": report.repository,
         "drvm_version": report.drvm_version,
+        "attention": [msgspec.to_builtins(concern) for concern in attention(report)],
         "vms": [msgspec.to_builtins(row) for row in report.vms],
         "drills": [drill_fields(drill) for drill in report.latest_first()],
+        "runs": [msgspec.to_builtins(run) for run in report.runs],
+        "jobs": [msgspec.to_builtins(job) for job in report.jobs],
+        "checks": [msgspec.to_builtins(check) for check in report.checks],
+        "storage": [msgspec.to_builtins(sample) for sample in report.storage],
+        "problems": list(report.problems),
+        "unreachable_hosts": [
+            {"host": host, "reason": reason} for host, reason in report.unreachable
+        ],
     }
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from drvm.core.text import printable
 from drvm.core.units import format_seconds
-from drvm.report.model import MAX_DETAIL_CHARS, DrillResult, ReportInput
+from drvm.report.input import ReportInput
+from drvm.report.model import MAX_DETAIL_CHARS, DrillResult
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -1,4 +1,4 @@
-"""What a drill found, as it is kept in the repository, and what a report is made of."""
+"""What a drill found, as it is kept in the repository."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ Seconds = Annotated[float, Meta(ge=0)]
 Short = Annotated[str, Meta(max_length=300)]
 Long = Annotated[str, Meta(max_length=2 * MAX_DETAIL_CHARS)]
 Moment = Annotated[dt.datetime, Meta(tz=True)]
-RpoWord = Literal["met", "missed", "never", "no-target", "unknown"]
 
 
 class CheckResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,38 +85,6 @@ class DrillResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if self.rpo_target_seconds is None:
             return None
         return self.rpo_seconds <= self.rpo_target_seconds
-
-
-class VmRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM in the fleet at a glance. ``rpo_age_seconds``: what would be lost now."""
-
-    vm: str
-    vm_uuid: str
-    host: str
-    policy: str | None
-    last_point: str | None
-    last_point_created: dt.datetime | None
-    consistency: str | None
-    rpo_state: RpoWord
-    rpo_age_seconds: float | None
-    rpo_target_seconds: float | None
-
-
-class ReportInput(msgspec.Struct, frozen=True, kw_only=True):
-    """``repository``: its URL, which never holds a secret. Drills in any order."""
-
-    generated: dt.datetime
-    repository: str
-    vms: tuple[VmRow, ...]
-    drills: tuple[DrillResult, ...]
-    drvm_version: str = ""
-
-    def drills_of(self, vm_uuid: str) -> tuple[DrillResult, ...]:
-        """The latest first."""
-        return tuple(drill for drill in self.latest_first() if drill.vm_uuid == vm_uuid)
-
-    def latest_first(self) -> tuple[DrillResult, ...]:
-        return tuple(sorted(self.drills, key=lambda drill: (drill.started, drill.id), reverse=True))
 
 
 _encoder = msgspec.json.Encoder(decimal_format="number")

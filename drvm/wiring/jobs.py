@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from drvm import __version__
 from drvm.backup.plan import BackupPlan, plan_backup
 from drvm.backup.run import Backup, BackupResult
 from drvm.config.policies import PolicyConfig
-from drvm.core.clock import parse_rfc3339
-from drvm.core.errors import DrvmError, RepositoryError, UsageError
+from drvm.core.errors import DrvmError, UsageError
 from drvm.core.findings import Finding
 from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.drill.leftovers import remove_leftovers
 from drvm.host.disks import ImageInfo
-from drvm.report.model import ReportInput, VmRow, decode_drill
-from drvm.repository.points import Point
 from drvm.snapshot import mountpoints
 from drvm.snapshot.between import Stood, fold_by_hand, fold_where_short, listed
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, Engine, EngineWish
@@ -29,7 +24,6 @@ from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.drills import find_drill_leftovers
-from drvm.wiring.fleet import FleetVm, survey
 from drvm.wiring.instant import sweep_boots
 from drvm.wiring.probing import refuse_second_writer
 
@@ -77,23 +71,6 @@ class BackupOptions:
             engine=self.engine,
             memory=self.memory,
         )
-
-
-def gather_report(wiring: Wiring, points: Sequence[Point]) -> ReportInput:
-    """Everything that a report shows, from the repository and from the hosts that answer."""
-    now = wiring.clock.now()
-    fleet = survey(wiring.hosts(), points, wiring.settings.policy_of, now)
-    drills = []
-    for record in wiring.repository().drills.records():
-        with contextlib.suppress(RepositoryError):  # of a newer drvm, or damaged
-            drills.append(decode_drill(record))
-    return ReportInput(
-        generated=now,
-        repository=wiring.repository().store.location,
-        vms=tuple(_row(vm) for vm in fleet),
-        drills=tuple(drills),
-        drvm_version=__version__,
-    )
 
 
 def plan_point(wiring: Wiring, vm: str, options: BackupOptions) -> BackupPlan:
@@ -215,22 +192,6 @@ def watch_standing(wiring: Wiring) -> list[Finding]:
 def _finding(done: Recovered) -> Finding:
     words = done.problem or "; ".join(done.steps)
     return Finding(done.vm_name, not done.problem, words, done.hint)
-
-
-def _row(vm: FleetVm) -> VmRow:
-    last = vm.last.manifest if vm.last is not None else None
-    return VmRow(
-        vm=vm.name,
-        vm_uuid=vm.uuid,
-        host=vm.host or "gone",
-        policy=vm.policy,
-        last_point=last.id if last is not None else None,
-        last_point_created=parse_rfc3339(last.created) if last is not None else None,
-        consistency=last.consistency if last is not None else None,
-        rpo_state=vm.rpo.state.value,
-        rpo_age_seconds=vm.rpo.age_seconds,
-        rpo_target_seconds=vm.rpo.target_seconds,
-    )
 
 
 def _take_files(

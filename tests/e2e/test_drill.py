@@ -25,9 +25,10 @@ from drvm.drill.run import run_drill
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.lab import guest as lab
 from drvm.report.html import html_report
+from drvm.report.input import ReportInput
 from drvm.report.json_report import json_report
 from drvm.report.junit import junit_report
-from drvm.report.model import DrillResult, ReportInput, decode_drill, encode_drill
+from drvm.report.model import DrillResult, decode_drill, encode_drill
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.restore.targets.images import ImageRestorer

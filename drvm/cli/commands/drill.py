@@ -18,7 +18,7 @@ from drvm.repository.manifest import Manifest
 from drvm.repository.select import select
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.drills import carry_out_drill, plan_drill_of
-from drvm.wiring.jobs import gather_report
+from drvm.wiring.reporting import gather_report
 
 
 @click.command("drill")
@@ -73,7 +73,7 @@ def command(
             for plan in plans:
                 results.append(carry_out_drill(wiring, plan, progress, invocation.trace))
         report = (report_path or wiring.report_path(results[-1].id)).absolute()
-        _write_report(invocation, wiring, report)
+        _write_report(wiring, report)
     for result in results:
         for warning in result.warnings:
             invocation.warn(f"{result.vm}: {warning}")
@@ -108,8 +108,8 @@ def _chosen(
     return list({manifest.id: manifest for manifest in manifests}.values())
 
 
-def _write_report(invocation: Invocation, wiring: Wiring, path: Path) -> None:
-    report = gather_report(wiring, good_points(invocation, wiring.repository()))
+def _write_report(wiring: Wiring, path: Path) -> None:
+    report = gather_report(wiring)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.write_text(html_report(report), encoding="utf-8")
 

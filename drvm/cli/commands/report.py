@@ -9,13 +9,13 @@ from typing import Literal
 import click
 
 from drvm.cli.invocation import Invocation
-from drvm.cli.opening import check_place, good_points, opened
+from drvm.cli.opening import check_place, opened
 from drvm.core.errors import UsageError
 from drvm.report.html import html_report
+from drvm.report.input import ReportInput
 from drvm.report.json_report import json_report, report_fields
 from drvm.report.junit import junit_report
-from drvm.report.model import ReportInput
-from drvm.wiring.jobs import gather_report
+from drvm.wiring.reporting import gather_report
 
 
 @click.command("report")
@@ -58,7 +58,9 @@ def command(
     if output is not None:
         check_place(output.absolute())
     with opened(invocation) as wiring:
-        report = gather_report(wiring, good_points(invocation, wiring.repository()))
+        report = gather_report(wiring)
+    for problem in report.problems:
+        invocation.warn(problem)
     if output is None and invocation.output.json:
         invocation.output.document(report_fields(report))
         return

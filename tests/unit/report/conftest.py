@@ -2,7 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from drvm.report.model import DrillResult, ReportInput, VmRow
+from drvm.report.input import ReportInput, VmRow
+from drvm.report.model import DrillResult
 from tests.unit.report.results import PNG, make_drill, make_report, make_row
 
 

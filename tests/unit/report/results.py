@@ -3,7 +3,8 @@
 import datetime as dt
 from typing import Any
 
-from drvm.report.model import CheckResult, DrillResult, ReportInput, VmRow
+from drvm.report.input import ReportInput, VmRow
+from drvm.report.model import CheckResult, DrillResult
 
 NOW = dt.datetime(2026, 11, 23, 6, 0, tzinfo=dt.UTC)
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
@@ -50,11 +51,14 @@ def make_row(**changes: Any) -> VmRow:
     return VmRow(**(fields | changes))
 
 
-def make_report(*drills: DrillResult, vms: tuple[VmRow, ...] | None = None) -> ReportInput:
+def make_report(
+    *drills: DrillResult, vms: tuple[VmRow, ...] | None = None, **more: Any
+) -> ReportInput:
     return ReportInput(
         generated=NOW,
         repository="s3://drvm/main",
         vms=(make_row(),) if vms is None else vms,
         drills=drills,
         drvm_version="0.1.0",
+        **more,
     )

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drvm.core.errors import DamageFound, UnsupportedFormat
+from drvm.report.input import ReportInput
 from drvm.report.json_report import drill_fields, json_report
 from drvm.report.model import (
     MAX_ENCODED_BYTES,
     CheckResult,
     DrillResult,
-    ReportInput,
     decode_drill,
     encode_drill,
 )

@@ -1,0 +1,149 @@
+import dataclasses
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from drvm.report.attention import Concern, attention
+from drvm.report.input import CheckRow, JobRow, ReportInput, RunRow
+from drvm.report.model import CheckResult
+from tests.unit.report.results import NOW, make_drill, make_report, make_row
+
+Make = Callable[..., Any]
+HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+
+
+def concerns_of(*drills: Any, row: dict[str, Any] | None = None, **more: Any) -> list[Concern]:
+    report = make_report(*drills, vms=(make_row(**(row or {})),), **more)
+    return list(attention(report))
+
+
+def run(**changes: Any) -> RunRow:
+    fields: dict[str, Any] = {
+        "job": "backup nightly", "kind": "backup", "vm": "web1", "vm_uuid": "uuid-web1",
+        "host": "kvm1", "started": NOW - HOUR, "ended": NOW, "state": "failed",
+        "message": "the store can't be reached", "hint": "look at the network",
+    }  # fmt: skip
+    return RunRow(**(fields | changes))
+
+
+def test_nothing_is_wrong_with_a_vm_that_keeps_its_targets() -> None:
+    assert concerns_of(make_drill()) == []
+
+
+def test_a_missed_rpo_is_critical_since_the_target_passed() -> None:
+    late = {"rpo_state": "missed", "rpo_age_seconds": 90_000.0,
+            "last_point_created": NOW - dt.timedelta(seconds=90_000)}  # fmt: skip
+    (concern,) = concerns_of(row=late)
+    assert (concern.kind, concern.severity, concern.vm) == ("rpo", "critical", "web1")
+    assert concern.since == NOW - dt.timedelta(seconds=3_600)
+    assert "drvm backup web1" in concern.hint
+
+
+@pytest.mark.parametrize(("state", "severity"), [("never", "critical"), ("unknown", "warning")])
+def test_no_point_and_no_age_are_concerns(state: str, severity: str) -> None:
+    (concern,) = concerns_of(row={"rpo_state": state, "rpo_age_seconds": None})
+    assert (concern.kind, concern.severity) == ("rpo", severity)
+
+
+def test_drills_that_fail_one_after_the_other_are_one_concern_since_the_first() -> None:
+    bad = {"passed": False, "rto_seconds": None}
+    check = CheckResult(name="http 80", passed=False, seconds=1.0)
+    drills = [
+        make_drill(id="3", started=NOW, checks=(check,), **bad),
+        make_drill(id="2", started=NOW - DAY, **bad),
+        make_drill(id="1", started=NOW - 2 * DAY),
+        make_drill(id="0", started=NOW - 3 * DAY, **bad),
+    ]
+    (concern,) = concerns_of(*drills)
+    assert (concern.kind, concern.severity, concern.since) == ("drill", "critical", NOW - DAY)
+    assert "http 80" in concern.text
+
+
+def test_a_drill_over_its_rto_target_is_a_warning() -> None:
+    (concern,) = concerns_of(make_drill(rto_seconds=1000.0))
+    assert (concern.kind, concern.severity) == ("drill", "warning") and "RTO" in concern.text
+
+
+@pytest.mark.parametrize(
+    ("first_point_days", "drilled_days", "told"),
+    [(30, 1, False), (30, 9, True), (30, None, True), (3, None, False)],
+)
+def test_a_drill_is_overdue_where_there_was_a_point_to_drill(
+    first_point_days: int, drilled_days: int | None, told: bool
+) -> None:
+    drills = [] if drilled_days is None else [make_drill(started=NOW - drilled_days * DAY)]
+    due = {"drill_due": NOW - 7 * DAY, "first_point_created": NOW - first_point_days * DAY}
+    assert [c.key for c in concerns_of(*drills, row=due)] == ["drill-due uuid-web1"] * told
+
+
+def test_a_vm_without_a_policy_is_unprotected_and_nothing_else() -> None:
+    (concern,) = concerns_of(row={"policy": None, "rpo_state": "never"})
+    assert (concern.kind, concern.severity) == ("unprotected", "warning")
+
+
+@pytest.mark.parametrize(("days", "count"), [(2, 1), (40, 0)])
+def test_a_vm_that_is_gone_is_asked_about_for_a_month(days: int, count: int) -> None:
+    gone = {"gone": True, "rpo_state": "missed", "last_point_created": NOW - days * DAY}
+    found = concerns_of(row=gone, runs=(run(),))
+    assert [concern.kind for concern in found] == ["unprotected"] * count
+
+
+def test_a_job_that_failed_for_good_says_why() -> None:
+    (concern,) = concerns_of(row={}, runs=(run(),))
+    assert (concern.kind, concern.severity) == ("failure", "warning")
+    assert "the store can't be reached" in concern.text and concern.hint == "look at the network"
+    assert concerns_of(runs=(run(retry_at=NOW + HOUR), run(state="done"), run(vm_uuid="x"))) == []
+
+
+def test_a_failure_about_the_repository_is_critical() -> None:
+    (concern,) = concerns_of(runs=(run(job="gc", kind="gc", vm="", vm_uuid=""),))
+    assert (concern.severity, concern.key) == ("critical", "failure gc")
+
+
+def test_a_drill_job_that_has_a_result_is_told_by_that() -> None:
+    assert concerns_of(runs=(run(job="drill nightly", kind="drill", result="d1"),)) == []
+
+
+def test_a_copy_is_behind_where_it_was_not_made_since_it_was_due() -> None:
+    job = JobRow(job="copy offsite", kind="copy", due=NOW - DAY, last_good=NOW - 2 * DAY)
+    (concern,) = concerns_of(jobs=(job,))
+    assert "behind" in concern.text and concern.since == NOW - DAY
+    for kept in ({"due": None}, {"last_good": NOW - DAY}):
+        fields = {"job": "gc", "kind": "gc", "due": NOW - DAY, "last_good": None, **kept}
+        assert concerns_of(jobs=(JobRow(**fields),)) == []  # type: ignore[arg-type]
+
+
+def test_damage_stands_until_it_was_read_again() -> None:
+    check = CheckRow(
+        began=NOW - DAY, host="kvm1", share=1.0, packs=9, read_bytes=9, damaged_packs=2, stands=True
+    )
+    (concern,) = concerns_of(checks=(check,))
+    assert (concern.kind, concern.severity, concern.since) == ("damage", "critical", NOW - DAY)
+    assert concerns_of(checks=(CheckRow(**{**_fields(check), "stands": False}),)) == []
+
+
+def test_what_the_repository_says_is_lost_and_hosts_that_are_silent_are_critical() -> None:
+    found = concerns_of(problems=("a", "b"), unreachable=(("qemu+ssh://kvm2/system", "no route"),))
+    assert [c.kind for c in found] == ["damage", "failure"]
+    assert all(c.severity == "critical" for c in found)
+    assert "and 1 more" in found[0].text and "kvm2" in found[1].text
+
+
+def test_what_is_critical_comes_first_and_keys_are_unique() -> None:
+    rows = tuple(
+        make_row(vm=f"vm{n}", vm_uuid=str(n), **change)
+        for n, change in enumerate(
+            ({"policy": None}, {"rpo_state": "never"}, {}, {"rpo_state": "missed"})
+        )
+    )
+    report = make_report(make_drill(vm_uuid="2", passed=False), vms=rows)
+    found = attention(report)
+    assert [c.vm for c in found] == ["vm1", "vm3", "vm2", "vm0"]
+    assert len({c.key for c in found}) == len(found)
+    assert isinstance(report, ReportInput) and dataclasses.is_dataclass(found[0])
+
+
+def _fields(check: CheckRow) -> dict[str, Any]:
+    return {name: getattr(check, name) for name in check.__struct_fields__}
