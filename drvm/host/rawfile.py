@@ -138,17 +138,24 @@ class RawFileWriter:
             raise ValueError(f"{length} bytes at {offset} of {self._size_bytes}")
 
     def _deallocated(self, offset: int, length: int, *, device: bool) -> bool:
-        """False where it can't be done: nothing has changed then."""
+        """False where it can't be done: nothing has changed then. A device that is claimed does not
+        take it while the page cache has anything to write to its pages (block/ioctl.c)."""
         request = struct.pack("=QQ", offset, length) if device else _hole(offset, length)
-        try:
-            fcntl.ioctl(self._descriptor, _BLKZEROOUT if device else _FS_IOC_UNRESVSP64, request)
-        except OSError as problem:
-            if problem.errno in _NO_HOLES:
-                return False
-            raise HostError(
-                f"{self._path} can't be zeroed at {offset}: {problem.strerror}"
-            ) from None
-        return True
+        number = _BLKZEROOUT if device else _FS_IOC_UNRESVSP64
+        for written_back in (False, True):
+            try:
+                fcntl.ioctl(self._descriptor, number, request)
+            except OSError as problem:
+                if problem.errno == errno.EBUSY and device and not written_back:
+                    os.fsync(self._descriptor)
+                elif problem.errno in _NO_HOLES or problem.errno == errno.EBUSY:
+                    return False
+                else:
+                    words = f"{self._path} can't be zeroed at {offset}: {problem.strerror}"
+                    raise HostError(words) from None
+            else:
+                return True
+        return False
 
     def _write_zeroes(self, start: int, end: int) -> None:
         for at in range(start, end, len(_ZEROES)):

@@ -77,24 +77,40 @@ def differences(
     tables: IdTables,
     held: Held,
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    while_alike: bool = False,
 ) -> Generator[Difference, None, None]:
     """One for each window of the disk, in its order. A window's must be begun to be written only
     when it was yielded. ``progress`` is told, by any thread, how many more bytes of the disk were
-    looked at.
+    looked at. ``while_alike``: the target may hold something else altogether, so from the first
+    window on of which it holds nothing it is read no more, and all of it is to be written.
 
     Raises ``DamageFound`` for a damaged map, and what ``held`` raises. A pack table that can't be
     had, or lies, costs the fetch of blocks that are there already, and nothing else.
     """
+    alike = True
     with closing(_Namer(disk_map.size_bytes, hasher, held, progress)) as namer:
         for first in range(0, disk_map.leaves, WINDOW_LEAVES):
             window = load_window(disk_map, first, WINDOW_LEAVES)
+            if not alike:
+                every = tuple(_ranges(~window.places(), window.first_block, disk_map.size_bytes))
+                progress(_length(window, disk_map.size_bytes))
+                yield Difference(window, zero_ids(window.blocks), every, 0)
+                continue
             ids, read_bytes = namer.ids(window.first_block, window.blocks)
             wanted = window.places()
             zeroed = ~wanted & ids.any(axis=1)
             _leave_alike(window, hasher, tables, ids, wanted)
             ids[zeroed] = 0
+            due = window.places() if window.stored_blocks else np.ones_like(zeroed)
+            alike = not while_alike or not (wanted | zeroed)[due].all()
             zeroes = tuple(_ranges(zeroed, window.first_block, disk_map.size_bytes))
             yield Difference(window.only(wanted), ids, zeroes, read_bytes)
+
+
+def _length(window: Window, size_bytes: int) -> int:
+    first = window.first_block * BLOCK_BYTES
+    return min(first + window.blocks * BLOCK_BYTES, size_bytes) - first
 
 
 def _leave_alike(

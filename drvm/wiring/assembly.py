@@ -182,8 +182,8 @@ class Wiring:
         repository, restorer = self.repository(), self.restorer(trace)
         return Exporter(repository, restorer, self.processes, self.clock, trace)
 
-    def device_restorer(self) -> DeviceRestorer:
-        return DeviceRestorer(self.repository())
+    def device_restorer(self, trace: Trace = no_trace) -> DeviceRestorer:
+        return DeviceRestorer(self.repository(), trace)
 
     def volume_restorer(self, host: Host, *, verify: bool = False) -> VolumeRestorer:
         return VolumeRestorer(self.repository(), host.storage, self.clock, verify=verify)

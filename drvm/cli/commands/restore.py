@@ -310,7 +310,7 @@ def restore_machine(
             progress,
             start=target.start,
             volumes=volumes,
-            devices=wiring.device_restorer(),
+            devices=wiring.device_restorer(invocation.trace),
             sysprep=wiring.sysprep,
             trace=invocation.trace,
         )

@@ -1,8 +1,11 @@
 """A disk written onto a block device of this machine: one that nobody else uses.
 
 The kernel's own claim (``O_EXCL`` on a device) keeps mounts, RAID, LVM and swap away, before and
-while it is written; machines that name it are found by libvirt. All of it is written: zeroes too,
-and whatever lies behind the end of the disk, so that nothing of what it held is left.
+while it is written; machines that name it are found by libvirt. All of it comes to be as it should:
+zeroes too, and whatever lies behind the end of the disk, so that nothing of what it held is left.
+
+What it holds already is read and compared, as of a partial image, so a restore that was interrupted
+goes on. Of a device that holds something else that ends after the first 4 GiB.
 """
 
 from __future__ import annotations
@@ -12,22 +15,24 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
 from drvm.core.errors import DamageFound, HostError, RestoreError, UnknownVm
-from drvm.core.progress import Progress
+from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.units import MIB, format_bytes
 from drvm.host.model import Host
-from drvm.host.rawfile import RawFileWriter
+from drvm.host.rawfile import RawFileReader, RawFileWriter, raw_extents
+from drvm.repository.differing import differences
 from drvm.repository.manifest import Disk, Manifest
-from drvm.repository.reader import write_disk
+from drvm.repository.reader import write_differing
 from drvm.repository.repository import Repository
 from drvm.repository.window import mapped_bytes
 from drvm.restore.machine.source import parse
+from drvm.restore.targets.held import HeldDisk
 from drvm.restore.targets.images import PlannedImage, in_another_generation
-from drvm.restore.targets.sinks import Writers
+from drvm.restore.targets.sinks import Writers, at_first_write
 
 _NUMBERS = Path("/sys/dev/block")
 _LOOKED_AT_BYTES = MIB
@@ -76,15 +81,16 @@ def is_empty(path: Path) -> bool:
 class DeviceRestorer:
     """Writes disks of a repository onto devices of this machine."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, trace: Trace = no_trace) -> None:
         self._repository = repository
+        self._trace = trace
 
     def restore(self, image: PlannedImage, progress: Progress) -> int:
-        """Write the whole disk, and zeroes behind it; returns the bytes written of it. Durable when
-        it returns.
+        """Write what of the disk the device does not hold, and zeroes behind it; returns the bytes
+        written of the disk. Durable when it returns.
 
         Every block is verified. Raises ``DamageFound`` and ``RestoreError``. An error or a crash
-        leaves a part of it written, and no machine that uses it.
+        leaves a part of it written, and no machine that uses it; the next restore goes on.
         """
         try:
             with _claimed(image.path) as descriptor:
@@ -105,21 +111,34 @@ class DeviceRestorer:
             ) from None
 
     def _fill(self, image: PlannedImage, size: int, progress: Progress) -> int:
-        disk_map = self._repository.disk_map(image.disk)
-        progress.stage(f"restoring {image.disk.target}", mapped_bytes(disk_map))
-        with closing(Writers(partial(RawFileWriter, image.path, size))) as writers:
-            written = write_disk(
+        repository, target, end = self._repository, image.disk.target, image.disk.size_bytes
+        disk_map = repository.disk_map(image.disk)
+        progress.stage(f"restoring {target}", end + mapped_bytes(disk_map))
+        with ExitStack() as stack:
+            writers = stack.enter_context(
+                closing(Writers(partial(RawFileWriter, image.path, size)))
+            )
+            readers = (
+                partial(RawFileReader, image.path, size),
+                partial(raw_extents, image.path, end),
+            )
+            there = stack.enter_context(closing(HeldDisk(*readers, end)))
+            tools = repository.hasher, repository.tables, there, progress.advance
+            found = stack.enter_context(closing(differences(disk_map, *tools, while_alike=True)))
+            done = write_differing(
                 disk_map,
-                self._repository.packs,
-                self._repository.hasher,
-                writers.write,
-                zero=writers.zero,
+                repository.packs,
+                repository.hasher,
+                found,
+                at_first_write(writers.write, lambda: self._trace(f"device-begun-{target}")),
+                writers.zero,
                 progress=progress.advance,
             )
-            end = image.disk.size_bytes
+            self._trace(f"device-written-{target}")
             writers.zero(end, size - end)
             writers.flush()
-        return written
+            self._trace(f"device-durable-{target}")
+        return done.written_bytes
 
 
 def _unfit(image: PlannedImage) -> str | None:

@@ -48,7 +48,7 @@ from drvm.restore.targets.partial import give_name as give_name
 from drvm.restore.targets.partial import held as held
 from drvm.restore.targets.partial import partial_name as partial_name
 from drvm.restore.targets.partial import sweep_partial as sweep_partial
-from drvm.restore.targets.sinks import Writers
+from drvm.restore.targets.sinks import Writers, at_first_write
 
 SECTOR_BYTES = 512
 _PASSING = (StoreUnreachable, StoreRefused, Interrupted, KeyboardInterrupt)
@@ -292,17 +292,8 @@ class ImageRestorer:
             )
 
     def _begun(self, writers: Writers, image: PlannedImage) -> Callable[[int, memoryview], None]:
-        """``writers.write``; the first write is a step, so that it can be the last."""
-        begun = False
-
-        def write(offset: int, data: memoryview) -> None:
-            nonlocal begun
-            writers.write(offset, data)
-            if not begun:
-                begun = True
-                self._trace(f"image-begun-{image.disk.target}")
-
-        return write
+        step = f"image-begun-{image.disk.target}"
+        return at_first_write(writers.write, lambda: self._trace(step))
 
     @contextlib.contextmanager
     def _opened(

@@ -42,3 +42,19 @@ class Writers:
             with self._lock:
                 self._opened.append(writer)
         return writer
+
+
+def at_first_write(
+    write: Callable[[int, memoryview], None], told: Callable[[], object]
+) -> Callable[[int, memoryview], None]:
+    """The same; ``told`` is called behind the first write: a step, so that it can be the last."""
+    begun = False
+
+    def writing(offset: int, data: memoryview) -> None:
+        nonlocal begun
+        write(offset, data)
+        if not begun:
+            begun = True
+            told()
+
+    return writing

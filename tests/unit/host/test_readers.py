@@ -263,6 +263,23 @@ def test_what_killed_processes_left_is_swept_away_when_it_is_old(
     assert (old.exists(), young.exists()) == (False, True)
 
 
+def test_zeroes_next_to_what_a_claimed_device_still_has_to_write_come_to_be(
+    tmp_path: Path,
+) -> None:
+    """In one page: the kernel refuses them until that is written (seen: EBUSY)."""
+    (tmp_path / "image").write_bytes(b"\xaa" * MIB)
+    with loop_device(tmp_path / "image", SystemProcesses()) as device:
+        claim = os.open(device, os.O_RDWR | os.O_EXCL)
+        writer = RawFileWriter(device, MIB)
+        writer.write(8192, b"\x01" * 700)
+        writer.zero(8192 + 700, MIB - 8892)
+        writer.flush()
+        writer.close()
+        os.close(claim)
+        held = device.read_bytes()
+    assert held == b"\xaa" * 8192 + b"\x01" * 700 + bytes(MIB - 8892)
+
+
 def test_a_server_that_never_had_a_client_is_ended_by_whoever_comes_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

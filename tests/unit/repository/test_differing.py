@@ -53,13 +53,16 @@ class Target:
         self.zeroed.append((offset, length))
 
 
-def turn(vault: Vault, target: Target) -> Differing:
+def turn(vault: Vault, target: Target, *, while_alike: bool = False) -> Differing:
     (point,) = vault.repository.points().points
     repository, (disk,) = vault.repository, point.manifest.disks
     disk_map = repository.disk_map(disk)
-    found = differences(disk_map, repository.hasher, repository.tables, target)
-    tools = disk_map, repository.packs, repository.hasher
-    return write_differing(*tools, found, target.write, target.zero)
+    tools = repository.hasher, repository.tables, target
+    found = differences(disk_map, *tools, while_alike=while_alike)
+    return write_differing(
+        *(disk_map, repository.packs, repository.hasher),
+        *(found, target.write, target.zero),
+    )
 
 
 def blocks_that_differ(one: bytes, two: bytes) -> set[int]:
@@ -155,6 +158,19 @@ def test_holes_are_not_read(large):
     target = Target(bytearray(content))
     target.holes = [(2 * LEAF_BYTES // 8, 3 * LEAF_BYTES)]
     assert turn(vault, target).read_bytes == len(content) - (3 * LEAF_BYTES - 2 * LEAF_BYTES // 8)
+
+
+@pytest.mark.parametrize("right", [0, 1, 3])
+def test_a_target_of_something_else_is_read_no_further_than_it_is_alike(large, monkeypatch, right):
+    """Window by window, of a leaf each here: some are right, and behind them is anything."""
+    vault, content = large
+    monkeypatch.setattr(module, "WINDOW_LEAVES", 1)
+    kept = right * LEAF_BYTES
+    target = Target(bytearray(content[:kept] + b"\xaa" * (len(content) - kept)))
+    done = turn(vault, target, while_alike=True)
+    assert target.content == content
+    assert done.read_bytes == min(kept + LEAF_BYTES, len(content))
+    assert done.written_bytes + done.zeroed_bytes >= len(content) - kept
 
 
 def test_an_empty_target_is_filled_without_any_table(large, monkeypatch):
