@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -76,8 +77,18 @@ class PolicyConfig(ScheduledSection):
             raise ValueError("engine: pull leaves no overlay standing (changed_blocks)")
         return self
 
-    def covers(self, vm: str) -> bool:
-        return matches(vm, self.vms) and not matches(vm, self.exclude)
+    def covers(self, vm: str, tags: Collection[str] | None, host: str | None) -> bool | None:
+        """Whether it protects such a machine: by its name or a tag, on one of its hosts (``host``
+        is a URI), unless it is excluded by name. ``None``: that depends on what can't be told, by
+        ``tags`` or ``host`` of ``None``."""
+        if matches(vm, self.exclude):
+            return False
+        tagged = None if tags is None else not set(self.tags).isdisjoint(tags)
+        chosen = matches(vm, self.vms) or (tagged if self.tags else False)
+        here = True if not self.hosts else None if host is None else matches(host, self.hosts)
+        if chosen is False or here is False:
+            return False
+        return None if chosen is None or here is None else True
 
     def excluded_disks(self, vm: str) -> frozenset[str]:
         """The targets that are left out of this VM's points on purpose."""

@@ -110,10 +110,6 @@ class Settings:
             )
         return self.repository
 
-    def policy_of(self, vm: str) -> PolicyConfig | None:
-        """The first policy that names the VM."""
-        return next((policy for policy in self.policies if policy.covers(vm)), None)
-
     def policy_named(self, name: str) -> PolicyConfig:
         """Raises ``UsageError``."""
         for policy in self.policies:

@@ -19,7 +19,7 @@ from drvm.repository.points import Point
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.copies import damage_of, plan_copy_of, run_copy_of
 from drvm.wiring.drills import drill_latest
-from drvm.wiring.fleet import machines
+from drvm.wiring.fleet import covered
 from drvm.wiring.jobs import (
     BackupOptions,
     by_host,
@@ -191,11 +191,7 @@ def _each_group(policy: PolicyConfig, open_wiring: OpenWiring) -> Callable[[Prog
 
 
 def _covered(wiring: Wiring, policy: PolicyConfig) -> list[str]:
-    return sorted(
-        domain.name
-        for _, domain in machines(wiring.hosts())
-        if wiring.settings.policy_of(domain.name) == policy
-    )
+    return covered(wiring, policy)
 
 
 def _log_failure(what: str, error: DrvmError) -> None:

@@ -46,11 +46,12 @@ class Pruned:
 def plan_prune(
     repository: Repository,
     listing: Listing,
-    rules: Callable[[str], Rules],
+    rules: Callable[[Point], Rules],
     now: Now,
     settled: dt.timedelta = SETTLED,
 ) -> PrunePlan:
-    """``rules``: those of a machine by its name. Only the points of ``listing`` are looked at.
+    """``rules``: those of a series, by its newest point. Only the points of ``listing`` are looked
+    at.
 
     No point goes because of newer ones that were not looked at: whatever stays in its stead must
     be whole, with each pack that it needs in the store and none set aside. Raises the store's
@@ -58,7 +59,13 @@ def plan_prune(
     """
     points = {point.id: point for point in listing.points}
     notes = pin_notes(repository.pins())
-    by_name = {name: rules(name) for name in {p.manifest.vm for p in points.values()}}
+    known: dict[tuple[str, str, str], Rules] = {}
+
+    def rules_for(one: Candidate) -> Rules:
+        if one.series not in known:
+            known[one.series] = rules(points[one.id])
+        return known[one.series]
+
     decided = repository.final_times()
     candidates = {
         identity: candidate(point, decided[identity])
@@ -67,7 +74,7 @@ def plan_prune(
     }
     whole = _Wholeness(repository)
     while True:
-        decisions = decide(candidates.values(), by_name, notes, now, settled)
+        decisions = decide(candidates.values(), rules_for, notes, now, settled)
         losing = {decision.point.series for decision in decisions if not decision.kept}
         staying = (d.point for d in decisions if d.kept and d.point.sound)
         torn = [

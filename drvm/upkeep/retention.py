@@ -37,7 +37,8 @@ created a point can bring it back after it was removed."""
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How many to keep of each kind; 0: no such rule. ``within_s``: everything not older than this
-    before the newest. Days and the like are those of ``time_zone``, an IANA name."""
+    before the newest. Days and the like are those of ``time_zone``, an IANA name. ``doubt``: why
+    nobody can tell which rules are meant; then nothing is removed."""
 
     last: int = 0
     hourly: int = 0
@@ -47,6 +48,7 @@ class Rules:
     yearly: int = 0
     within_s: float = 0.0
     time_zone: str = "UTC"
+    doubt: str = ""
 
     @property
     def empty(self) -> bool:
@@ -106,17 +108,18 @@ class Decision:
 
 def decide(
     points: Iterable[Candidate],
-    rules: Mapping[str, Rules],
+    rules: Callable[[Candidate], Rules],
     pins: Mapping[str, str],
     now: Now,
     settled: dt.timedelta = SETTLED,
 ) -> tuple[Decision, ...]:
-    """A decision for each point, by machine and date. ``rules`` are those of each machine's name;
-    ``pins`` has a note for each pinned id."""
+    """A decision for each point, by machine and date. ``rules`` are asked for once for each series,
+    by its newest point; ``pins`` has a note for each pinned id."""
     ordered = sorted(points, key=lambda p: (p.vm, p.vm_uuid, p.host, p.created, p.id))
     decisions: list[Decision] = []
-    for series, group in itertools.groupby(ordered, lambda point: point.series):
-        decisions += _decide_series(list(group), rules.get(series[1], NO_RULES), pins, now, settled)
+    for _, group in itertools.groupby(ordered, lambda point: point.series):
+        mine = list(group)
+        decisions += _decide_series(mine, rules(mine[-1]), pins, now, settled)
     return tuple(sorted(decisions, key=lambda d: (d.point.vm, d.point.created, d.point.id)))
 
 
@@ -138,7 +141,9 @@ def _decide_series(
             reasons.insert(0, f"pinned: {pins[point.id]}" if pins[point.id] else "pinned")
         if doubt is not None:
             reasons.append(doubt)
-        if rules.empty:
+        if rules.doubt:
+            reasons.append(rules.doubt)
+        elif rules.empty:
             reasons.append("no rules")
         if now.problem is not None:
             reasons.append(now.problem)

@@ -16,6 +16,7 @@ from drvm.repository.manifest import Manifest
 from drvm.repository.select import select
 from drvm.restore.machine.definition import VirtType
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.fleet import policy_of_point
 
 
 def drill_checks(config: DrillConfig, vm: str) -> tuple[Check, ...]:
@@ -35,7 +36,7 @@ def drill_checks(config: DrillConfig, vm: str) -> tuple[Check, ...]:
 def plan_drill_of(wiring: Wiring, point: Manifest, virt_type: VirtType | None = None) -> DrillPlan:
     """As the policy of the VM says; without one, the drill proves that the guest's agent answers.
     Raises ``PreflightFailed``."""
-    policy = wiring.settings.policy_of(point.vm)
+    policy = policy_of_point(wiring, point)
     drill = (policy.drill if policy is not None else None) or DrillConfig()
     request = DrillRequest(
         point=point,

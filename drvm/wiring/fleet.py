@@ -3,24 +3,67 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from drvm.config.policies import PolicyConfig
 from drvm.core.clock import parse_rfc3339
-from drvm.core.errors import CaptureError, UnknownVm
+from drvm.core.errors import CaptureError, HostError, UnknownVm
+from drvm.core.threads import mapped
 from drvm.drill.place import is_drill_name
 from drvm.host.model import Domain, Host
+from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.schedule.rpo import Rpo, rpo_state
 from drvm.snapshot.choose import Decision, decide
+from drvm.snapshot.imagefiles import ImageFilesEngine
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.selection import (
+    Choice,
+    PointPolicies,
+    choice_of_domain,
+    names_suffice,
+    policy_of_domain,
+)
+
+UNREACHABLE = "unreachable"
+"""The state of a VM that a host which does not answer may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A machine, as a look at its host found it. ``engine`` is ``None`` for one that can't be
+    captured now, and where nobody asked."""
+
+    name: str
+    uuid: str
+    host: str
+    state: str
+    choice: Choice
+    engine: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """``away``: the hosts that did not answer, with what was wrong."""
+
+    seen: tuple[Seen, ...]
+    away: tuple[tuple[str, HostError], ...] = ()
+
+    @property
+    def by_uuid(self) -> dict[str, list[Choice]]:
+        found: dict[str, list[Choice]] = {}
+        for one in self.seen:
+            found.setdefault(one.uuid, []).append(one.choice)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class FleetVm:
-    """``host`` and ``state`` are ``None`` for a VM that is on none of the hosts any more, and
-    ``engine`` is for one that can't be captured now."""
+    """``host`` and ``state`` are ``None`` for a VM that is on none of the hosts any more; where one
+    of them does not answer, its state is ``UNREACHABLE``. ``engine`` is ``None`` for one that can't
+    be captured now. ``doubt``: why nobody can tell the policy."""
 
     name: str
     uuid: str
@@ -28,9 +71,18 @@ class FleetVm:
     state: str | None
     engine: Decision | None
     policy: str | None
+    doubt: str
     points: int
     last: Point | None
     rpo: Rpo
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """``vms``: by name."""
+
+    vms: tuple[FleetVm, ...]
+    away: tuple[tuple[str, HostError], ...]
 
 
 def machines(hosts: Iterable[Host]) -> Iterator[tuple[Host, Domain]]:
@@ -41,45 +93,117 @@ def machines(hosts: Iterable[Host]) -> Iterator[tuple[Host, Domain]]:
                 yield host, domain
 
 
+def look_at(
+    host: Host, policies: Sequence[PolicyConfig], *, engines: bool = False
+) -> tuple[Seen, ...]:
+    """The machines of one host. Raises ``HostUnreachable`` and ``HostError``."""
+    found = []
+    for _, domain in machines([host]):
+        with contextlib.suppress(UnknownVm):  # gone since the listing
+            choice = choice_of_domain(policies, host.uri, domain)
+            engine = engine_of(domain, choice.policy) if engines else None
+            state = domain.state().value
+            found.append(Seen(domain.name, domain.uuid, host.uri, state, choice, engine))
+    return tuple(found)
+
+
+def look_at_all(
+    hosts: Sequence[Host], policies: Sequence[PolicyConfig], *, engines: bool = False
+) -> Look:
+    """All hosts at once: as long as the slowest takes, however many don't answer."""
+
+    def look(host: Host) -> tuple[Seen, ...] | HostError:
+        try:
+            return look_at(host, policies, engines=engines)
+        except HostError as error:
+            return error
+
+    found = list(mapped(look, hosts)) if len(hosts) > 1 else [look(host) for host in hosts]
+    pairs = list(zip(hosts, found, strict=True))
+    return Look(
+        tuple(one for _, seen in pairs if not isinstance(seen, HostError) for one in seen),
+        tuple((host.uri, error) for host, error in pairs if isinstance(error, HostError)),
+    )
+
+
+def point_policies(wiring: Wiring, look: Look) -> PointPolicies:
+    away = [uri for uri, _ in look.away]
+    repository = wiring.repository()
+    return PointPolicies(wiring.settings.policies, look.by_uuid, away, repository.blob)
+
+
+def fleet_of(wiring: Wiring, points: Sequence[Point], *, engines: bool = False) -> Fleet:
+    """``points`` are the good ones, oldest first. Asks all hosts; one that does not answer hides
+    nobody else's VMs."""
+    look = look_at_all(wiring.hosts(), wiring.settings.policies, engines=engines)
+    now = wiring.clock.now()
+    return Fleet(survey(look, points, point_policies(wiring, look), now), look.away)
+
+
 def survey(
-    hosts: Iterable[Host],
-    points: Sequence[Point],
-    policy_of: Callable[[str], PolicyConfig | None],
-    now: datetime,
-) -> list[FleetVm]:
-    """Sorted by name. ``points`` are the good ones, oldest first; a VM is followed by its UUID.
-    ``policy_of``: by the VM's name."""
+    look: Look, points: Sequence[Point], policies: PointPolicies, now: datetime
+) -> tuple[FleetVm, ...]:
+    """By name. A VM is followed by its UUID."""
     by_uuid: dict[str, list[Point]] = {}
     for point in points:
         by_uuid.setdefault(point.manifest.vm_uuid, []).append(point)
-    there: dict[str, tuple[str, str, str, Decision | None]] = {}
-    for host, domain in machines(hosts):
-        with contextlib.suppress(UnknownVm):  # gone since the listing
-            engine = engine_of(domain, policy_of(domain.name))
-            there[domain.uuid] = (domain.name, host.uri, domain.state().value, engine)
+    there = {seen.uuid: seen for seen in look.seen}
     fleet = []
     for uuid in there.keys() | by_uuid.keys():
         mine = by_uuid.get(uuid, [])
-        gone = (mine[-1].manifest.vm if mine else "", None, None, None)
-        name, host_uri, state, engine = there.get(uuid, gone)
-        policy = policy_of(name)
         last = mine[-1] if mine else None
+        seen = there.get(uuid)
+        choice = seen.choice if seen is not None else policies.of(mine[-1].manifest)
+        policy = choice.policy
         created = parse_rfc3339(last.manifest.created) if last is not None else None
-        rpo = rpo_state(created, policy.rpo_s if policy is not None else None, now)
         fleet.append(
             FleetVm(
-                name,
-                uuid,
-                host_uri,
-                state,
-                engine,
-                policy.name if policy is not None else None,
-                len(mine),
-                last,
-                rpo,
+                name=seen.name if seen is not None else mine[-1].manifest.vm,
+                uuid=uuid,
+                host=seen.host if seen is not None else None,
+                state=seen.state if seen is not None else _absent(look, mine[-1]),
+                engine=seen.engine if seen is not None else None,
+                policy=policy.name if policy is not None else None,
+                doubt=choice.doubt,
+                points=len(mine),
+                last=last,
+                rpo=rpo_state(created, policy.rpo_s if policy is not None else None, now),
             )
         )
-    return sorted(fleet, key=lambda vm: (vm.name, vm.uuid))
+    return tuple(sorted(fleet, key=lambda vm: (vm.name, vm.uuid)))
+
+
+def _absent(look: Look, last: Point) -> str | None:
+    """Image files never were on a host."""
+    is_machine = last.manifest.engine != ImageFilesEngine.name
+    return UNREACHABLE if look.away and is_machine else None
+
+
+def policy_of_vm(wiring: Wiring, vm: str) -> PolicyConfig | None:
+    """Raises ``UnknownVm``, and the errors of the host that has it."""
+    host, domain = wiring.find(vm)
+    return policy_of_domain(wiring.settings.policies, host.uri, domain)
+
+
+def covered(wiring: Wiring, policy: PolicyConfig) -> list[str]:
+    """The names of the VMs whose policy it is, sorted. Raises where a host does not answer."""
+    found = machines(wiring.hosts())
+    policies = wiring.settings.policies
+    return sorted(d.name for h, d in found if policy_of_domain(policies, h.uri, d) == policy)
+
+
+def policy_of_point(wiring: Wiring, manifest: Manifest) -> PolicyConfig | None:
+    """``None`` also where nobody can tell. Hosts are only asked where names don't suffice."""
+    policies, seen, away = wiring.settings.policies, [], []
+    for host in () if names_suffice(policies) else wiring.hosts():
+        try:
+            domain = host.find_domain(manifest.vm_uuid)
+            if domain is not None:
+                choice = choice_of_domain(policies, host.uri, domain)
+                seen.append(Seen(domain.name, domain.uuid, host.uri, "", choice))
+        except HostError as error:
+            away.append((host.uri, error))
+    return point_policies(wiring, Look(tuple(seen), tuple(away))).of(manifest).policy
 
 
 def engine_of(domain: Domain, policy: PolicyConfig | None) -> Decision | None:

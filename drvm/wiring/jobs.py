@@ -14,6 +14,7 @@ from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.drill.leftovers import remove_leftovers
 from drvm.host.disks import ImageInfo
+from drvm.host.model import Host
 from drvm.snapshot import mountpoints
 from drvm.snapshot.between import Stood, fold_by_hand, fold_where_short, listed
 from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, Engine, EngineWish
@@ -26,6 +27,7 @@ from drvm.wiring.assembly import Wiring
 from drvm.wiring.drills import find_drill_leftovers
 from drvm.wiring.instant import sweep_boots
 from drvm.wiring.probing import refuse_second_writer
+from drvm.wiring.selection import policy_of_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +171,9 @@ def finish_leftovers(wiring: Wiring) -> list[Finding]:
     return done
 
 
-def standing(wiring: Wiring) -> list[Stood]:
+def standing(wiring: Wiring, hosts: Sequence[Host]) -> list[Stood]:
     """The machines that run on an overlay of drvm's between backups."""
-    return [stood for host in wiring.hosts() for stood in listed(wiring.parts(host))]
+    return [stood for host in hosts for stood in listed(wiring.parts(host))]
 
 
 def fold_back(wiring: Wiring, vm: str) -> Finding:
@@ -198,12 +200,11 @@ def _take_files(
     wiring: Wiring, name: str, engine: Engine, progress: Progress, trace: Trace
 ) -> BackupResult:
     backup = _backup(wiring, progress, trace)
+    policy = policy_of_name(wiring.settings.policies, name)
     request = CaptureRequest(
         vm=name,
         point_id=new_point_id(),
-        read_bandwidth_mib_s=BackupOptions.of(
-            wiring.settings.policy_of(name), name
-        ).read_bandwidth_mib_s,
+        read_bandwidth_mib_s=BackupOptions.of(policy, name).read_bandwidth_mib_s,
     )
     return backup.run(engine, request, machine_uuid(name))
 

@@ -12,9 +12,8 @@ from drvm import __version__
 from drvm.config.policies import PolicyConfig
 from drvm.config.settings import Settings
 from drvm.core.clock import parse_rfc3339
-from drvm.core.errors import HostUnreachable, RepositoryError
+from drvm.core.errors import RepositoryError
 from drvm.core.text import printable
-from drvm.host.model import Host
 from drvm.report.input import (
     DAYS_SHOWN,
     CheckRow,
@@ -29,7 +28,7 @@ from drvm.repository.points import Point
 from drvm.runs.model import Run
 from drvm.schedule.cron import fires_between
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.fleet import FleetVm, survey
+from drvm.wiring.fleet import FleetVm, fleet_of
 
 GRACE = dt.timedelta(days=1)
 """How long after its schedule's time something may still not have begun: retries, blackout windows
@@ -45,8 +44,8 @@ def gather_report(wiring: Wiring, runs: Sequence[Run] = ()) -> ReportInput:
     now = wiring.clock.now()
     repository = wiring.repository()
     listing = repository.points()
-    hosts, unreachable = _answering(wiring)
-    fleet = survey(hosts, listing.points, wiring.settings.policy_of, now)
+    found = fleet_of(wiring, listing.points)
+    fleet, unreachable = found.vms, [(uri, error.message) for uri, error in found.away]
     due = _DueTimes(wiring.settings, now)
     by_vm: dict[str, list[Point]] = {}
     for point in listing.points:
@@ -63,21 +62,6 @@ def gather_report(wiring: Wiring, runs: Sequence[Run] = ()) -> ReportInput:
         problems=tuple(printable(problem, 300) for problem in listing.problems),
         unreachable=tuple(unreachable),
     )
-
-
-def _answering(wiring: Wiring) -> tuple[list[Host], list[tuple[str, str]]]:
-    """The hosts that answer, and (URI, reason) of those that don't."""
-    answering: list[Host] = []
-    silent: list[tuple[str, str]] = []
-    for uri in wiring.settings.host_uris:
-        try:
-            host = wiring.host(uri)
-            host.domains()
-        except HostUnreachable as error:
-            silent.append((uri, error.message))
-        else:
-            answering.append(host)
-    return answering, silent
 
 
 class _DueTimes:

@@ -13,6 +13,7 @@ from drvm.restore.rollback.plan import RollbackPlan, plan_rollback
 from drvm.restore.rollback.run import TurnedBack, make_ready, turn_back
 from drvm.snapshot import domainxml
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.fleet import policy_of_vm
 from drvm.wiring.jobs import BackupOptions, take_point
 from drvm.wiring.upkeep import pin_point
 
@@ -45,7 +46,7 @@ def in_place(
     guard = make_ready(plan, parts)
     safety_point = plan.again.safety_point if plan.again is not None else None
     if safety and plan.again is None:
-        policy = wiring.settings.policy_of(plan.vm_name)
+        policy = policy_of_vm(wiring, plan.vm_uuid)
         options = BackupOptions.of(policy, plan.vm_name)
         options = replace(options, exclude_disks=options.exclude_disks - plan.named.keys())
         result = take_point(wiring, plan.vm_uuid, options, progress, trace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 from drvm.config.policies import PolicyConfig
@@ -28,10 +29,13 @@ from drvm.upkeep.retention import NO_RULES, SETTLED, Now, Rules
 from drvm.upkeep.retire import Retired, RetirePlan, RetireRules, plan_retire, run_retire
 from drvm.upkeep.survey import Survey, survey
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.fleet import machines
+from drvm.wiring.fleet import Look, look_at_all, machines, point_policies
+from drvm.wiring.selection import names_suffice
 
 
-def rules_of(policy: PolicyConfig | None) -> Rules:
+def rules_of(policy: PolicyConfig | None, doubt: str = "") -> Rules:
+    if doubt:
+        return Rules(doubt=doubt)
     if policy is None:
         return NO_RULES
     return Rules(
@@ -76,10 +80,24 @@ def plan_prune_of(
     return plan_prune(
         repository,
         Listing(tuple(wanted), listing.problems),
-        lambda vm: rules_of(wiring.settings.policy_of(vm)),
+        _rules_of_points(wiring),
         Now(host_now, store_now),
         settled,
     )
+
+
+def _rules_of_points(wiring: Wiring) -> Callable[[Point], Rules]:
+    """Hosts are only asked where names don't suffice. Where one of them does not answer, or nobody
+    can tell for another reason which rules are meant, the rules keep all."""
+    policies = wiring.settings.policies
+    look = Look(()) if names_suffice(policies) else look_at_all(wiring.hosts(), policies)
+    chosen = point_policies(wiring, look)
+
+    def rules(point: Point) -> Rules:
+        choice = chosen.of(point.manifest)
+        return rules_of(choice.policy, choice.doubt)
+
+    return rules
 
 
 def lengthen_locks(

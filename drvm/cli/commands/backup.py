@@ -26,7 +26,7 @@ from drvm.repository.manifest import Manifest
 from drvm.snapshot.imagefiles import ImageFile
 from drvm.store.first_versions import alarms_of
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.fleet import machines
+from drvm.wiring.fleet import covered, policy_of_vm
 from drvm.wiring.jobs import (
     BackupOptions,
     by_host,
@@ -151,7 +151,7 @@ def command(
 
 def _options(wiring: Wiring, asked: BackupOptions, vm: str) -> BackupOptions:
     """As its policy says, changed by what was asked for; 0 s of freeze are as it says."""
-    chosen = BackupOptions.of(wiring.settings.policy_of(vm), vm)
+    chosen = BackupOptions.of(policy_of_vm(wiring, vm), vm)
     return dataclasses.replace(
         chosen,
         exclude_disks=chosen.exclude_disks | asked.exclude_disks,
@@ -180,8 +180,7 @@ def _names(wiring: Wiring, vms: Sequence[str], policy: str | None) -> list[str]:
     """In the order given, each once. All must exist before the first is touched."""
     if policy is not None:
         chosen = wiring.settings.policy_named(policy)
-        known = [domain.name for _, domain in machines(wiring.hosts())]
-        vms = (*vms, *(vm for vm in sorted(known) if chosen.covers(vm)))
+        vms = (*vms, *covered(wiring, chosen))
         if not vms:
             raise UsageError(
                 f"policy {policy!r} covers no VM of the hosts",

@@ -40,6 +40,7 @@ from drvm.wiring.restores import (
     remove_half_restored,
 )
 from drvm.wiring.rollbacks import half_turned_back
+from drvm.wiring.selection import policy_of_domain
 
 _TOOLS = {
     "qemu-img": "qemu-utils",
@@ -171,7 +172,8 @@ def _engines(wiring: Wiring, host: Host) -> list[Finding]:
     vms: dict[tuple[str, str], list[str]] = {}
     for _, domain in machines([host]):
         with contextlib.suppress(UnknownVm):  # gone since the listing
-            found = engine_of(domain, wiring.settings.policy_of(domain.name))
+            policy = policy_of_domain(wiring.settings.policies, host.uri, domain)
+            found = engine_of(domain, policy)
             if found is not None:
                 vms.setdefault((found.engine, found.reason), []).append(domain.name)
     return [

@@ -15,9 +15,9 @@ from drvm.core.units import format_bytes
 from drvm.drill.plan import DrillPlan
 from drvm.report.html import html_report
 from drvm.repository.manifest import Manifest
-from drvm.repository.select import select
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.drills import carry_out_drill, plan_drill_of
+from drvm.wiring.fleet import fleet_of
 from drvm.wiring.reporting import gather_report
 
 
@@ -96,13 +96,14 @@ def _chosen(
     if policy is not None:
         chosen = wiring.settings.policy_named(policy)
         good = good_points(invocation, wiring.repository())
-        vms = sorted({point.manifest.vm for point in good if chosen.covers(point.manifest.vm)})
-        if not vms:
+        fleet = fleet_of(wiring, good).vms
+        latest = [vm.last for vm in fleet if vm.policy == chosen.name and vm.last is not None]
+        if not latest:
             raise UsageError(
                 f"policy {policy!r} covers no VM that has points",
                 hint="drvm vms shows the policy of each VM",
             )
-        for point in (select(good, vm) for vm in vms):
+        for point in latest:
             tell_foreign(invocation, wiring, point)
             manifests.append(point.manifest)
     return list({manifest.id: manifest for manifest in manifests}.values())

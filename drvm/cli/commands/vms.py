@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from drvm.cli.invocation import Invocation
+from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.cli.opening import good_points, opened
 from drvm.cli.output import Column
 from drvm.cli.views import short_time
 from drvm.core.units import format_bytes, format_seconds
-from drvm.wiring.fleet import FleetVm, survey
+from drvm.wiring.fleet import FleetVm, fleet_of
 from drvm.wiring.jobs import standing
+
+_SHOWN = 20
 
 
 @click.command("vms")
 @click.pass_obj
-def command(invocation: Invocation) -> None:
+def command(invocation: Invocation) -> int:
     """List the VMs of the hosts: how each is protected, and what would be lost now.
 
-    VMs that are gone from the hosts but still have points are listed too. Of a VM that runs on a
-    standing overlay between backups, the state says how much is in it. The engine is what would
-    capture the VM now, and why.
+    VMs that are gone from the hosts but still have points are listed too; where a host does not
+    answer, they are "unreachable", and drvm ends with 3. Of a VM that runs on a standing overlay
+    between backups, the state says how much is in it. The policy is "none" where no policy protects
+    the VM, and "?" where nobody can tell. The engine is what would capture the VM now, and why.
 
     \b
     Examples:
@@ -31,11 +35,21 @@ def command(invocation: Invocation) -> None:
     """
     with opened(invocation) as wiring:
         points = good_points(invocation, wiring.repository())
-        stood = {vm.vm_uuid: vm.allocated_bytes for vm in standing(wiring)}
-        fleet = survey(wiring.hosts(), points, wiring.settings.policy_of, invocation.clock.now())
+        fleet = fleet_of(wiring, points, engines=True)
+        away = {uri for uri, _ in fleet.away}
+        here = [host for host in wiring.hosts() if host.uri not in away]
+        stood = {vm.vm_uuid: vm.allocated_bytes for vm in standing(wiring, here)}
+    for _, error in fleet.away:
+        invocation.warn(f"{error.message} ({error.hint})" if error.hint else error.message)
+    for vm in fleet.vms:
+        if vm.doubt:
+            invocation.warn(f"{vm.name}: {vm.doubt}")
+    code = DONE_WITH_WARNINGS if fleet.away else DONE
     if invocation.output.json:
-        invocation.output.document({"vms": [_fields(vm, stood.get(vm.uuid)) for vm in fleet]})
-        return
+        rows_of_fields = [_fields(vm, stood.get(vm.uuid)) for vm in fleet.vms]
+        hosts = [{"host": uri, "message": error.message} for uri, error in fleet.away]
+        invocation.output.document({"vms": rows_of_fields, "unreachable": hosts})
+        return code
     columns = [
         Column("vm"),
         Column("state"),
@@ -52,16 +66,26 @@ def command(invocation: Invocation) -> None:
             vm.name,
             _state(vm, stood.get(vm.uuid)),
             vm.host or "",
-            vm.policy or "none",
+            vm.policy or ("?" if vm.doubt else "none"),
             str(vm.points),
             short_time(vm.last.manifest.created) if vm.last is not None else "never",
             "" if vm.rpo.age_seconds is None else format_seconds(vm.rpo.age_seconds),
             vm.rpo.state.value,
             f"{vm.engine.engine}: {vm.engine.reason}" if vm.engine is not None else "",
         ]
-        for vm in fleet
+        for vm in fleet.vms
     ]
     invocation.output.table(columns, rows)
+    _tell_unprotected(invocation, fleet.vms)
+    return code
+
+
+def _tell_unprotected(invocation: Invocation, vms: Sequence[FleetVm]) -> None:
+    """Those that a host has and no policy covers."""
+    names = [vm.name for vm in vms if vm.host is not None and not vm.policy and not vm.doubt]
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        invocation.output.line(f"no policy protects {', '.join(names[:_SHOWN])}{more}")
 
 
 def _state(vm: FleetVm, standing_bytes: int | None) -> str:
@@ -78,6 +102,7 @@ def _fields(vm: FleetVm, standing_bytes: int | None) -> dict[str, Any]:
         "state": vm.state,
         "standing_overlay_bytes": standing_bytes,
         "policy": vm.policy,
+        "policy_doubt": vm.doubt or None,
         "engine": vm.engine.engine if vm.engine is not None else None,
         "engine_reason": vm.engine.reason if vm.engine is not None else None,
         "points": vm.points,

@@ -41,11 +41,14 @@ _OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
 _OSINFO_TAG = f"{{{_OSINFO}}}libosinfo"
 _OS_TAG = f"{{{_OSINFO}}}os"
 _OS_ID = re.compile(r"https?://[a-z0-9.-]{1,64}(/[A-Za-z0-9._-]{1,64}){1,4}", re.ASCII)
+_TAGS_TAG = "{urn:drvm:tags}tags"
+_TAGS = re.compile(r"[A-Za-z0-9._-]{1,64}([ \t\n]+[A-Za-z0-9._-]{1,64}){0,63}", re.ASCII)
 _MAX_TITLE = 256
 _MAX_DESCRIPTION = 16 * 1024
 _MAX_SMBIOS = 1024
 
 ET.register_namespace("libosinfo", _OSINFO)
+ET.register_namespace("drvm", "urn:drvm:tags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +261,12 @@ class _Rebuilder:
         return made
 
     def _metadata(self, source: ET.Element) -> ET.Element | None:
-        """Only which operating system it is: the rest belongs to the tools of the old host."""
-        rules = {_OSINFO_TAG: rule({_OS_TAG: rule(need="id", id=_OS_ID)})}
+        """Only which operating system it is, and the tags that drvm's policies choose by: the rest
+        belongs to the tools of the old host."""
+        rules = {
+            _OSINFO_TAG: rule({_OS_TAG: rule(need="id", id=_OS_ID)}),
+            _TAGS_TAG: rule(text=_TAGS),
+        }
         made = ET.Element("metadata")
         self._copier.children(source, made, rules, "metadata")
         return made if len(made) else None

@@ -169,7 +169,7 @@ def test_what_can_not_be_meant_is_a_mistake(text: str, words: str) -> None:
 
 def test_policies_match_by_name_and_pattern_and_exclude_disks_per_vm() -> None:
     policy = load_config(EXAMPLE, RULES).policies[0]
-    assert [policy.covers(vm) for vm in ("web7", "db1", "db10", "WEB1")] == [
+    assert [policy.covers(vm, (), "") for vm in ("web7", "db1", "db10", "WEB1")] == [
         True,
         True,
         False,

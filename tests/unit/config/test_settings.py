@@ -112,12 +112,6 @@ def test_variables_that_can_not_be_meant_are_refused_without_their_value(
     assert "secret" not in str(caught.value)
 
 
-def test_the_first_policy_that_names_a_vm_is_its_policy() -> None:
-    settings = resolve(CONFIG, {})
-    names = [policy.name for vm in ("web1", "db") if (policy := settings.policy_of(vm))]
-    assert names == ["first", "second"]
-
-
 def test_an_unknown_policy_is_told_with_those_that_exist() -> None:
     with pytest.raises(UsageError) as caught:
         resolve(CONFIG, {}).policy_named("weekly")

@@ -44,7 +44,7 @@ def run(
     pins: dict[str, str] | None = None,
     now: Now | None = None,
 ) -> dict[str, Decision]:
-    decisions = decide(points, {"web1": rules}, pins or {}, now or Now(NOW, NOW))
+    decisions = decide(points, lambda _: rules, pins or {}, now or Now(NOW, NOW))
     return {decision.point.id: decision for decision in decisions}
 
 
@@ -236,7 +236,7 @@ RULED = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within_s")
 def decided(
     points: list[Candidate], rules: Rules, pins: dict[str, str] | None = None
 ) -> tuple[Decision, ...]:
-    return decide(points, {"web1": rules, "db1": rules}, pins or {}, Now(NOW, NOW))
+    return decide(points, lambda _: rules, pins or {}, Now(NOW, NOW))
 
 
 def removed(decisions: tuple[Decision, ...]) -> set[str]:

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any, cast
 
 from drvm.config.load import parse_config
-from drvm.config.policies import PolicyConfig
 from drvm.host.model import DomainState, Host
-from drvm.wiring.fleet import survey
+from drvm.wiring.fleet import look_at_all
 from tests.fakes.chain_host import FakeDomain, FakeHost
 
 CONFIG = b"""
@@ -36,11 +34,7 @@ def test_every_vm_has_the_engine_that_its_policy_and_its_state_ask_for() -> None
     host = cast(Host, cast(Any, FakeHost(*vms, moving)))
     policies = parse_config(CONFIG, "config.yaml", {}).policies
 
-    def policy_of(vm: str) -> PolicyConfig | None:
-        return next((policy for policy in policies if policy.covers(vm)), None)
-
-    now = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
-    found = {vm.name: vm.engine for vm in survey([host], [], policy_of, now)}
+    found = {vm.name: vm.engine for vm in look_at_all([host], policies, engines=True).seen}
     assert found.pop("moving") is None
     told = {name: (e.engine, e.reason) for name, e in found.items() if e is not None}
     assert told == {

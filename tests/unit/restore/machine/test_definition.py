@@ -349,3 +349,16 @@ def test_nvram_at_a_relative_path_is_refused() -> None:
         rebuild(
             machine("uefi_q35"), dataclasses.replace(clone_of("uefi_q35"), nvram_path="../nvram")
         )
+
+
+def test_the_tags_that_policies_choose_by_stay_and_foreign_metadata_goes() -> None:
+    tags = "<t:tags xmlns:t='urn:drvm:tags' n='1'>gold  silver<b/></t:tags><o:x xmlns:o='urn:o'/>"
+    text = machine("bios_i440fx").replace("</metadata>", f"{tags}</metadata>")
+    made = parse(rebuild(text, clone_of("bios_i440fx")).xml).find("metadata")
+    assert made is not None
+    assert [(child.tag, child.text, child.attrib, len(child)) for child in made][1:] == [
+        ("{urn:drvm:tags}tags", "gold  silver", {}, 0)
+    ]
+    hostile = text.replace("gold  silver", "gold /etc/passwd")
+    made = parse(rebuild(hostile, clone_of("bios_i440fx")).xml).find("metadata")
+    assert made is not None and len(made) == 1
