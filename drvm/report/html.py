@@ -75,13 +75,13 @@ def html_report(report: ReportInput) -> str:
     vms.sort(key=lambda view: (_urgency(view), view.row.vm))
     style, style_digest = _style()
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             summary=_summary(report, vms),
             vms=vms,
-            drills=[_drill_view(drill, anchors[id(drill)]) for drill in latest[:MAX_SHOWN_DRILLS]],
+            drills=[drill_view(drill, anchors[id(drill)]) for drill in latest[:MAX_SHOWN_DRILLS]],
             left_out=max(0, len(latest) - MAX_SHOWN_DRILLS),
             style=Markup(style),  # noqa: S704 - our own file
             style_digest=style_digest,
@@ -117,7 +117,8 @@ def _summary(report: ReportInput, vms: list[VmView]) -> Summary:
     )
 
 
-def _drill_view(drill: DrillResult, anchor: str) -> DrillView:
+def drill_view(drill: DrillResult, anchor: str) -> DrillView:
+    """For ``drill_card`` of ``macros.html.j2``."""
     screenshot = None
     if drill.screenshot_png and drill.screenshot_png.startswith(_PNG):
         encoded = base64.b64encode(drill.screenshot_png).decode("ascii")
@@ -127,24 +128,31 @@ def _drill_view(drill: DrillResult, anchor: str) -> DrillView:
 
 
 @cache
+def style_sheet() -> str:
+    return resources.files(__package__).joinpath("report.css").read_text("utf-8")
+
+
+@cache
 def _style() -> tuple[str, str]:
     """The style sheet, and its digest as the page's policy wants it."""
-    style = resources.files(__package__).joinpath("report.css").read_text("utf-8")
+    style = style_sheet()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     return style, digest
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("drvm.report", "."),
+def environment(*more: jinja2.BaseLoader) -> jinja2.Environment:
+    """Templates that escape everything, with the report's filters and ``macros.html.j2``; ``more``:
+    where else templates are found."""
+    found = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([*more, jinja2.PackageLoader("drvm.report", ".")]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters |= {
+    found.filters |= {
         "seconds": lambda value: "–" if value is None else format_seconds(value),
         "round_seconds": _round_seconds,
         "consistency": lambda value: _CONSISTENCY.get(value, value),
@@ -152,7 +160,7 @@ def _environment() -> jinja2.Environment:
         "moment": _moment,
         "iso": lambda value: value.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    return environment
+    return found
 
 
 def _shown(value: object) -> object:
