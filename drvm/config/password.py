@@ -31,7 +31,9 @@ def read_password(
     """Without its line end, never empty. ``warn`` is told who else may read a file. Raises
     ``UsageError`` or ``ProcessFailed``."""
     if isinstance(source, PasswordFile):
-        return check_password(_read_file(source.path, warn), f"the password file {source.path}")
+        what = f"the password file {source.path}"
+        hint = "set password_file in the config, DRVM_PASSWORD_FILE or DRVM_PASSWORD_COMMAND"
+        return check_password(_read_file(source.path, what, hint, warn), what)
     if isinstance(source, PasswordVariable):
         return check_password(os.fsencode(environ.get(source.name, "")), source.name)
     try:
@@ -76,24 +78,37 @@ def weakness(password: bytes) -> str:
     return ""
 
 
-def _read_file(path: Path, warn: Callable[[str], None]) -> bytes:
+def read_private_line(path: Path, what: str) -> bytes:
+    """Another secret than a passphrase, from a file that only its owner can read or write: its one
+    line. ``what`` is for messages. Raises ``UsageError``."""
+    data = _read_file(path, what, f"write it as root; chmod 600 {path}", closed_to=0o077)
+    line = data.strip()
+    if not line or len(data) > MAX_PASSWORD_BYTES or len(line.splitlines()) > 1:
+        raise UsageError(f"{what} does not hold one line", hint=f"write one line to {path}")
+    return line
+
+
+def _read_file(
+    path: Path,
+    what: str,
+    hint: str,
+    warn: Callable[[str], None] = lambda _: None,
+    closed_to: int = 0o007,
+) -> bytes:
     """A file, or a pipe such as the shell's ``<(...)``. Files must be closed to other users."""
     try:
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o007:
-                raise UsageError(
-                    f"every user of this machine can read the password file {path}",
-                    hint=f"chmod 600 {path}",
-                )
+            if stat.S_ISREG(status.st_mode) and status.st_mode & closed_to:
+                who = "every user" if status.st_mode & 0o007 else "a group"
+                raise UsageError(f"{who} of this machine can read {what}", hint=f"chmod 600 {path}")
             if stat.S_ISREG(status.st_mode) and status.st_mode & 0o070:
-                warn(f"the group {status.st_gid} can read or write the password file {path}")
+                warn(f"the group {status.st_gid} can read or write {what}")
             if stat.S_ISREG(status.st_mode) and status.st_uid not in (0, os.geteuid()):
-                warn(f"the password file {path} belongs to another user ({status.st_uid})")
+                warn(f"{what} belongs to another user ({status.st_uid})")
             return stream.read(MAX_PASSWORD_BYTES + 3)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise UsageError(
-            f"can't read the password file {path}: {(reason or 'not a path').lower()}",
-            hint="set password_file in the config, DRVM_PASSWORD_FILE or DRVM_PASSWORD_COMMAND",
+            f"can't read {what}: {(reason or 'not a path').lower()}", hint=hint
         ) from None

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from drvm.config.password import MAX_PASSWORD_BYTES, read_password, weakness
+from drvm.config.password import MAX_PASSWORD_BYTES, read_password, read_private_line, weakness
 from drvm.config.settings import PasswordCommand, PasswordFile, PasswordVariable
 from drvm.core.errors import ProcessFailed, UsageError
 from drvm.core.process import SystemProcesses
@@ -112,3 +112,23 @@ def test_a_file_of_another_user_is_warned_of(
 )
 def test_weak_passphrases_are_told(password: bytes, why: str) -> None:
     assert why in weakness(password) and bool(why) == bool(weakness(password))
+
+
+def test_another_secret_is_one_line_of_a_file_that_no_group_may_read(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(b" hunter2 \n")
+    path.chmod(0o600)
+    assert read_private_line(path, "the token") == b"hunter2"
+    path.chmod(0o640)
+    with pytest.raises(UsageError, match="can read the token") as caught:
+        read_private_line(path, "the token")
+    assert "chmod 600" in caught.value.hint
+
+
+@pytest.mark.parametrize("data", [b"", b"\n \n", b"one\ntwo\n", b"x" * (MAX_PASSWORD_BYTES + 1)])
+def test_another_secret_that_is_not_one_line_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match="does not hold one line"):
+        read_private_line(path, "the token")
