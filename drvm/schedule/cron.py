@@ -7,6 +7,7 @@ the first time. Jobs with ``*`` in the minute or hour field follow the real time
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
 import itertools
 import zoneinfo
@@ -53,6 +54,17 @@ def next_fire(expression: str, time_zone: str, after: dt.datetime) -> dt.datetim
     Raises ``UsageError`` for what the two functions above complain about.
     """
     return next(_fires(expression, time_zone, after))
+
+
+def last_fire(expression: str, time_zone: str, until: dt.datetime) -> dt.datetime | None:
+    """The last fire up to ``until``; ``None`` where there was none for nine years, which is longer
+    than a 29 February may be away."""
+    for days in (1 / 24, 1, 40, 400, 9 * 366):
+        fires = _fires(expression, time_zone, until - dt.timedelta(days=days))
+        newest = collections.deque(itertools.takewhile(lambda fire: fire <= until, fires), maxlen=1)
+        if newest:
+            return newest[0]
+    return None
 
 
 def fires_between(

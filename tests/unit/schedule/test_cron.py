@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drvm.core.errors import UsageError
-from drvm.schedule.cron import expression_problem, fires_between, next_fire, time_zone_problem
+from drvm.schedule.cron import (
+    expression_problem,
+    fires_between,
+    last_fire,
+    next_fire,
+    time_zone_problem,
+)
 
 BERLIN = "Europe/Berlin"
 
@@ -138,3 +144,20 @@ def test_fires_rise_and_do_not_depend_on_where_one_starts(
         start = next_fire(expression, zone, start)
         one_by_one.append(start)
     assert one_by_one == together
+
+
+@given(
+    expression=st.sampled_from(
+        ["0 3 * * *", "*/7 * * * *", "30 2 * * *", "* 0 * * *", "0 5 * * 0", "0 0 29 2 *"]
+    ),
+    zone=st.sampled_from(["UTC", BERLIN, "Australia/Lord_Howe", "America/New_York"]),
+    minutes=st.integers(0, 400 * 1440),
+)
+def test_the_last_fire_is_the_one_before_the_next(expression: str, zone: str, minutes: int) -> None:
+    now = utc("2026-02-27T00:00") + dt.timedelta(minutes=minutes, seconds=minutes % 60)
+    last = last_fire(expression, zone, now)
+    assert last is not None and last <= now < next_fire(expression, zone, last)
+
+
+def test_a_fire_is_its_own_last_one() -> None:
+    assert last_fire("0 3 * * *", "UTC", utc("2026-11-23T03:00")) == utc("2026-11-23T03:00")
