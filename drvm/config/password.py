@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from drvm.config.settings import PasswordCommand, PasswordFile, PasswordVariable
 from drvm.core.errors import ProcessFailed, UsageError
+from drvm.core.private import read_private
 from drvm.core.process import Processes
+from drvm.core.redact import keep_secret
 
 MAX_PASSWORD_BYTES = 4096
 COMMAND_TIMEOUT_S = 60.0
@@ -33,7 +34,8 @@ def read_password(
     if isinstance(source, PasswordFile):
         what = f"the password file {source.path}"
         hint = "set password_file in the config, DRVM_PASSWORD_FILE or DRVM_PASSWORD_COMMAND"
-        return check_password(_read_file(source.path, what, hint, warn), what)
+        data = read_private(source.path, what, MAX_PASSWORD_BYTES + 3, warn, hint=hint)
+        return check_password(data, what)
     if isinstance(source, PasswordVariable):
         return check_password(os.fsencode(environ.get(source.name, "")), source.name)
     try:
@@ -63,6 +65,7 @@ def check_password(data: bytes, source: str) -> bytes:
         raise UsageError(
             f"{source} gave more than {MAX_PASSWORD_BYTES} bytes", hint="a passphrase is one line"
         )
+    keep_secret(data)
     return data
 
 
@@ -81,34 +84,10 @@ def weakness(password: bytes) -> str:
 def read_private_line(path: Path, what: str) -> bytes:
     """Another secret than a passphrase, from a file that only its owner can read or write: its one
     line. ``what`` is for messages. Raises ``UsageError``."""
-    data = _read_file(path, what, f"write it as root; chmod 600 {path}", closed_to=0o077)
+    hint = f"write it as root; chmod 600 {path}"
+    data = read_private(path, what, MAX_PASSWORD_BYTES + 3, hint=hint, closed_to=0o077)
     line = data.strip()
     if not line or len(data) > MAX_PASSWORD_BYTES or len(line.splitlines()) > 1:
         raise UsageError(f"{what} does not hold one line", hint=f"write one line to {path}")
+    keep_secret(line)
     return line
-
-
-def _read_file(
-    path: Path,
-    what: str,
-    hint: str,
-    warn: Callable[[str], None] = lambda _: None,
-    closed_to: int = 0o007,
-) -> bytes:
-    """A file, or a pipe such as the shell's ``<(...)``. Files must be closed to other users."""
-    try:
-        with path.open("rb") as stream:
-            status = os.fstat(stream.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_mode & closed_to:
-                who = "every user" if status.st_mode & 0o007 else "a group"
-                raise UsageError(f"{who} of this machine can read {what}", hint=f"chmod 600 {path}")
-            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o070:
-                warn(f"the group {status.st_gid} can read or write {what}")
-            if stat.S_ISREG(status.st_mode) and status.st_uid not in (0, os.geteuid()):
-                warn(f"{what} belongs to another user ({status.st_uid})")
-            return stream.read(MAX_PASSWORD_BYTES + 3)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise UsageError(
-            f"can't read {what}: {(reason or 'not a path').lower()}", hint=hint
-        ) from None

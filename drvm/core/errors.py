@@ -33,6 +33,7 @@
     ├── RestoreError                    1
     │   └── PreflightFailed             1   every problem of the plan, before the first byte
     ├── DrillFailed                     4
+    ├── NotifyFailed                    1   somebody could not be told of an alarm (retryable)
     └── Interrupted                   130
 """
 
@@ -223,6 +224,17 @@ class PreflightFailed(RestoreError):
 
 class DrillFailed(DrvmError):
     exit_code = 4
+
+
+class NotifyFailed(DrvmError):
+    """A message, or a ping, did not arrive. ``refused``: it was answered, with a no that will
+    hardly become a yes by itself."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str = "", refused: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.refused = refused
 
 
 class Interrupted(DrvmError):
