@@ -6,6 +6,7 @@ Codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 damage found or drill 
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import traceback
@@ -71,6 +72,9 @@ def tell(failure: Failure, output: Output, stderr: TextIO) -> None:
     lines = [f"drvm: error: {failure.message}"]
     lines += [f"  {problem}" for problem in failure.problems]
     lines += [f"hint: {failure.hint}"] if failure.hint else []
+    if output.log_format == "json":
+        logging.getLogger("drvm").error("%s", "\n".join(lines).removeprefix("drvm: error: "))
+        lines = []
     for line in lines:
         stderr.write(printable(line, len(line), lines=True) + "\n")
     if output.json and not output.document_written:

@@ -19,6 +19,7 @@ from drvm.core.errors import ConfigError, Interrupted, UsageError
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
 from drvm.core.text import printable
+from drvm.daemon.logs import start_logging
 
 if TYPE_CHECKING:
     from drvm.config.load import Rule
@@ -75,9 +76,20 @@ class Invocation:
         """The steps of a job that have become true: told with ``-v``."""
         log.info("%s", step)
 
+    def log_unattended(self) -> None:
+        """For what runs by itself: unless somebody chose otherwise, logs are for people on a
+        terminal and JSON elsewhere; and what is done is told without ``-v``."""
+        if self.flags.log_format is None and not self.stderr.isatty():
+            self.flags.log_format = "json"
+            start_logging(self.stderr, "json", self.environ)
+        if not self.flags.quiet:
+            logging.getLogger("drvm").setLevel(min(logging.INFO, logging.getLogger("drvm").level))
+
     def warn(self, text: str) -> None:
         """For people, on stderr, also with ``--json``; nothing with ``-q``."""
-        if not self.flags.quiet:
+        if self.flags.log_format == "json":
+            logging.getLogger("drvm").warning("%s", text)
+        elif not self.flags.quiet:
             self.stderr.write(f"drvm: warning: {printable(text, 1000)}\n")
 
     def password(self, settings: Settings, *, confirm: bool = False) -> bytes:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -25,7 +25,7 @@ from drvm.cli.registry import VERBS
 from drvm.core.clock import SystemClock
 from drvm.core.errors import Interrupted
 from drvm.core.process import SystemProcesses, hide_memory
-from drvm.core.text import printable
+from drvm.daemon.logs import FORMATS, LogFormat, chosen_format, start_logging
 
 _COMPLETE = "_DRVM_COMPLETE"
 """The variable by which click's completion scripts call us."""
@@ -93,6 +93,15 @@ def _add_verbosity(flags: Flags, count: int) -> None:
     flags.verbosity += count
 
 
+def _set_log_format(
+    ctx: click.Context, _parameter: click.Parameter, value: LogFormat | None
+) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        invocation: Invocation = ctx.obj
+        invocation.flags.log_format = value
+        start_logging(invocation.stderr, value, invocation.environ)
+
+
 def _set_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
     """A verb reads its settings from the value of its own context."""
     if value is not None and not ctx.resilient_parsing:
@@ -128,6 +137,16 @@ def _common_options(*, hidden: bool) -> list[click.Option]:
             hidden=hidden,
             callback=_set_config,
             help="The config file.  [default: DRVM_CONFIG, else /etc/drvm/config.yaml]",
+        ),
+        click.Option(
+            ["--log-format"],
+            type=click.Choice(FORMATS),
+            is_eager=True,
+            expose_value=False,
+            hidden=hidden,
+            callback=_set_log_format,
+            help="How to log on stderr.  [default: DRVM_LOG_FORMAT, else people; of the daemon "
+            "without a terminal json]",
         ),
     ]
 
@@ -168,7 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = Flags()
     colour = not os.environ.get("NO_COLOR")
     output = Output(sys.stdout, flags, colour=colour)
-    _start_logging(sys.stderr)
+    log_format = chosen_format(environ)
+    start_logging(sys.stderr, log_format or "people", environ)
+    logging.getLogger("drvm").setLevel(logging.WARNING)
+    flags.log_format = log_format
     invocation = Invocation(
         output=output,
         stderr=sys.stderr,
@@ -237,23 +259,6 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-
-class _LogFormatter(logging.Formatter):
-    """Log texts quote guests and stores: no control character reaches the terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), 10_000, lines=True)
-
-
-def _start_logging(stream: TextIO) -> None:
-    """Only drvm's own loggers; those of libraries may quote requests with credentials."""
-    logger = logging.getLogger("drvm")
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_LogFormatter("drvm: %(levelname)s: %(message)s"))
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.WARNING)
 
 
 def _log_level(flags: Flags) -> int:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import msgspec
 
 from drvm.core.text import printable
+from drvm.daemon.logs import LogFormat
 
 _MIN_WRAPPED_CHARS = 24
 _WIDER_THAN_ANY = 100_000
@@ -23,11 +24,13 @@ _WIDER_THAN_ANY = 100_000
 
 @dataclass(slots=True)
 class Flags:
-    """What the options that every verb takes have said so far."""
+    """What the options that every verb takes have said so far. ``log_format``: ``None`` where
+    neither they nor the environment say one."""
 
     json: bool = False
     quiet: bool = False
     verbosity: int = 0
+    log_format: LogFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,10 @@ class Output:
     @property
     def json(self) -> bool:
         return self._flags.json
+
+    @property
+    def log_format(self) -> LogFormat | None:
+        return self._flags.log_format
 
     def document(self, fields: Mapping[str, Any]) -> None:
         """The whole answer, sorted by key. Moments, paths, structs and dataclasses may be in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,23 @@ _AT_ONCE = 8
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Pool(ThreadPoolExecutor):
+    """What is logged in its threads is about the same run as what submitted the work."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        return super().submit(in_context(fn), *args, **kwargs)
+
+
+def in_context(call: Callable[_P, _T]) -> Callable[_P, _T]:
+    """``call``, to be called by another thread once, with the context variables of now."""
+    context = contextvars.copy_context()
+
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return context.run(call, *args, **kwargs)
+
+    return run
+
+
 class Threads:
     """A pool of threads that never outlive it, whatever signals come.
 
@@ -25,7 +43,7 @@ class Threads:
     """
 
     def __init__(self, count: int, name: str, begin: Callable[[], None] | None = None) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=begin)
+        self._pool = Pool(count, thread_name_prefix=name, initializer=begin)
 
     def submit(self, call: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         with _signals_later():  # a thread whose start they interrupt would be known to nobody
@@ -44,7 +62,7 @@ class Threads:
 def mapped(work: Callable[[_In], _T], items: Sequence[_In], *, waiting: int = 256) -> Iterator[_T]:
     """What ``work`` makes of the items, in their order, by a few threads; at most so many results
     are ``waiting`` for whoever takes them. The first error ends it."""
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mapped") as pool:
+    with Pool(_AT_ONCE, thread_name_prefix="mapped") as pool:
         for start in range(0, len(items), waiting):
             yield from pool.map(work, items[start : start + waiting])
 

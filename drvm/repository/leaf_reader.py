@@ -8,7 +8,6 @@ authenticated tables for the rest, have the leaf's digest.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from drvm.chunker.blocks import BLOCK_BYTES, BlockHasher, Ids, zero_ids
 from drvm.chunker.frames import FRAME_BLOCKS
 from drvm.chunker.runs import ZERO, Leaf
 from drvm.core.errors import DamageFound
+from drvm.core.threads import Pool
 from drvm.core.units import MIB
 from drvm.repository.diskmap import DiskMap
 from drvm.repository.frame_cache import FrameCache
@@ -91,7 +91,7 @@ class LeafReader:
         rows = np.zeros((len(places), BLOCK_BYTES), dtype=np.uint8)
         pack = leaf.pack[places]
         frame, slot = np.divmod(leaf.ordinal[places], FRAME_BLOCKS)
-        with ThreadPoolExecutor(_FETCHERS, thread_name_prefix="leaf") as pool:
+        with Pool(_FETCHERS, thread_name_prefix="leaf") as pool:
             under_way = []
             for number in np.unique(pack[pack != ZERO]).tolist():
                 here = np.flatnonzero(pack == number)

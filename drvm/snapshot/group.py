@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 from drvm.core.errors import CaptureError, CleanupFailed, DrvmError
+from drvm.core.threads import Pool
 from drvm.host.model import DomainState
 from drvm.snapshot.capture import CaptureRequest, Engine, FrozenMachine
 from drvm.snapshot.choose import choose
@@ -114,7 +115,7 @@ def _enter_together(
 ) -> None:
     """Each in a thread of its own, begun when the one before has all but its instant."""
     futures: list[Future[None]] = []
-    with ThreadPoolExecutor(len(members) or 1, thread_name_prefix="group") as pool:
+    with Pool(len(members) or 1, thread_name_prefix="group") as pool:
         try:
             for number, member in enumerate(members, 1):
                 futures.append(pool.submit(enter, member))

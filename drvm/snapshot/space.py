@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from drvm.core.errors import CaptureError, DrvmError, Interrupted, OutOfSpace
+from drvm.core.threads import in_context
 from drvm.core.units import format_bytes
 from drvm.snapshot.journal import Entry, Journal
 
@@ -146,7 +147,7 @@ class SpaceWatch:
         self._reason = ""
         self._notes: tuple[str, ...] = ()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="space", daemon=True)
+        self._thread = threading.Thread(target=in_context(self._watch), name="space", daemon=True)
 
     def still_frozen(self) -> None:
         if self._reason:

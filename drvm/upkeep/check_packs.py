@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 
 import msgspec
@@ -18,6 +18,7 @@ import numpy as np
 from drvm.chunker.blocks import Ids
 from drvm.core.errors import ObjectExists, ObjectMissing, OutcomeUnknown, StoreRefused
 from drvm.core.progress import Progress, Trace
+from drvm.core.threads import Pool
 from drvm.repository.layout import pack_object, tombstone
 from drvm.repository.pack import FOOTER_BYTES
 from drvm.repository.packcheck import Fault
@@ -80,7 +81,7 @@ class CheckedPacks:
             return
         progress.stage(f"reading {len(names)} packs", sum(map(self._size, names)))
         waiting: deque[tuple[bytes, Future[tuple[Fault | None, bool]]]] = deque()
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="check") as pool:
+        with Pool(_READERS, thread_name_prefix="check") as pool:
             try:
                 for name in names:
                     waiting.append((name, pool.submit(self._look, name)))

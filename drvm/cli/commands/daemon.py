@@ -27,7 +27,7 @@ def command(invocation: Invocation) -> None:
 
     At the start, guests that a killed backup left half-way are put back. On SIGTERM a running
     backup is given up, its guest put back, and what was uploaded is found again by the next one.
-    Logs go to stderr.
+    Logs go to stderr: for people on a terminal, else a JSON object in each line.
 
     \b
     Example:
@@ -35,8 +35,7 @@ def command(invocation: Invocation) -> None:
     """
     require_config(invocation)
     settings = invocation.settings()
-    if not invocation.flags.quiet:
-        logging.getLogger("drvm").setLevel(min(logging.INFO, logging.getLogger("drvm").level))
+    invocation.log_unattended()
     with opened(invocation) as wiring:
         wiring.repository()  # a wrong key or URL ends the daemon now, not at three in the morning
         _recover(wiring)

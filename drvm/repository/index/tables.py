@@ -17,7 +17,6 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from blake3 import blake3
 from drvm.chunker.blocks import ID_BYTES, Ids, ids_from_bytes, zero_ids
 from drvm.core.errors import RepositoryError
 from drvm.core.files import write_cached
+from drvm.core.threads import Pool
 from drvm.repository.index.hooks import SEGMENT_BLOCKS
 
 _I64 = npt.NDArray[np.int64]
@@ -125,7 +125,7 @@ class IdTables:
         if len(missing) == 1:
             self._fetched(missing[0])
         if len(missing) > 1:
-            with ThreadPoolExecutor(_FETCHERS, thread_name_prefix="tables") as pool:
+            with Pool(_FETCHERS, thread_name_prefix="tables") as pool:
                 list(pool.map(self._fetched, missing))
 
     def has(self, name: bytes) -> bool:
