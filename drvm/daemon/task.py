@@ -14,6 +14,9 @@ from drvm.core.progress import Progress
 from drvm.runs.model import Kind
 from drvm.schedule.timing import NO_RETRY, Retry, Timing
 
+Key = tuple[str, str]
+"""Of a task: its job and machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -54,7 +57,7 @@ class Task:
     last_good: dt.datetime | None = None
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         return (self.job, self.vm_uuid)
 
 

@@ -1,0 +1,79 @@
+"""One run under way: its progress, which a stop reaches, and what becomes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+
+from drvm.core.clock import Clock
+from drvm.core.errors import DrvmError, Interrupted
+from drvm.daemon.task import Task
+from drvm.runs.model import Run, State
+
+log = logging.getLogger("drvm.daemon")
+
+
+class Told:
+    """A run's progress. A stop reaches running work through it: the next ``advance`` raises
+    ``Interrupted``, and so every ``with`` and ``finally`` puts the guest back."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._stage = ""
+        self._done_bytes = 0
+        self._total_bytes: int | None = None
+
+    def stage(self, title: str, total_bytes: int | None = None) -> None:
+        with self._lock:
+            self._stage, self._done_bytes, self._total_bytes = title, 0, total_bytes
+        log.info("%s", title)
+
+    def advance(self, done_bytes: int) -> None:
+        if self._stop.is_set():
+            raise Interrupted("the daemon is stopping")
+        with self._lock:
+            self._done_bytes += done_bytes
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def of(self, run: Run) -> Run:
+        """``run``, where it is now."""
+        with self._lock:
+            stage, done, total = self._stage, self._done_bytes, self._total_bytes
+        return dataclasses.replace(run, stage=stage, done_bytes=done, total_bytes=total)
+
+
+def carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
+    """``run`` as it ended. Nothing that the task raises goes further: its thread is a worker's."""
+    name = f"{task.job}: {task.vm}" if task.vm else task.job
+    log.info("%s: started", name)
+    try:
+        outcome = task.run(told)
+        ended = dataclasses.replace(
+            run,
+            state="warned" if outcome.warned else "done",
+            message=outcome.message,
+            hint=outcome.hint,
+            result=outcome.result,
+            stored_bytes=outcome.stored_bytes,
+        )
+    except Interrupted as error:
+        # What ends early by itself must not begin again at once.
+        state: State = "stopped" if told.stopping else "failed"
+        ended = dataclasses.replace(run, state=state, message=error.message, hint=error.hint)
+        log.warning("%s: ended early: %s", name, error.message)
+    except DrvmError as error:
+        ended = dataclasses.replace(run, state="failed", message=error.message, hint=error.hint)
+        hint = f" (hint: {error.hint})" if error.hint else ""
+        log.error("%s: %s%s", name, error.message, hint)
+    except BaseException as error:  # also what would end a thread silently
+        bug = f"this is a bug: {type(error).__name__}: {error}"
+        ended = dataclasses.replace(run, state="failed", message=bug, hint="see the daemon's log")
+        log.exception("%s: this is a bug", name)
+    else:
+        log.info("%s: done%s", name, f", with a warning: {ended.message}" if outcome.warned else "")
+    return told.of(dataclasses.replace(ended, ended=clock.now()))
