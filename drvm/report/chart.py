@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drvm.report.forecast import Forecast
+from drvm.report.input import StorageSample
 from drvm.report.model import PHASES, DrillResult
 
-WIDTH, HEIGHT = 240.0, 56.0
-_MARGIN = 6.0
-MAX_POINTS = 24
+WIDTH, HEIGHT = 160.0, 34.0
+_MARGIN = 5.0
+MAX_POINTS = 16
+
+STRIP_HEIGHT = 16
+_PITCH, _BAR = 4, 3
+
+STORAGE_WIDTH, STORAGE_HEIGHT = 600.0, 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,34 @@ class Bar:
     seconds: float
     start: float
     width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Points of the last days, a bar a day, today right: ``kept`` and ``none`` are SVG paths of
+    the days with and without one."""
+
+    kept: str
+    none: str
+    width: int
+    days: int
+    days_with: int
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
+class StorageChart:
+    """``line`` and ``area``: what was measured; ``cone`` and ``ahead``: the forecast, or empty.
+    ``now_x``: in percent of the width."""
+
+    line: str
+    area: str
+    ahead: str
+    cone: str
+    now_x: float
+    highest_bytes: int
+    begins: dt.datetime
+    ends: dt.datetime
 
 
 def rto_history(drills: Sequence[DrillResult]) -> History | None:
@@ -80,6 +117,53 @@ def phase_bars(drill: DrillResult) -> tuple[Bar, ...]:
         bars.append(Bar(name, drill.phases[name], round(start, 2), round(max(width, 0.6), 2)))
         start += width
     return tuple(bars)
+
+
+def points_strip(per_day: Sequence[int]) -> Strip | None:
+    """``None`` where nothing is known. A day with many points is a little higher."""
+    if not per_day:
+        return None
+    kept, none = [], []
+    for day, count in enumerate(per_day):
+        high = 2 if count == 0 else min(STRIP_HEIGHT, 7 + round(2 * math.log2(count)))
+        bar = f"M{day * _PITCH} {STRIP_HEIGHT - high}h{_BAR}v{high}h-{_BAR}z"
+        (none if count == 0 else kept).append(bar)
+    return Strip(
+        "".join(kept),
+        "".join(none),
+        len(per_day) * _PITCH - (_PITCH - _BAR),
+        len(per_day),
+        sum(count > 0 for count in per_day),
+        sum(per_day),
+    )
+
+
+def storage_chart(
+    samples: Sequence[StorageSample], expected: Forecast | None
+) -> StorageChart | None:
+    """``samples``: the oldest first; ``None`` where there are none of two moments."""
+    if len(samples) < 2 or samples[-1].taken <= samples[0].taken:
+        return None
+    begins, now = samples[0].taken, samples[-1].taken
+    ends = expected.until if expected is not None else now
+    tops = [sample.stored_bytes for sample in samples]
+    if expected is not None:
+        tops.append(expected.high_bytes)
+    highest = max(*tops, 1)
+
+    def at(moment: dt.datetime, count: int) -> str:
+        x = STORAGE_WIDTH * ((moment - begins) / (ends - begins))
+        return f"{x:.1f},{STORAGE_HEIGHT * (1 - 0.96 * count / highest):.1f}"
+
+    line = " ".join(at(sample.taken, sample.stored_bytes) for sample in samples)
+    area = f"{at(begins, 0)} {line} {at(now, 0)}"
+    ahead = cone = ""
+    if expected is not None:
+        today = at(now, samples[-1].stored_bytes)
+        ahead = f"{today} {at(ends, expected.expected_bytes)}"
+        cone = f"{today} {at(ends, expected.high_bytes)} {at(ends, expected.low_bytes)}"
+    now_x = round(100 * ((now - begins) / (ends - begins)), 1)
+    return StorageChart(line, area, ahead, cone, now_x, highest, begins, ends)
 
 
 def _height(seconds: float, highest: float) -> float:

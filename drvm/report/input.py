@@ -71,12 +71,14 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     """A job of the repository that has a schedule. ``due``: it should have been done since then;
-    ``None`` where nobody can tell. ``last_good``: when it last began and was done."""
+    ``None`` where nobody can tell. ``last_good``: when it last began and was done. ``behind``: of a
+    copy, how many points are younger than that."""
 
     job: str
     kind: str
     due: dt.datetime | None
     last_good: dt.datetime | None
+    behind: int | None = None
 
 
 class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
