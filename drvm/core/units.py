@@ -48,6 +48,11 @@ def format_seconds(seconds: float) -> str:
     return f"{days} d {hours:02d} h"
 
 
+def format_round_seconds(seconds: float) -> str:
+    """As targets are written: ``15 min``, not ``15 min 00 s``."""
+    return re.sub(r" 00 \w+$|\.0(?= s$)", "", format_seconds(seconds))
+
+
 def parse_seconds(text: str) -> float:
     """``"90s"``, ``"15m"``, ``"24h"``, ``"1d12h"`` -> seconds. Else ``ValueError``."""
     compact = text.replace(" ", "")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from drvm.core.units import format_seconds
+from drvm.core.units import format_round_seconds, format_seconds
 from drvm.report.input import CheckRow, JobRow, ReportInput, RunRow, VmRow
 from drvm.report.model import DrillResult
 
@@ -107,7 +107,7 @@ def _rpo(row: VmRow) -> Iterator[Concern]:
         yield Concern(
             key, "rpo", "critical", row.vm,
             f"its last good point is {format_seconds(age)} old, and may be"
-            f" {format_seconds(target)} (RPO)",
+            f" {format_round_seconds(target)} (RPO)",
             f"drvm backup {row.vm}",
             since + dt.timedelta(seconds=target) if since is not None else None, row.vm_uuid,
         )  # fmt: skip
@@ -133,7 +133,7 @@ def _drills(report: ReportInput, row: VmRow) -> Iterator[Concern]:
         yield Concern(
             f"rto {row.vm_uuid}", "drill", "warning", row.vm,
             f"recovery took {format_seconds(last.rto_seconds or 0.0)}, and may take"
-            f" {format_seconds(last.rto_target_seconds or 0.0)} (RTO)",
+            f" {format_round_seconds(last.rto_target_seconds or 0.0)} (RTO)",
             "look where the time went: a faster store, drill.method: boot, or another target",
             last.started, row.vm_uuid,
         )  # fmt: skip

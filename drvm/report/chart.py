@@ -34,12 +34,13 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The RTO of a VM's drills, the oldest left. ``line`` is an SVG list of points."""
+    """The RTO of a VM's drills, the oldest left. ``line`` is an SVG list of points;
+    ``highest_seconds``: what was measured, ``None`` where no drill got through."""
 
     dots: tuple[Dot, ...]
     line: str
     target_y: float | None
-    highest_seconds: float
+    highest_seconds: float | None
     target_seconds: float | None
 
 
@@ -102,7 +103,7 @@ def rto_history(drills: Sequence[DrillResult]) -> History | None:
     )
     line = " ".join(f"{dot.x},{dot.y}" for dot in dots if dot.rto_seconds is not None)
     target_y = _height(target, highest) if target is not None else None
-    return History(dots, line, target_y, highest, target)
+    return History(dots, line, target_y, max(measured, default=None), target)
 
 
 def phase_bars(drill: DrillResult) -> tuple[Bar, ...]:
@@ -123,7 +124,8 @@ def points_strip(per_day: Sequence[int]) -> Strip | None:
     """``None`` where nothing is known. A day with many points is a little higher."""
     if not per_day:
         return None
-    kept, none = [], []
+    kept: list[str] = []
+    none: list[str] = []
     for day, count in enumerate(per_day):
         high = 2 if count == 0 else min(STRIP_HEIGHT, 7 + round(2 * math.log2(count)))
         bar = f"M{day * _PITCH} {STRIP_HEIGHT - high}h{_BAR}v{high}h-{_BAR}z"

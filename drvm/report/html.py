@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from drvm.core.text import printable
-from drvm.core.units import format_bytes, format_seconds
+from drvm.core.units import format_bytes, format_round_seconds, format_seconds
 from drvm.report.input import ReportInput
 from drvm.report.views import drill_view as drill_view
 from drvm.report.views import overview
@@ -78,11 +78,6 @@ def _shown(value: object) -> object:
     return value
 
 
-def _round_seconds(seconds: float) -> str:
-    """Targets are round: ``15 min``, not ``15 min 00 s``."""
-    return re.sub(r" 00 \w+$|\.0(?= s$)", "", format_seconds(seconds))
-
-
 def _moment(value: dt.datetime | None) -> str:
     if value is None:
         return "–"
@@ -97,9 +92,16 @@ def _short(value: dt.datetime) -> str:
     return value.astimezone(dt.UTC).strftime("%m-%d %H:%M")
 
 
+def _host(uri: str) -> str:
+    """A libvirt URI as short as it still says which host."""
+    match = re.fullmatch(r"qemu(?:\+\w+)?://([^/]*)/system", uri)
+    return uri if match is None else match[1] or "this host"
+
+
 _FILTERS = {
+    "host": _host,
     "seconds": lambda value: "–" if value is None else format_seconds(value),
-    "round_seconds": _round_seconds,
+    "round_seconds": format_round_seconds,
     "consistency": lambda value: _CONSISTENCY.get(value, value),
     "bytes": lambda value: f"-{format_bytes(-value)}" if value < 0 else format_bytes(value),
     "moment": _moment,

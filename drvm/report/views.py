@@ -95,9 +95,11 @@ class DrillView:
 
 @dataclass(frozen=True, slots=True)
 class DrillGroup:
-    """Machines that were drilled together, in their order; or one alone (``together`` false)."""
+    """Machines that were drilled together, in their order; or one alone (``together`` false).
+    ``earlier``: none of them is the latest drill of its VM."""
 
     together: bool
+    earlier: bool
     passed: bool
     started: dt.datetime
     rto_seconds: float | None
@@ -171,7 +173,7 @@ def overview(report: ReportInput) -> Overview:
         unfolded=len(present) if len(present) <= ROWS_UNFOLDED else wanting,
         gone=tuple(view for view in vms if view.row.gone),
         unprotected=tuple(view for view in present if view.row.policy is None),
-        drills=_groups(shown, anchors),
+        drills=_groups(shown, anchors, _latest_ids(report)),
         drills_left_out=len(report.drills) - len(shown),
         storage=storage_chart(report.storage, expected),
         forecast=expected,
@@ -239,53 +241,64 @@ def _summary(report: ReportInput, vms: Sequence[VmView], concerns: Sequence[Conc
 
 def _shown_drills(report: ReportInput) -> list[DrillResult]:
     """The latest of each VM, with all that were drilled together with it, and a few failed ones
-    of late; the latest first."""
-    wanted: set[int] = set()
-    groups: set[str] = set()
-    for row in report.vms:
-        drills = report.drills_of(row.vm_uuid)
-        failed = [
-            drill
-            for drill in drills
-            if not drill.passed and report.generated - drill.started < FAILED_FOR
-        ]
-        wanted.update(id(drill) for drill in (*drills[:1], *failed[:FAILED_SHOWN]))
-        groups.update(drill.group for drill in drills[:1] if drill.group)
+    of late, which come last. In each what failed comes first, then the latest."""
+    latest = [drills[0] for row in report.vms if (drills := report.drills_of(row.vm_uuid))]
+    groups = {drill.group for drill in latest if drill.group}
+    wanted = {id(drill) for drill in latest}
+    wanted.update(
+        id(drill)
+        for row in report.vms
+        for drill in [d for d in report.drills_of(row.vm_uuid) if not d.passed][:FAILED_SHOWN]
+        if report.generated - drill.started < FAILED_FOR
+    )
     known = {row.vm_uuid for row in report.vms}
+    first = _latest_ids(report)
     shown = [
         drill
         for drill in report.latest_first()
         if id(drill) in wanted or drill.group in groups or drill.vm_uuid not in known
     ]
-    shown.sort(key=lambda drill: drill.passed)  # the latest first in each
+    shown.sort(key=lambda drill: (drill.id not in first, drill.passed))  # and so the latest first
     return shown[:MAX_SHOWN_DRILLS]
 
 
-def _groups(shown: Sequence[DrillResult], anchors: Mapping[int, str]) -> tuple[DrillGroup, ...]:
-    """What failed first, then what is latest."""
+def _latest_ids(report: ReportInput) -> frozenset[str]:
+    """The latest drill of each VM."""
+    latest: dict[str, str] = {}
+    for drill in report.latest_first():
+        latest.setdefault(drill.vm_uuid, drill.id)
+    return frozenset(latest.values())
+
+
+def _groups(
+    shown: Sequence[DrillResult], anchors: Mapping[int, str], latest: frozenset[str]
+) -> tuple[DrillGroup, ...]:
+    """In the order of the first that is shown of each."""
     together: dict[str, list[DrillResult]] = {}
     for drill in shown:
         together.setdefault(drill.group or f"alone {drill.id}", []).append(drill)
     room = _Room()
-    opened = len(shown) if len(shown) <= MAX_OPEN else MAX_OPEN
+    left_to_open = MAX_OPEN
     found = []
     for drills in together.values():
         drills.sort(key=lambda drill: (drill.stage, drill.started, drill.vm))
+        earlier = not any(drill.id in latest for drill in drills)
         views = []
         for drill in drills:
-            wants = not drill.passed or len(shown) <= MAX_OPEN
-            views.append(drill_view(drill, anchors[id(drill)], room, is_open=wants and opened > 0))
-            opened -= wants
+            wants = left_to_open > 0 and not earlier and (not drill.passed or len(shown) == 1)
+            views.append(drill_view(drill, anchors[id(drill)], room, is_open=wants))
+            left_to_open -= wants
         found.append(
             DrillGroup(
                 together=bool(drills[0].group),
+                earlier=earlier,
                 passed=all(drill.passed for drill in drills),
                 started=min(drill.started for drill in drills),
                 rto_seconds=drills[0].group_rto_seconds,
                 drills=tuple(views),
             )
         )
-    return tuple(sorted(found, key=lambda group: (group.passed, -group.started.timestamp())))
+    return tuple(sorted(found, key=lambda group: group.earlier))
 
 
 class _Room:

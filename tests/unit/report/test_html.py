@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drvm.report import views
 from drvm.report.html import MAX_SHOWN_CHARS, html_report
+from drvm.report.input import CheckRow, JobRow, RunRow
 from drvm.report.model import CheckResult
+from tests.unit.report.results import NOW
 
 Make = Callable[..., Any]
 
@@ -51,14 +54,33 @@ def shape(page: str) -> list[tuple[str, list[str]]]:
 
 
 def hostile(make_drill: Make, make_row: Make, make_report: Make, text: str) -> str:
-    check = CheckResult(name=text, passed=False, seconds=1.0, detail=text or "-")
+    failed = CheckResult(name=text, passed=False, seconds=1.0, detail=text or "-")
     drill = make_drill(
         vm=text, host=text, point=text, consistency=text, id=text, passed=False,
-        failure=text or "-", warnings=(text,), not_proven=(text,), proven=(text,), checks=(check,),
+        failure=text or "-", warnings=(text,), not_proven=(text,), proven=(text,), checks=(failed,),
         phases={text: 1.0}, drvm_version=text,
     )  # fmt: skip
     row = make_row(vm=text, host=text, policy=text, consistency=text)
-    return html_report(make_report(drill, vms=(row,)))
+    bare = make_row(vm=text, host=text, policy=None, vm_uuid="2")
+    run = RunRow(
+        job=text, kind="backup", vm=text, vm_uuid="uuid-web1", host=text, started=row_moment(row),
+        ended=row_moment(row), state="failed", message=text or "-", hint=text or "-",
+    )  # fmt: skip
+    job = JobRow(job=text + "c", kind="copy", due=NOW, last_good=None, behind=3)
+    check = CheckRow(
+        began=run.started, host=text, share=0.5, packs=1, read_bytes=1, damaged_packs=1, stands=True
+    )
+    report = make_report(
+        drill, vms=(row, bare), runs=(run,), jobs=(job,), checks=(check,), problems=(text, text),
+        unreachable=((text, text),),
+    )  # fmt: skip
+    return html_report(report)
+
+
+def row_moment(row: Any) -> dt.datetime:
+    moment = row.last_point_created
+    assert isinstance(moment, dt.datetime)
+    return moment
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -141,7 +163,8 @@ def test_the_fleet_names_each_vm_and_what_is_wrong_comes_first(
     )
     failed = drill(vm="broken", vm_uuid="3", passed=False, rto_seconds=None)
     page = html_report(report(failed, vms=vms))
-    order = [page.index(f"<strong>{name}</strong>") for name in ("broken", "late", "calm")]
+    fleet = page[page.index('id="fleet"') :]
+    order = [fleet.index(f"<strong>{name}</strong>") for name in ("broken", "late", "calm")]
     assert order == sorted(order)
 
 
@@ -156,7 +179,8 @@ def test_a_vm_without_a_point_or_drill_is_said_to_be_so(row: Make, report: Make)
 
 
 def test_an_empty_fleet_makes_a_page(report: Make) -> None:
-    assert "0 of 0" in html_report(report(vms=()))
+    text = Page(html_report(report(vms=()))).text
+    assert "No VM is known" in text and "0 of 0" in text
 
 
 def test_a_drill_tells_verdict_phases_and_what_was_not_proven(drill: Make, report: Make) -> None:
@@ -173,10 +197,72 @@ def test_several_drills_draw_their_history(drill: Make, report: Make) -> None:
         for day in range(4)
     ]
     page = html_report(report(*drills))
-    assert page.count("<circle") == 4
+    assert page.count("<circle") == 2 * 4
+    assert "RTO of the last 4 drills, highest 3 min 23 s" in page
+    assert "4 of the last 4 drills passed" in page
     assert "<circle" not in html_report(report(drills[0]))
 
 
-def test_more_drills_than_fit_are_counted(drill: Make, report: Make) -> None:
-    drills = [drill(id=str(number)) for number in range(203)]
-    assert "3 older drills are left out" in html_report(report(*drills))
+def test_only_the_latest_drill_and_those_that_failed_of_late_are_told(
+    drill: Make, report: Make
+) -> None:
+    def past(days: int, **changes: Any) -> Any:
+        return drill(id=f"d{days}", started=drill().started - dt.timedelta(days=days), **changes)
+
+    drills = [past(0), past(7), past(14, passed=False), past(60, passed=False), past(70)]
+    page = html_report(report(*drills))
+    assert [f"<code>d{days}</code>" in page for days in (0, 7, 14, 60, 70)] == [
+        True, False, True, False, False,
+    ]  # fmt: skip
+    assert "3 older drills are left out" in page
+    assert page.index("<code>d0</code>") < page.index("1 earlier drill that failed")
+
+
+def test_what_failed_is_unfolded_and_what_passed_is_not(
+    drill: Make, row: Make, report: Make
+) -> None:
+    vms = (row(vm_uuid="1"), row(vm_uuid="2"))
+    passed, failed = drill(id="a", vm_uuid="1"), drill(id="b", vm_uuid="2", passed=False)
+    page = html_report(report(passed, failed, vms=vms))
+    folds = re.findall(r'<details class="drill( failed)?"( open)?>', page)
+    assert folds == [(" failed", " open"), ("", "")]
+
+
+def test_a_group_is_told_together_and_in_its_order(drill: Make, row: Make, report: Make) -> None:
+    vms = tuple(row(vm=name, vm_uuid=name) for name in ("app", "db"))
+    drills = [
+        drill(id=name, vm=name, vm_uuid=name, group="g1", stage=stage, group_rto_seconds=318.0)
+        for name, stage in (("app", 1), ("db", 0))
+    ]
+    text = " ".join(Page(html_report(report(*drills, vms=vms))).text.split())
+    assert "2 VMs together ✓ all passed" in text
+    assert "all recovered in 5 min 18 s · started in the order db, app" in text
+
+
+def test_many_concerns_of_one_sort_are_one_line_with_a_list(row: Make, report: Make) -> None:
+    vms = tuple(row(vm=f"vm{n}", vm_uuid=str(n), rpo_state="missed") for n in range(5))
+    text = Page(html_report(report(vms=vms))).text
+    assert "5 VMs have no good point that is young enough" in text and "all 5 of them" in text
+    assert "things need action now" in text
+
+
+def test_a_large_fleet_folds_what_is_well(row: Make, report: Make) -> None:
+    vms = [row(vm=f"vm{n}", vm_uuid=str(n)) for n in range(60)]
+    vms[50] = row(vm="late", vm_uuid="50", rpo_state="missed")
+    page = html_report(report(vms=tuple(vms)))
+    assert "59 VMs of which nothing is known to be wrong" in page
+    fold = page.index("59 VMs of which")
+    assert page.rindex("<strong>late</strong>", 0, fold) < fold < page.index("<strong>vm0</strong>")
+
+
+def test_pictures_that_are_too_many_are_left_out_and_named(
+    drill: Make, row: Make, report: Make, monkeypatch: pytest.MonkeyPatch, png: bytes
+) -> None:
+    monkeypatch.setattr(views, "MAX_PICTURES_BYTES", len(png))
+    vms = (row(vm_uuid="1"), row(vm_uuid="2"))
+    drills = [
+        drill(id=uuid, vm_uuid=uuid, screenshot_png=png, passed=uuid == "1") for uuid in ("1", "2")
+    ]
+    page = html_report(report(*drills, vms=vms))
+    assert page.count("<img") == 1 and page.index("<img") < page.index("<code>1</code>")
+    assert "is too large for this page" in page
