@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_interface
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from drvm.config.fields import AbsolutePath, DurationText, HostUri, Pattern, Text
 from drvm.config.section import Section, TimedSection
+
+_HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$"
+
+
+def _read_guest_address(value: object) -> str:
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        found = ip_interface(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no address such as 192.0.2.7 or 192.0.2.7/24") from None
+    if found.is_loopback or found.is_multicast or found.is_unspecified:
+        raise ValueError(f"{value} can't be the address of a guest")
+    return value
+
+
+GuestAddress = Annotated[str, BeforeValidator(_read_guest_address)]
+GuestPath = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,1000}$")]
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/[!-\"$-~]{0,999}$")]
+HostName = Annotated[str, StringConstraints(pattern=_HOST_NAME)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Status = Annotated[int, Field(ge=100, le=599)]
 
 
 class AgentCheck(Section):
@@ -23,11 +47,81 @@ class CommandCheck(Section):
     timeout_s: DurationText = Field(default=30.0, alias="timeout")
 
 
+class ConsoleCheck(Section):
+    """Text that matches stands on the guest's serial console."""
+
+    expect: Pattern
+    timeout_s: DurationText = Field(default=60.0, alias="timeout")
+
+
+class FileCheck(Section):
+    """A file exists in the guest, and has this content."""
+
+    path: GuestPath
+    sha256: Sha256 | None = None
+    timeout_s: DurationText = Field(default=60.0, alias="timeout")
+
+
+class TcpCheck(Section):
+    """A TCP port of the guest takes connections, and says what matches."""
+
+    port: Port
+    banner: Pattern | None = None
+    address: GuestAddress | None = None
+    timeout_s: DurationText = Field(default=30.0, alias="timeout")
+
+
+class HttpCheck(Section):
+    """A web page of the guest has this status and content."""
+
+    port: Port | None = None
+    path: UrlPath = "/"
+    tls: bool = False
+    host: HostName | None = None
+    expect_status: Annotated[tuple[Status, ...], Field(min_length=1, max_length=20)] = (200,)
+    expect_body: Pattern | None = None
+    ca_file: AbsolutePath | None = None
+    address: GuestAddress | None = None
+    timeout_s: DurationText = Field(default=30.0, alias="timeout")
+
+    @model_validator(mode="after")
+    def _tls_only(self) -> Self:
+        if self.ca_file is not None and not self.tls:
+            raise ValueError("ca_file is for tls: true")
+        return self
+
+
+class ScriptCheck(Section):
+    """A program of this host ends well beside the running guest."""
+
+    run: Annotated[tuple[Text, ...], Field(min_length=1)]
+    timeout_s: DurationText = Field(default=60.0, alias="timeout")
+
+
+class MalwareCheck(Section):
+    """A program of this host finds nothing on the point's mounted disks."""
+
+    run: Annotated[tuple[Text, ...], Field(min_length=1)]
+    timeout_s: DurationText = Field(default=3600.0, alias="timeout")
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Self:
+        if not any("{disks}" in word for word in self.run):
+            raise ValueError("run must say {disks} where the directory to scan belongs")
+        return self
+
+
 class CheckConfig(Section):
     """One check, of one kind, and the machines that it is for. A new kind is a model and a line."""
 
     agent: AgentCheck | None = None
     command: CommandCheck | None = None
+    console: ConsoleCheck | None = None
+    file: FileCheck | None = None
+    http: HttpCheck | None = None
+    malware: MalwareCheck | None = None
+    script: ScriptCheck | None = None
+    tcp: TcpCheck | None = None
     vms: tuple[Text, ...] = ("*",)
 
     @model_validator(mode="after")

@@ -186,11 +186,21 @@ class AgentError(HostError):
 
 class ProcessFailed(DrvmError):
     """A tool ended with an error, or was ended because its time was up. ``code``: its exit code,
-    where it came to its end."""
+    where it came to its end, and then what it wrote."""
 
-    def __init__(self, message: str, *, hint: str = "", code: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        code: int | None = None,
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+    ) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+        self.stdout = stdout
+        self.stderr = stderr
 
 
 class CaptureError(DrvmError):

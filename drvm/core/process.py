@@ -145,7 +145,7 @@ class SystemProcesses:
         if process.returncode != 0:
             tail = stderr[-_TAIL_BYTES:].decode(errors="replace").strip()
             words = f"{argv[0]} failed ({process.returncode}): {tail}"
-            raise ProcessFailed(words, code=process.returncode)
+            raise ProcessFailed(words, code=process.returncode, stdout=stdout, stderr=stderr)
         return Output(stdout, stderr)
 
     def spawn(

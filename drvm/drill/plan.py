@@ -12,9 +12,11 @@ from drvm.core.clock import Clock, parse_rfc3339
 from drvm.core.errors import DamageFound, HostError, PreflightFailed, UsageError
 from drvm.core.ids import new_point_id
 from drvm.drill import room as rooms
-from drvm.drill.checks.base import Check
+from drvm.drill.checks.base import Card, Check
+from drvm.drill.console import with_console
 from drvm.drill.place import drill_name, drill_uuid
 from drvm.drill.room import Room
+from drvm.drill.ways import cards_of, way_problems
 from drvm.host.model import Host
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
@@ -53,7 +55,8 @@ class DrillPlan:
     """``name``: of the machine, its network and the last part of ``directory``. The definition
     may hold secrets: show it redacted.
 
-    ``network``: ``None`` for a machine without a network card. ``emulated``: the original ran on
+    ``network``: ``None`` for a machine without a network card. ``console``: where its serial
+    console is logged to. ``emulated``: the original ran on
     KVM and the drill will not. ``data_bytes``: what will be written to the images.
     ``created``: the instant that the point shows. ``started``, ``plan_s``: when the planning
     began, and how long it took.
@@ -64,6 +67,8 @@ class DrillPlan:
     directory: Path
     request: DrillRequest
     network: str | None
+    cards: tuple[Card, ...]
+    console: Path | None
     images: tuple[PlannedImage, ...]
     definition: Definition = field(repr=False)
     nvram: bytes | None = field(repr=False)
@@ -97,8 +102,7 @@ def plan_drill(
     """
     _check(request)
     started, started_s = clock.now(), clock.monotonic_s()
-    drill_id = new_point_id()
-    name = drill_name(drill_id)
+    name = drill_name(drill_id := new_point_id())
     directory = request.directory / name
     point = request.point
     original_xml = read_definition(repository, point)
@@ -108,10 +112,12 @@ def plan_drill(
     spec = _spec(name, images, nvram_path, request, tpm_state=bool(tpm))
     nvram = repository.blob(point.nvram) if point.nvram is not None else None
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
+    definition, console = with_console(definition, directory, request.checks)
     machine = parse(definition.xml)
     data_bytes = sum(stored_bytes(repository.disk_map(disk)) for disk in point.disks)
     needed_bytes = memory_bytes(machine)
     found = [*_own_problems(host, point), *_host_problems(host, definition, name), *unfit]
+    found += way_problems(host, request.checks, has_card=bool(definition.networks))
     found += rooms.problems(
         _look(look, request.directory),
         request.directory,
@@ -126,6 +132,8 @@ def plan_drill(
         directory=directory,
         request=request,
         network=name if definition.networks else None,
+        cards=cards_of(definition.xml, point.guest),
+        console=console,
         images=images,
         definition=definition,
         nvram=nvram,

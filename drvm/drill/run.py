@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from drvm import __version__
@@ -13,9 +13,10 @@ from drvm.core.files import write_durably
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.text import printable
 from drvm.drill import statements
-from drvm.drill.checks.base import Checker, GuestUnderTest
+from drvm.drill.checks.base import Checker, Exports, GuestUnderTest, Wire, in_order
 from drvm.drill.place import drill_uuid, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
+from drvm.drill.ways import way_into
 from drvm.host.model import Domain, Host
 from drvm.host.tpm import write_state
 from drvm.report.model import MAX_DETAIL_CHARS, CheckResult, DrillResult
@@ -24,6 +25,10 @@ from drvm.restore.targets.images import PlannedImage
 _MAX_PICTURE_BYTES = 8 * 1024 * 1024
 _MAX_SHORT_CHARS = 300
 _MAX_POINT_WARNINGS = 20
+
+
+Disks = Callable[[], contextlib.AbstractContextManager[Exports]]
+"""Serves the point's disks, read-only."""
 
 
 class Restorer(Protocol):
@@ -39,6 +44,7 @@ def run_drill(
     clock: Clock,
     progress: Progress,
     trace: Trace = no_trace,
+    disks: Disks | None = None,
 ) -> DrillResult:
     """Restore into isolation, boot, check, tear down.
 
@@ -51,7 +57,7 @@ def run_drill(
     warning. A SIGKILL ends the machine (AUTODESTROY) and leaves directory and network, which
     ``leftovers`` finds.
     """
-    return _Drill(plan, host, restorer, clock, progress, trace).run()
+    return _Drill(plan, host, restorer, clock, progress, trace, disks).run()
 
 
 class _Drill:
@@ -65,6 +71,7 @@ class _Drill:
         clock: Clock,
         progress: Progress,
         trace: Trace,
+        disks: Disks | None,
     ) -> None:
         self._plan = plan
         self._host = host
@@ -72,6 +79,7 @@ class _Drill:
         self._clock = clock
         self._progress = progress
         self._trace = trace
+        self._disks = disks
         self._started_s = clock.monotonic_s()
         self._phases = {"plan": plan.plan_s}
         self._checks: list[CheckResult] = []
@@ -90,7 +98,8 @@ class _Drill:
             with made(self._plan.directory, self._clock):
                 try:
                     self._trace("directory-made")
-                    self._recover()
+                    with contextlib.ExitStack() as ways:
+                        self._recover(ways)
                 finally:
                     self._progress.stage("tearing the drill down")
                     self._warnings += tear_down(self._host, self._plan.directory)
@@ -99,7 +108,7 @@ class _Drill:
             self._fail(problem)
         return self._result()
 
-    def _recover(self) -> None:
+    def _recover(self, ways: contextlib.ExitStack) -> None:
         with self._phase("data"):
             for image in self._plan.images:
                 self._data_bytes += self._restorer.restore(image, self._progress)
@@ -113,15 +122,22 @@ class _Drill:
             if self._plan.network is not None:
                 self._host.create_network(network_xml(self._plan.network))
                 self._trace("network-made")
+            wire = ways.enter_context(self._way_in())
             domain = self._host.start_transient(self._plan.definition.xml)
             self._trace("machine-started")
         self._proven.append(statements.started_proven(self._plan))
         try:
-            self._check(domain)
+            self._check(domain, wire)
         except DrvmError as problem:
             self._fail(problem)
         self._trace("checks-ended")
         self._take_picture(domain)
+
+    def _way_in(self) -> contextlib.AbstractContextManager[Wire | None]:
+        plan = self._plan
+        return way_into(
+            self._host, plan.network, plan.id, plan.cards, plan.request.checks, self._trace
+        )
 
     def _place_tpm_state(self) -> None:
         places = self._host.places
@@ -129,18 +145,34 @@ class _Drill:
             write_state(places.tpm, drill_uuid(self._plan.name), self._plan.tpm)
             self._trace("tpm-state-placed")
 
-    def _check(self, domain: Domain) -> None:
-        request = self._plan.request
-        checker = Checker(GuestUnderTest(domain), request.boot_timeout_s, self._clock)
-        for number, check in enumerate(request.checks):
+    def _check(self, domain: Domain, wire: Wire | None) -> None:
+        """Those of the disks alone come last: the machine is up before, which is what the RTO
+        counts."""
+        request, plan = self._plan.request, self._plan
+        guest = GuestUnderTest(
+            domain,
+            vm=request.point.vm,
+            point=request.point.id,
+            drill=plan.id,
+            cards=plan.cards,
+            wire=wire,
+            console=plan.console,
+            directory=plan.directory,
+            disks=self._disks,
+        )
+        checker = Checker(guest, request.boot_timeout_s, self._clock)
+        up_s = 0.0
+        for number, check in enumerate(in_order(request.checks)):
             self._progress.stage(f"checking: {printable(check.name, 60)}")
             with self._phase("checks" if number else "boot"):
                 result = checker.run(check)
             self._checks.append(result)
             if result.passed:
                 self._proven.append(check.proves)
+            if "disks" not in check.needs:
+                up_s = self._clock.monotonic_s() - self._started_s
         if all(result.passed for result in self._checks):
-            self._rto_s = self._plan.plan_s + self._clock.monotonic_s() - self._started_s
+            self._rto_s = self._plan.plan_s + up_s
 
     def _take_picture(self, domain: Domain) -> None:
         """Always, and most useful after a check that failed."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from drvm.core.units import format_bytes
 from drvm.drill.plan import DrillPlan
+from drvm.drill.ways import needed
 
 _MAX_LISTED = 20
 
@@ -44,10 +45,7 @@ def _not_proven(plan: DrillPlan) -> Iterator[str]:
     if point.consistency in _CONSISTENCY:
         yield _CONSISTENCY[point.consistency]
     if plan.network is not None:
-        yield (
-            "that it reaches other machines or serves them: its network was isolated, without "
-            "DHCP or any way out"
-        )
+        yield _network(reached="network" in needed(plan.request.checks))
     yield (
         "that software bound to the machine's name or UUID works: the drilled machine had new "
         "ones and kept its MAC addresses and disks"
@@ -64,6 +62,20 @@ def _not_proven(plan: DrillPlan) -> Iterator[str]:
     )
     yield from _listed("left out of the drilled machine", plan.definition.dropped)
     yield from _listed("changed in the drilled machine", plan.definition.changed)
+
+
+def _network(*, reached: bool) -> str:
+    if reached:
+        return (
+            "that it reaches other machines, names or the Internet: its network was isolated, with "
+            "nobody on it but the probe, which gave addresses to cards that asked by DHCP (those "
+            "they had, as far as known), and asked from the guest's own subnet: firewalls and "
+            "routes between it and its users were not tried"
+        )
+    return (
+        "that it reaches other machines or serves them: its network was isolated, without "
+        "DHCP or any way out"
+    )
 
 
 def _listed(title: str, lines: Iterable[str]) -> Iterator[str]:

@@ -189,6 +189,13 @@ class LibvirtHost:
     def create_network(self, network_xml: str) -> None:
         self._connection.call(lambda c: c.networkCreateXML(network_xml), repeatable=False)
 
+    def network_bridge(self, name: str) -> str:
+        return str(
+            self._connection.call(
+                lambda c: c.networkLookupByName(name).bridgeName(), repeatable=True
+            )
+        )
+
     def destroy_network(self, name: str) -> None:
         def destroy(connection: Any) -> None:
             try:

@@ -58,8 +58,7 @@ class HostCapabilities:
 
 @dataclass(frozen=True, slots=True)
 class CpuObstacle:
-    """A processor that a host can't give. ``reason``: libvirt's words; ``usable``: the modes and
-    models that it can give such a machine."""
+    """A processor that a host can't give, in libvirt's words, and the modes and models it can."""
 
     reason: str
     usable: tuple[str, ...]
@@ -99,7 +98,6 @@ class Domain(Protocol):
         self, snapshot_xml: str, *, quiesce: bool, memory: bool = False
     ) -> None:
         """DISK_ONLY (or LIVE with ``memory``) | ATOMIC | NO_METADATA | REUSE_EXT, and QUIESCE.
-
         All disks or none. With ``quiesce`` freeze and thaw are inside this one call; raises
         ``AgentError`` when the freeze failed (then there is no snapshot), ``HostError`` else.
         """
@@ -303,8 +301,7 @@ class Host(Protocol):
     def capabilities(self) -> HostCapabilities: ...
 
     def qemu_user(self) -> tuple[int, int] | None:
-        """(uid, gid) that machines run as, who must be able to reach all that they are given;
-        ``None`` where libvirt does not say: then it is libvirtd's own."""
+        """(uid, gid) that machines run as; ``None``, where libvirt does not say: libvirtd's own."""
         ...
 
     def pools(self) -> list[Pool]: ...
@@ -340,6 +337,10 @@ class Host(Protocol):
 
     def create_network(self, network_xml: str) -> None:
         """A transient network: gone when it is destroyed or libvirtd's host restarts."""
+        ...
+
+    def network_bridge(self, name: str) -> str:
+        """What an active network is made of on the host. Raises ``HostError``."""
         ...
 
     def destroy_network(self, name: str) -> None:

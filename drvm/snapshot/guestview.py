@@ -1,4 +1,5 @@
-"""What the guest's agent tells of the guest: for people to read, never to decide by.
+"""What the guest's agent tells of the guest: for people to read, never to decide by (but which
+address a drilled guest gets in its isolated network).
 
 Every answer is hostile input (``drvm.host.agent`` bounds its length): only what has the expected
 form is kept, of bounded number and size, and under names of ours.
@@ -7,6 +8,7 @@ form is kept, of bounded number and size, and under names of ours.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -16,6 +18,7 @@ from drvm.core.errors import AgentError
 from drvm.core.units import format_bytes
 from drvm.host.model import Domain
 
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _PATIENCE_S = 6.0
 _TIMEOUT_S = 3
 _MAX_CHARS = 200
@@ -65,15 +68,19 @@ def _file_systems(answer: Any) -> Iterator[tuple[str, str]]:
 
 
 def _addresses(answer: Any) -> Iterator[tuple[str, str]]:
-    """``eth0 192.0.2.7/24``; neither loopback nor link-local."""
-    found = []
+    """``eth0 192.0.2.7/24``; neither loopback nor link-local. And the same by MAC, as machines
+    find their cards again: ``52:54:00:aa:bb:cc 192.0.2.7/24``."""
+    found, cards = [], []
     for entry in _listed(answer):
         card = _text(entry, "name")
         for told in _listed(entry.get("ip-addresses") if isinstance(entry, dict) else None):
             address = _address(_text(told, "ip-address"), told)
             if card and address:
                 found.append(f"{card} {address}")
+            if address and _MAC.fullmatch(mac := _text(entry, "hardware-address").lower()):
+                cards.append(f"{mac} {address}")
     yield "addresses", _joined(found)
+    yield "cards", _joined(cards)
 
 
 _QUESTIONS: dict[str, Callable[[Any], Iterator[tuple[str, str]]]] = {

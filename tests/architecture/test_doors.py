@@ -39,14 +39,16 @@ IMPORTS = {
 USES = {
     **dict.fromkeys(
         (
-            *("os.killpg", "os.fork", "os.forkpty", "os.system", "os.popen"),
+            *("os.killpg", "os.forkpty", "os.system", "os.popen"),
             *("os.posix_spawn", "os.posix_spawnp", "os.spawnv", "os.spawnve"),
             *("os.execv", "os.execve", "os.execvp", "os.execvpe"),
         ),
         ("drvm/core/process.py",),
     ),
+    "os.fork": ("drvm/core/forked.py",),
     **dict.fromkeys(
-        ("os.kill", "signal.pidfd_send_signal"), ("drvm/core/process.py", "drvm/core/detached.py")
+        ("os.kill", "signal.pidfd_send_signal"),
+        ("drvm/core/process.py", "drvm/core/detached.py", "drvm/core/forked.py"),
     ),
     **dict.fromkeys(
         (

@@ -1,5 +1,6 @@
 """A KVM host in memory that starts machines, for drills. ``fail`` names the calls that raise, and
-what they raise; ``agent`` and ``answer`` are what the guest does when it is asked."""
+what they raise; ``agent``, ``agent_answers`` and ``answer`` are what the guest does when it is
+asked."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 
 from defusedxml.ElementTree import fromstring
 
-from drvm.core.errors import UnknownVm
+from drvm.core.errors import AgentError, UnknownVm
 from drvm.host.model import DomainState, GuestCommandResult, HostCapabilities
 from drvm.host.places import StatePlaces
 
@@ -22,6 +23,7 @@ class DrillHost:
     fail: dict[str, BaseException] = field(default_factory=dict)
     agent: Callable[[], object] = lambda: None
     answer: Callable[[Any], GuestCommandResult] = lambda _: GuestCommandResult(0, b"42\n", b"")
+    agent_answers: dict[str, Callable[..., Any]] = field(default_factory=dict)
     firmwares: frozenset[str] = frozenset({"bios"})
     machines: dict[str, str] = field(default_factory=dict)
     networks: set[str] = field(default_factory=set)
@@ -100,6 +102,12 @@ class DrilledDomain:
         self.state()
         self.host.did("ping")
         self.host.agent()
+
+    def agent_command(self, command: str, arguments: Any = None, **_: float) -> Any:
+        self.host.did(command)
+        if command not in self.host.agent_answers:
+            raise AgentError(f"the agent does not know {command}")
+        return self.host.agent_answers[command](**(arguments or {}))
 
     def guest_run(self, argv: Sequence[str], **_: float) -> GuestCommandResult:
         self.host.did("run")

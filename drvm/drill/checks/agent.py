@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drvm.core.errors import AgentError
-from drvm.drill.checks.base import Attempt, GuestUnderTest
+from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,10 @@ class AgentCheck:
     the operating system runs."""
 
     timeout_s: float = 30.0
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset()
 
     @property
     def name(self) -> str:

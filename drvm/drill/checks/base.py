@@ -6,8 +6,12 @@ until it passes or its time is over. Whatever the guest says is hostile text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
+from typing import Literal, Protocol
 
 from drvm.core.clock import Clock
 from drvm.core.errors import UnknownVm
@@ -16,31 +20,110 @@ from drvm.core.units import format_seconds
 from drvm.host.model import Domain, DomainState
 from drvm.report.model import MAX_DETAIL_CHARS, CheckResult
 
+INTERFACE = "drvm0"
+"""Our end of the cable into a drill's network, in the namespace of its own."""
 PAUSE_S = 0.5
 """Between two tries."""
 _MAX_NAME_CHARS = 120
 
 
+Address = IPv4Interface | IPv6Interface
+
+Need = Literal["network", "console", "disks"]
+"""What a check needs besides the machine: to reach its addresses, the text on its console, or
+the point's disks on a server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A network card of the drilled machine. ``mac`` in lower case; ``had``: the addresses it had
+    when the point was taken, as the guest's agent said then."""
+
+    mac: str
+    had: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAsked:
+    """``ca_file``: whose certificates are believed; ``None`` believes any."""
+
+    port: int
+    path: str
+    tls: bool
+    host: str | None
+    ca_file: Path | None
+    expect_status: tuple[int, ...]
+    expect_body: str | None
+
+
+class Wire(Protocol):
+    """How the addresses of a drill's isolated network are reached from this host. Each call ends
+    within its time and a few seconds; raises ``HostError`` where the way is gone."""
+
+    def heard(self, macs: Sequence[str]) -> tuple[Address, ...]:
+        """Addresses that these cards have used, as far as anybody on the wire could hear: the
+        likeliest first. Their prefix lengths are those of single addresses."""
+        ...
+
+    def tcp(self, to: Address, port: int, banner: str | None, timeout_s: float) -> Attempt: ...
+
+    def http(self, to: Address, asked: HttpAsked, timeout_s: float) -> Attempt: ...
+
+    def run(
+        self, argv: Sequence[str], env: Mapping[str, str], to: Address | None, timeout_s: float
+    ) -> Attempt:
+        """A program of this host's that sees this network and no other: passed where it ends with
+        exit code 0."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """The point's disks, on an NBD server that has them read-only. ``disks``: targets, which are
+    the names of the exports."""
+
+    socket: Path
+    disks: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class GuestUnderTest:
-    """The booted machine; how else to reach it will stand here too."""
+    """The booted machine, and the ways to it.
+
+    ``wire``, ``console``, ``disks`` are there where a check needs them: ``console`` is the file
+    that its serial console is logged to, ``disks`` starts a server for as long as its context
+    lasts. ``directory``: the drill's own, which goes with it.
+    """
 
     domain: Domain
+    vm: str = ""
+    point: str = ""
+    drill: str = ""
+    cards: tuple[Card, ...] = ()
+    wire: Wire | None = None
+    console: Path | None = None
+    directory: Path | None = None
+    disks: Callable[[], AbstractContextManager[Exports]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try of a check. ``answered``: the guest gave an answer, right or wrong, so it has
-    booted. ``detail``: for people; what the guest said need not be made safe."""
+    booted. ``detail``: for people; what the guest said need not be made safe. ``final``: another
+    try would say the same."""
 
     passed: bool
     answered: bool
     detail: str
+    final: bool = False
 
 
 class Check(Protocol):
     """``name`` and ``proves`` (what stands proven once it passed) are for people. ``timeout_s``
     limits each try; no try begins later than this after the guest first answered."""
+
+    @property
+    def needs(self) -> frozenset[Need]: ...
 
     @property
     def name(self) -> str: ...
@@ -54,6 +137,12 @@ class Check(Protocol):
     def attempt(self, guest: GuestUnderTest) -> Attempt:
         """Raises ``UnknownVm`` where the machine is gone, ``HostError`` where the host failed."""
         ...
+
+
+def in_order(checks: Sequence[Check]) -> tuple[Check, ...]:
+    """As they are to be made: those of the disks alone, which take long, after those of the
+    machine."""
+    return tuple(sorted(checks, key=lambda check: "disks" in check.needs))
 
 
 class Checker:
@@ -90,7 +179,7 @@ class Checker:
             if attempt.answered and not self._answered:
                 self._answered = True
                 started_s = began_s
-            if attempt.passed:
+            if attempt.passed or attempt.final:
                 return attempt
             state = self._guest.domain.state()
             if state is DomainState.SHUTOFF:

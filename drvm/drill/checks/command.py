@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from drvm.core.errors import AgentError
 from drvm.core.text import printable
-from drvm.drill.checks.base import Attempt, GuestUnderTest
+from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
+from drvm.drill.checks.said import shown
 from drvm.host.model import GuestCommandResult
 
-_SHOWN_CHARS = 800
 _SHOWN_NAME_CHARS = 100
 
 
@@ -25,6 +25,10 @@ class CommandCheck:
     expect_exit: int = 0
     expect_output: str | None = None
     timeout_s: float = 30.0
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset()
 
     @property
     def name(self) -> str:
@@ -46,7 +50,11 @@ class CommandCheck:
         except AgentError as problem:
             return Attempt(False, True, problem.message)
         wrong = self._wrong(result)
-        return Attempt(not wrong, True, "\n".join([*wrong, *_shown(result)]))
+        return Attempt(
+            not wrong,
+            True,
+            "\n".join([*wrong, *shown(result.exit_code, result.stdout, result.stderr)]),
+        )
 
     def _wrong(self, result: GuestCommandResult) -> list[str]:
         if result.exit_code != self.expect_exit:
@@ -57,15 +65,3 @@ class CommandCheck:
         ):
             return [f"the output does not match {self.expect_output}"]
         return []
-
-
-def _shown(result: GuestCommandResult) -> list[str]:
-    """The end of a stream is where errors stand; the beginning is where answers do."""
-    lines = [f"exit code {result.exit_code}"]
-    for title, stream in (("", result.stdout), ("stderr: ", result.stderr)):
-        text = stream.decode(errors="replace").strip()
-        if len(text) > _SHOWN_CHARS:
-            text = f"{text[: _SHOWN_CHARS // 2]}\n...\n{text[-_SHOWN_CHARS // 2 :]}"
-        if text:
-            lines.append(title + text)
-    return lines

@@ -10,10 +10,22 @@ from drvm.core.errors import UsageError
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.base import Check
 from drvm.drill.checks.command import CommandCheck
+from drvm.drill.checks.console import ConsoleCheck
+from drvm.drill.checks.file import FileCheck
+from drvm.drill.checks.http import HttpCheck
+from drvm.drill.checks.malware import MalwareCheck
+from drvm.drill.checks.script import ScriptCheck
+from drvm.drill.checks.tcp import TcpCheck
 
 KINDS: Mapping[str, Callable[..., Check]] = {
     "agent": AgentCheck,
     "command": CommandCheck,
+    "console": ConsoleCheck,
+    "file": FileCheck,
+    "http": HttpCheck,
+    "malware": MalwareCheck,
+    "script": ScriptCheck,
+    "tcp": TcpCheck,
 }
 
 

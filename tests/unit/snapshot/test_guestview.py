@@ -13,7 +13,7 @@ from drvm.core.errors import AgentError
 from drvm.snapshot.guestview import ask
 from tests.fakes.clock import FakeClock
 
-KEYS = {"os", "os_id", "os_version", "machine", "hostname", "file_systems", "addresses"}
+KEYS = {"os", "os_id", "os_version", "machine", "hostname", "file_systems", "addresses", "cards"}
 HONEST = {
     "guest-get-osinfo": {"pretty-name": "Debian 12", "id": "debian", "version-id": "12"},
     "guest-get-host-name": {"host-name": "web1"},
@@ -25,6 +25,7 @@ HONEST = {
         {"name": "lo", "ip-addresses": [{"ip-address": "127.0.0.1", "prefix": 8}]},
         {
             "name": "eth0",
+            "hardware-address": "52:54:00:AA:bb:cc",
             "ip-addresses": [
                 {"ip-address": "192.0.2.7", "prefix": 24},
                 {"ip-address": "fe80::1", "prefix": 64},
@@ -63,6 +64,7 @@ def test_an_honest_guest_is_described() -> None:
         "hostname": "web1",
         "file_systems": "/ (ext4, 1.0 MiB of 1.0 GiB); /old (vfat)",
         "addresses": "eth0 192.0.2.7/24; eth0 2001:db8::7/64",
+        "cards": "52:54:00:aa:bb:cc 192.0.2.7/24; 52:54:00:aa:bb:cc 2001:db8::7/64",
     }
 
 
