@@ -76,12 +76,14 @@ class LibvirtStorage:
             )
         )
 
-    def upload(self, pool: str, name: str, length: int, pieces: Iterable[Piece]) -> None:
+    def upload(
+        self, pool: str, name: str, length: int, pieces: Iterable[Piece], *, offset: int = 0
+    ) -> None:
         def send(connection: Any) -> None:
             volume = connection.storagePoolLookupByName(pool).storageVolLookupByName(name)
             with _stream(connection) as stream:
                 sparse = _begun(
-                    lambda flags: volume.upload(stream, 0, length, flags),
+                    lambda flags: volume.upload(stream, offset, length, flags),
                     libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM,
                 )
                 sent = 0
@@ -91,8 +93,10 @@ class LibvirtStorage:
 
         self._connection.call(send, repeatable=False)
 
-    def download(self, pool: str, name: str, length: int) -> Generator[Piece, None, None]:
-        received = _Receiver(self._connection, pool, name, length)
+    def download(
+        self, pool: str, name: str, length: int, *, offset: int = 0
+    ) -> Generator[Piece, None, None]:
+        received = _Receiver(self._connection, pool, name, offset, length)
         try:
             while (piece := received.next()) is not None:
                 yield piece
@@ -114,11 +118,13 @@ class _Receiver:
     """A download under way; every step is a call of the connection, so that errors are told in
     drvm's words."""
 
-    def __init__(self, connection: Connection, pool: str, name: str, length: int) -> None:
+    def __init__(
+        self, connection: Connection, pool: str, name: str, offset: int, length: int
+    ) -> None:
         self._connection = connection
         self._sparse = False
         self._stream = connection.call(
-            lambda c: self._begin(c, pool, name, length), repeatable=True
+            lambda c: self._begin(c, pool, name, offset, length), repeatable=True
         )
 
     def next(self) -> Piece | None:
@@ -129,11 +135,11 @@ class _Receiver:
         with contextlib.suppress(libvirt.libvirtError):
             self._stream.abort()
 
-    def _begin(self, connection: Any, pool: str, name: str, length: int) -> Any:
+    def _begin(self, connection: Any, pool: str, name: str, offset: int, length: int) -> Any:
         volume = connection.storagePoolLookupByName(pool).storageVolLookupByName(name)
         stream = connection.newStream()
         self._sparse = _begun(
-            lambda flags: volume.download(stream, 0, length, flags),
+            lambda flags: volume.download(stream, offset, length, flags),
             libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM,
         )
         return stream

@@ -50,14 +50,20 @@ class Storage(Protocol):
         size may be rounded up. Raises ``HostError`` where there is one of that name."""
         ...
 
-    def upload(self, pool: str, name: str, length: int, pieces: Iterable[Piece]) -> None:
-        """The first ``length`` bytes, which ``pieces`` make up in full. Other bytes stay as they
-        are. Raises what ``pieces`` raises; an error or a crash leaves some of it written."""
+    def upload(
+        self, pool: str, name: str, length: int, pieces: Iterable[Piece], *, offset: int = 0
+    ) -> None:
+        """``length`` bytes from ``offset`` on, which ``pieces`` make up in full. Other bytes stay
+        as they are, but a file may end behind a hole until the next piece comes, and a hole changes
+        nothing that is there: of a file that is not new, zeroes are written. Raises what ``pieces``
+        raises; an error or a crash leaves some of it written."""
         ...
 
-    def download(self, pool: str, name: str, length: int) -> Generator[Piece, None, None]:
-        """The first ``length`` bytes, or fewer where the volume ends. Close it if it is left
-        early."""
+    def download(
+        self, pool: str, name: str, length: int, *, offset: int = 0
+    ) -> Generator[Piece, None, None]:
+        """``length`` bytes from ``offset`` on, or fewer where the volume ends. Close it if it is
+        left early."""
         ...
 
     def remove(self, pool: str, name: str) -> None:

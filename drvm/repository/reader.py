@@ -107,9 +107,10 @@ def write_differing(
 
 
 def read_disk(
-    disk_map: DiskMap, packs: PackReader, hasher: BlockHasher
+    disk_map: DiskMap, packs: PackReader, hasher: BlockHasher, first_leaf: int = 0
 ) -> Iterator[tuple[int, memoryview]]:
-    """Yield (offset in bytes, bytes) for every stored part of the disk, in the disk's order.
+    """Yield (offset in bytes, bytes) for every stored part of the disk, in the disk's order; from
+    a leaf on.
 
     What is not yielded is zeroes. A leaf is yielded when all of it is verified; the bytes are
     there until the next one is asked for. Raises as ``write_disk`` does.
@@ -117,7 +118,7 @@ def read_disk(
     buffer = memoryview(bytearray(min(LEAF_BYTES, disk_map.size_bytes)))
     cache = FrameCache(_CACHE_BYTES)
     with closing(_Workers(packs, hasher, disk_map.size_bytes, cache=cache)) as workers:
-        for first in range(0, disk_map.leaves, WINDOW_LEAVES):
+        for first in range(first_leaf, disk_map.leaves, WINDOW_LEAVES):
             for window in load_window(disk_map, first, WINDOW_LEAVES).by_leaf():
                 base = window.first_block * BLOCK_BYTES
                 workers.give(window, partial(_place, buffer, base))

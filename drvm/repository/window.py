@@ -175,11 +175,12 @@ def load_window(disk_map: DiskMap, first_leaf: int, leaves: int) -> Window:
     return Window(first_leaf * LEAF_BLOCKS, blocks, mapped, digests, tuple(names), joined, again)
 
 
-def stored_bytes(disk_map: DiskMap) -> int:
-    """How many bytes a restore writes, but for the cut at the end. Reads every leaf."""
+def stored_bytes(disk_map: DiskMap, first_leaf: int = 0) -> int:
+    """How many bytes a restore writes from a leaf on, but for the cut at the end. Reads every
+    leaf from there."""
     total = 0
     for index in disk_map.mapped_leaves():
-        leaf = disk_map.leaf(index)
+        leaf = disk_map.leaf(index) if index >= first_leaf else None
         if leaf is not None:
             total += int((leaf.pack != ZERO).sum()) * BLOCK_BYTES
     return total

@@ -23,8 +23,16 @@ from drvm.restore.sysprep import sysprep_problems
 from drvm.restore.target import gather, refusals
 from drvm.restore.targets.block_device import device_problems, planned_device
 from drvm.restore.targets.images import PlannedImage, planned_in
-from drvm.restore.targets.placing import by_volumes, disk_image, placing_problems, planned_volume
+from drvm.restore.targets.placing import (
+    by_volumes,
+    disk_image,
+    placing_problems,
+    planned_volume,
+    what_is_restored,
+    with_what_they_hold,
+)
 from drvm.restore.targets.volume_lease import new_token, volume_name
+from drvm.restore.targets.volume_leftovers import to_go_on_with
 
 MAX_DISKS = 1024
 """libvirt names 702 of one kind by two letters."""
@@ -60,7 +68,8 @@ class RestorePlan:
     machine that is replaced; they stay where they are. ``tpm``: files of the emulated TPM's state;
     ``name``, ``uuid``: of the restored machine, which may take the place of the one with both
     (``replace``). ``nvram_pool``: the NVRAM goes there through libvirt; ``token``: in the names of
-    whatever goes so. ``sysprep``: operations inside the images, before the machine is defined.
+    whatever goes so; ``what``: the same for restores of the same, and ``resumed``: one of them was
+    interrupted, and is gone on with. ``sysprep``: inside the images, before the machine is defined.
     ``memory``: brought back for the machine to go on from, then removed."""
 
     manifest: Manifest
@@ -77,6 +86,8 @@ class RestorePlan:
     left: tuple[str, ...] = ()
     nvram_pool: str | None = None
     token: str = ""
+    what: str = ""
+    resumed: bool = False
     sysprep: tuple[str, ...] = ()
     memory: PlannedImage | None = None
 
@@ -98,27 +109,28 @@ def plan_restore(
     original_xml = read_definition(repository, manifest)
     name = _name(manifest, request)
     facts = gather(host)
-    token = new_token()
     disks = chosen_disks(manifest, request.disks)
     chosen_disks(manifest, frozenset(request.devices))  # only those that there are
     goes = pools_of(original_xml, disks, request.pool, request.pools)
+    each = [(disk, goes[disk.target], request.format or disk.format) for disk in disks]
+    what = what_is_restored(host, name, manifest, request.pool, each)
+    earlier = to_go_on_with(host, what)
+    token = earlier or new_token()
     images = tuple(
         _placed(disk, facts.pools.get(goes[disk.target]), host, name, token, manifest, request)
         for disk in disks
     )
+    images = with_what_they_hold(images, host) if earlier is not None else images
     nvram = repository.blob(manifest.nvram) if manifest.nvram is not None else None
     pool = facts.pools.get(request.pool)
     far = by_volumes(host, pool)
-    nvram_path = None
-    if nvram is not None:
-        nvram_path = _nvram_path(pool, name, token, manifest, far=far)
+    nvram_path = _nvram_path(pool, name, token, manifest, far=far) if nvram is not None else None
     tpm = repository.tpm_state(manifest) if host.places is not None else {}
     spec = _spec(manifest, request, facts, name, images, nvram_path, tpm_state=bool(tpm))
     definition, unfit = rebuild_to_fit(host, original_xml, spec, nvram)
     memory = _memory(manifest, request, host, pool)
-    room = _room(images, goes, {request.pool: len(nvram)} if nvram is not None else {})
-    if memory is not None:
-        room[request.pool] = room.get(request.pool, 0) + memory.size_bytes
+    beside_bytes = (len(nvram) if nvram else 0) + (memory.size_bytes if memory else 0)
+    room = _room(images, goes, {request.pool: beside_bytes} if beside_bytes else {})
     replace = request.identity == "replace"
     need = needs(definition, replace=replace, room=room)
     found = [*problems(facts, need), *unfit, *refusals(host, facts, definition.xml)]
@@ -145,6 +157,8 @@ def plan_restore(
         left=_files_of(host, manifest.vm_uuid) if replace else (),
         nvram_pool=request.pool if far and nvram is not None else None,
         token=token,
+        what=what,
+        resumed=earlier is not None,
         sysprep=request.sysprep,
         memory=memory,
     )

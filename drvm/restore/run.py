@@ -8,7 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from drvm.core.errors import HostError, HostUnreachable, PreflightFailed, RestoreError
+from drvm.core.errors import (
+    DrvmError,
+    HostError,
+    HostUnreachable,
+    PreflightFailed,
+    RestoreError,
+)
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.model import Domain, Host
 from drvm.host.tpm import restored_state, sweep_states
@@ -20,7 +26,8 @@ from drvm.restore.machine.source import parse
 from drvm.restore.plan import RestorePlan
 from drvm.restore.targets.block_device import DeviceRestorer, device_problems
 from drvm.restore.targets.images import ImageRestorer, PlannedImage, sweep_partial
-from drvm.restore.targets.volume_lease import HeldLease, held, on_host
+from drvm.restore.targets.partial import GOES_ON
+from drvm.restore.targets.volume_lease import KEPT, HeldLease, held, on_host
 from drvm.restore.targets.volume_leftovers import cleared
 from drvm.restore.targets.volumes import VolumeRestorer
 
@@ -66,10 +73,9 @@ def run_restore(
         lease = stack.enter_context(_leased(plan, host, volumes, trace))
         undo = stack.enter_context(ExitStack())
         files = [image for image in plan.images if image.is_file]
-        far = [image for image in plan.images if image.pool is not None]
         written = _write_images(files, restorer, progress, undo)
         written += _write_devices(plan, host, devices, progress)
-        written += _write_volumes(far, volumes, progress, undo, trace)
+        written += _write_volumes(plan, volumes, progress, undo, trace)
         saved = None if memory is None else stack.enter_context(restorer.made(memory, progress))
         _write_nvram(plan, volumes, undo, trace)
         if plan.sysprep and sysprep is not None:
@@ -125,17 +131,20 @@ def _leased(
         yield None
         return
     about = f"{on_host(host.hostname())}restore of {plan.manifest.vm}, point {plan.manifest.id}"
+    terms = host.storage, plan.volume_pools, plan.token, about, trace
     try:
         with (
             cleared(host, plan.volume_pools, volumes.clock),
-            held(host.storage, plan.volume_pools, plan.token, about, trace) as lease,
+            held(*terms, what=plan.what, resumed=plan.resumed) as lease,
         ):
             yield lease
-    except HostUnreachable as error:
-        left = f"what was made there ends in -{plan.token}: the next restore into that pool removes"
-        raise HostUnreachable(
-            error.message, hint=f"{error.hint}. {left} it, or drvm doctor --fix"
-        ) from None
+    except KEPT as error:
+        if isinstance(error, DrvmError):
+            told = f"{error.hint}; " if error.hint else ""
+            goes_on = "" if GOES_ON in told else f"{GOES_ON}; "
+            left = f"volumes that end in -{plan.token} are left, which drvm doctor --fix removes"
+            error.hint = f"{told}{goes_on}{left}"
+        raise
 
 
 def _define(
@@ -251,16 +260,17 @@ def _write_devices(
 
 
 def _write_volumes(
-    images: Sequence[PlannedImage],
+    plan: RestorePlan,
     volumes: VolumeRestorer,
     progress: Progress,
     undo: ExitStack,
     trace: Trace,
 ) -> int:
     written = 0
-    for image in images:
-        assert image.pool is not None
-        written += volumes.restore(image, progress, trace)
+    for image in plan.images:
+        if image.pool is None:
+            continue
+        written += volumes.restore(image, progress, trace, resumed=plan.resumed)
         _discard_on_error(undo, volumes, image.pool, image.path.name)
     return written
 
@@ -272,7 +282,7 @@ def _write_nvram(plan: RestorePlan, volumes: VolumeRestorer, undo: ExitStack, tr
         write_new(plan.nvram_path, plan.nvram)
         undo.callback(remove, plan.nvram_path)
         return
-    volumes.place(plan.nvram_pool, plan.nvram_path, plan.nvram)
+    volumes.place(plan.nvram_pool, plan.nvram_path, plan.nvram, resumed=plan.resumed)
     _discard_on_error(undo, volumes, plan.nvram_pool, plan.nvram_path.name)
     trace("nvram-placed")
 

@@ -64,6 +64,28 @@ def test_a_part_is_written_over_and_the_rest_stays(place: tuple[Storage, str]) -
     assert content(storage, pool, "part", 4096) == b"b" * 512 + b"a" * 3584
 
 
+def test_a_volume_is_gone_on_with_from_the_middle(place: tuple[Storage, str]) -> None:
+    """As an upload that was broken off leaves it: perhaps shorter than it was made."""
+    storage, pool = place
+    storage.create(pool, "half", 6 * MIB)
+
+    def broken() -> Iterator[Piece]:
+        yield DATA[:MIB]
+        yield Hole(MIB)
+        yield DATA[:MIB]
+        raise KeyError("the source")
+
+    with pytest.raises(KeyError):
+        storage.upload(pool, "half", 6 * MIB, broken())
+    rest: list[Piece] = [DATA[MIB : 2 * MIB], Hole(MIB), DATA[: MIB + 5], Hole(MIB - 5)]
+    storage.upload(pool, "half", 4 * MIB, rest, offset=2 * MIB)
+    whole = DATA[:MIB] + bytes(MIB) + DATA[MIB : 2 * MIB] + bytes(MIB) + DATA[: MIB + 5]
+    assert content(storage, pool, "half", 6 * MIB) == whole + bytes(MIB - 5)
+    pieces = storage.download(pool, "half", 2 * MIB, offset=MIB + 7)
+    read = b"".join(bytes(p.length) if isinstance(p, Hole) else bytes(p) for p in pieces)
+    assert read == whole[MIB + 7 : 3 * MIB + 7]
+
+
 def test_a_name_that_is_taken_is_refused(place: tuple[Storage, str]) -> None:
     storage, pool = place
     storage.create(pool, "taken", 512)

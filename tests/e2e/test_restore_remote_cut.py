@@ -126,6 +126,33 @@ def test_a_killed_restore_leaves_what_doctor_knows_and_removes(
         assert_whole(machine, second, name, processes)
 
 
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "machine-defined"])
+def test_a_killed_restore_goes_on_with_what_is_right(
+    step: str,
+    second: SecondHost,
+    machine: Bare,
+    appliance: Appliance,
+    point: dict[str, Any],
+    name: str,
+    processes: Processes,
+) -> None:
+    """In the same volumes; another restore beside it leaves them alone."""
+    appliance.killed_at(step, *clone(point, name, second))
+    before = left(second)
+    assert [one["name"] for one in doctor(appliance)] == ["dead restore"]
+    other = unique_name("beside")
+    if step == "volume-filled-vda":
+        appliance.drvm(*clone(point, other, second))
+        Bare(other, second.images, {}, processes, second.uri).remove()
+        assert before <= left(second)
+    done = appliance.json(*clone(point, name, second))["restored"]
+    if step == "volume-filled-vdb":
+        assert done["written_bytes"] == 0
+    assert {one for one in before if one.startswith(name)} <= left(second)
+    assert_whole(machine, second, name, processes)
+    assert doctor(appliance) == []
+
+
 @pytest.mark.long
 def test_a_machine_there_is_replaced_in_its_place(
     second: SecondHost,
@@ -162,7 +189,7 @@ def happening(step: str, what: Callable[[], object]) -> Iterator[None]:
         yield
 
 
-def test_a_host_that_goes_away_is_told_and_the_next_restore_clears_what_is_left(
+def test_a_host_that_goes_away_is_told_and_the_same_restore_goes_on(
     second: SecondHost,
     machine: Bare,
     appliance: Appliance,
@@ -173,7 +200,7 @@ def test_a_host_that_goes_away_is_told_and_the_next_restore_clears_what_is_left(
     with happening("volume-begun-vdb", lambda: second.libvirtd.kill(away=True)):
         failed = appliance.drvm(*clone(point, name, second), expect=1)
     second.libvirtd.come_back()
-    assert second.uri in failed.err and "the next restore into that pool removes it" in failed.err
+    assert second.uri in failed.err and "the same command goes on with it" in failed.err
     assert left(second) and not is_defined(second, name)
     appliance.drvm(*clone(point, name, second))
     assert len(left(second)) == 2

@@ -44,19 +44,32 @@ class MemoryStorage:
         assert made is not None
         return made
 
-    def upload(self, pool: str, name: str, length: int, pieces: Iterable[Piece]) -> None:
+    def upload(
+        self, pool: str, name: str, length: int, pieces: Iterable[Piece], *, offset: int = 0
+    ) -> None:
         self.before("upload", pool, name)
-        at = 0
+        at = offset
         data = self._held(pool, name)
+        if offset + length > len(data):
+            if self.block:
+                raise HostError("no space left")
+            data.extend(bytes(offset + length - len(data)))
         for piece in pieces:
+            if isinstance(piece, Hole) and not self.block:  # as libvirt: moves on, and ends there
+                at += piece.length
+                data[at:] = b""
+                data.extend(bytes(at - len(data)))
+                continue
             new = bytes(piece.length) if isinstance(piece, Hole) else bytes(piece)
             data[at : at + len(new)] = new
             at += len(new)
-        assert at == length <= len(data)
+        assert at == offset + length <= len(data)
 
-    def download(self, pool: str, name: str, length: int) -> Generator[Piece, None, None]:
+    def download(
+        self, pool: str, name: str, length: int, *, offset: int = 0
+    ) -> Generator[Piece, None, None]:
         self.before("download", pool, name)
-        data = bytes(self._held(pool, name)[:length])
+        data = bytes(self._held(pool, name)[offset : offset + length])
         for start in range(0, len(data), 1 << 20):
             part = data[start : start + (1 << 20)]
             yield part if any(part) else Hole(len(part))

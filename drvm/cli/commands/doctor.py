@@ -197,7 +197,8 @@ def _half_restored(image: LeftImage) -> Finding:
 
 def _half_filled(lease: FoundLease) -> Finding:
     if lease.dead:
-        return Finding("dead restore", False, lease.words, "drvm doctor --fix removes it")
+        again = "the same restore again goes on with it; " if lease.kept else ""
+        return Finding("dead restore", False, lease.words, f"{again}drvm doctor --fix removes it")
     if lease.elsewhere:
         words = f"{lease.words}; that host's alone to clear away, by drvm doctor --fix with its URI"
         return Finding("restore", True, words)

@@ -16,15 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from drvm.core.clock import Clock
-from drvm.core.errors import (
-    DamageFound,
-    DrvmError,
-    HostError,
-    Interrupted,
-    RestoreError,
-    StoreRefused,
-    StoreUnreachable,
-)
+from drvm.core.errors import DamageFound, DrvmError, HostError, RestoreError
 from drvm.core.process import Processes
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.host.disks import BlockReader, BlockWriter
@@ -38,6 +30,8 @@ from drvm.repository.repository import Repository
 from drvm.repository.window import mapped_bytes
 from drvm.restore.targets.held import HeldDisk
 from drvm.restore.targets.partial import (
+    GOES_ON,
+    PASSING,
     Partial,
     allocated_bytes,
     new_partial,
@@ -51,9 +45,6 @@ from drvm.restore.targets.partial import sweep_partial as sweep_partial
 from drvm.restore.targets.sinks import Writers, at_first_write
 
 SECTOR_BYTES = 512
-_PASSING = (StoreUnreachable, StoreRefused, Interrupted, KeyboardInterrupt)
-"""What ends a restore that is worth going on with."""
-_KEPT = "what was restored is kept: the same command goes on with it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +52,8 @@ class PlannedImage:
     """``path`` is absolute and does not exist yet; ``format`` is ``raw`` or ``qcow2``. ``point``:
     (UUID of the machine, id) of what is restored, where it may be looked up again. ``pool``: it
     is a volume of that one, of that kind, made through libvirt, and ``path`` is where its host
-    sees it. ``device``: it is a block device of this machine, which exists."""
+    sees it, with ``held_bytes`` in it already. ``device``: it is a block device of this machine,
+    which exists."""
 
     disk: Disk
     path: Path
@@ -70,6 +62,7 @@ class PlannedImage:
     pool: str | None = None
     pool_kind: str = ""
     device: bool = False
+    held_bytes: int = 0
 
     @property
     def is_file(self) -> bool:
@@ -98,7 +91,7 @@ class PlannedImage:
     def on_hand_bytes(self) -> int:
         """The room that it takes already, half-restored."""
         local = self.point is not None and self.pool is None
-        return allocated_bytes(self.partial) if local else 0
+        return allocated_bytes(self.partial) if local else self.held_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +183,11 @@ class ImageRestorer:
             self._trace(f"image-made-{target}")
         try:
             yield partial
-        except _PASSING as error:
+        except PASSING as error:
             if partial.path != path:
                 partial.remove()
-            elif isinstance(error, DrvmError) and _KEPT not in error.hint:
-                error.hint = f"{error.hint}; {_KEPT}" if error.hint else _KEPT
+            elif isinstance(error, DrvmError) and GOES_ON not in error.hint:
+                error.hint = f"{error.hint}; {GOES_ON}" if error.hint else GOES_ON
             raise
         except BaseException:
             partial.remove()

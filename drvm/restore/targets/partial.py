@@ -21,15 +21,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drvm.core.clock import Clock, SystemClock
-from drvm.core.errors import HostError, RestoreError
+from drvm.core.errors import (
+    HostError,
+    Interrupted,
+    RestoreError,
+    StoreRefused,
+    StoreUnreachable,
+)
 from drvm.core.files import sync_directory
 from drvm.host.images import ImageTool
 from drvm.host.nbd import await_unused, sweep_exports
 
+PASSING = (StoreUnreachable, StoreRefused, Interrupted, KeyboardInterrupt)
+"""What ends a restore that is worth going on with."""
+GOES_ON = "what was restored is kept: the same command goes on with it"
 SUFFIX = ".drvm-partial"
 _LASTING = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII | re.DOTALL)
 """The names that are looked for again."""
-_KEPT = dt.timedelta(days=7)
+KEPT_FOR = dt.timedelta(days=7)
 SERVERS_END_S = 30.0
 """The server of a killed restore writes what it was given before it ends."""
 _SECTOR_BYTES = 512
@@ -153,7 +162,7 @@ def sweep_partial(
     that none has for a week, or ``all_of_them``. Returns what was removed."""
     now, removed = (clock or SystemClock()).now(), []
     for left in left_in(directory):
-        if all_of_them or not _LASTING.fullmatch(left.path.name) or now - left.written > _KEPT:
+        if all_of_them or not _LASTING.fullmatch(left.path.name) or now - left.written > KEPT_FOR:
             with contextlib.suppress(OSError), _unused(left.path):
                 left.path.unlink()
                 removed.append(left.path)

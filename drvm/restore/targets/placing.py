@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from drvm.host.model import Host, Pool
@@ -31,6 +33,27 @@ def planned_volume(
     kind = image_format or disk.format
     path = Path(pool.path) / volume_name(vm, disk.target, token, kind)
     return PlannedImage(disk, path, kind, (manifest.vm_uuid, manifest.id), pool.name, pool.kind)
+
+
+def what_is_restored(
+    host: Host, name: str, manifest: Manifest, pool: str, disks: Iterable[tuple[Disk, str, str]]
+) -> str:
+    """The same for restores of the same to the same place. ``pool``: for what is no disk;
+    ``disks``: each with its pool and format."""
+    each = [(d.target, d.size_bytes, sorted(d.image_options.items()), *to) for d, *to in disks]
+    text = repr((host.uri, name, manifest.vm_uuid, manifest.id, pool, each))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_what_they_hold(images: Iterable[PlannedImage], host: Host) -> tuple[PlannedImage, ...]:
+    """Volumes that an interrupted restore may have left: they take their room already."""
+    found = []
+    for image in images:
+        pool, name = image.pool, image.path.name
+        volume = host.storage.volume(pool, name) if pool is not None else None
+        held_bytes = volume.allocated_bytes if volume is not None else 0
+        found.append(replace(image, held_bytes=held_bytes))
+    return tuple(found)
 
 
 def disk_image(image: PlannedImage) -> DiskImage:

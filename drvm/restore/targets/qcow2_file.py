@@ -196,9 +196,9 @@ def cluster_bytes(options: Mapping[str, str], size_bytes: int = 0) -> int:
     return min(wanted, _MAX_CLUSTER_BYTES)
 
 
-def gapless(placed: Iterable[tuple[int, memoryview]], length: int) -> Iterator[Piece]:
-    """All ``length`` bytes of a file: what is placed, ascending, and holes for the rest."""
-    at = 0
+def gapless(placed: Iterable[tuple[int, memoryview]], length: int, at: int = 0) -> Iterator[Piece]:
+    """All bytes of a file of ``length`` from ``at`` on: what is placed, ascending, and holes for
+    the rest."""
     for place, data in placed:
         assert at <= place <= length - len(data), "placed where something is, or behind the end"
         if place > at:

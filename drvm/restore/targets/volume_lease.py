@@ -13,11 +13,15 @@ Nothing rests on that being right. Who clears a lease away first leaves a note b
 defined its machine, and takes the definition back if its lease is over: docs/adr/040. A pool may be
 one of several hosts, which don't know each other's machines: a lease says whose it is, and no other
 host clears it away.
+
+A restore that was interrupted leaves lease and volumes, and on this machine its lock file, which
+says what was restored where. The next restore of the same takes all of them over: docs/adr/051.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import re
 import secrets
@@ -30,7 +34,12 @@ from pathlib import Path
 from drvm.core.errors import HostError, HostUnreachable, RestoreError
 from drvm.core.progress import Trace
 from drvm.host.storage import Storage
+from drvm.restore.targets.partial import KEPT_FOR, PASSING
 from drvm.snapshot.locks import shared_directory, try_lock
+
+KEPT = (*PASSING, HostUnreachable)
+"""What ends a restore whose volumes stay: one that is worth going on with, or of which nobody
+knows what there is."""
 
 LEASE_BYTES = 512
 BEAT_S = 20.0
@@ -46,6 +55,8 @@ _OWNED = re.compile(r"[A-Za-z0-9_.+-]+-(?P<token>[0-9a-f]{12})\.(raw|qcow2|fd)",
 _HOST = re.compile(rb"on (?P<host>[A-Za-z0-9_.-]{1,255}): ")
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_.+-]", re.ASCII)
 _MAX_NAME_CHARS = 80
+_MAX_WHAT_BYTES = 256
+_LOCK = re.compile(r"restore-(?P<token>[0-9a-f]{12})\.lock", re.ASCII)
 
 
 def new_token() -> str:
@@ -110,20 +121,55 @@ class HeldLease:
 
 @contextlib.contextmanager
 def held(
-    storage: Storage, pools: Sequence[str], token: str, about: str, trace: Trace
+    storage: Storage,
+    pools: Sequence[str],
+    token: str,
+    about: str,
+    trace: Trace,
+    *,
+    what: str = "",
+    resumed: bool = False,
 ) -> Iterator[HeldLease]:
-    """Take a lease, keep it alive, and give it back at the end. A crash leaves it, and so does a
-    host that can't be reached any more: nobody knows what there is. Raises ``HostError``; at the
-    end only where nothing else went wrong."""
+    """Take a lease, keep it alive, and give it back at the end. A crash leaves it, and so does what
+    the restore may be gone on with after (``KEPT``). ``resumed``: it may be there. Raises
+    ``HostError`` and ``RestoreError``; at the end only where nothing else went wrong."""
     with ExitStack() as stack:
-        stack.enter_context(_known_here(token))
+        stack.enter_context(_known_here(token, what))
         for pool in pools:
-            storage.create(pool, lease_name(token), LEASE_BYTES)
+            if not resumed or lease_name(token) not in storage.names(pool):
+                storage.create(pool, lease_name(token), LEASE_BYTES)
             stack.push(_GiveBack(storage, pool, token))
             _beat(storage, pool, token, about, 0)
+        lease = HeldLease(storage, tuple(pools), token)
+        if resumed:
+            lease.check()
         trace("volume-lease-taken")
         stack.enter_context(_beating(storage, pools, token, about))
-        yield HeldLease(storage, tuple(pools), token)
+        yield lease
+
+
+def left_here(what: str) -> Iterator[str]:
+    """The tokens of restores of the same, by processes of this machine that have ended."""
+    directory = shared_directory()
+    for path in sorted(directory.glob("restore-*.lock")) if directory is not None else ():
+        found = _LOCK.fullmatch(path.name)
+        with contextlib.suppress(OSError):
+            said = path.read_bytes()[:_MAX_WHAT_BYTES].decode(errors="replace")
+            if found and said == what and dead_here(found["token"]):
+                yield found["token"]
+
+
+def kept_here(token: str, now: dt.datetime) -> bool:
+    """Whether a process of this machine that has ended may be gone on with, and none has for less
+    than a week."""
+    path = _lock_path(token)
+    if path is None or not dead_here(token):
+        return False
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        began = dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
+        return status.st_size > 0 and now - began < KEPT_FOR
+    return False
 
 
 def dead_here(token: str) -> bool:
@@ -151,7 +197,7 @@ class _GiveBack:
 
     def __call__(self, kind: object, error: BaseException | None, _: object) -> None:
         """Where something else went wrong before, that is what is told."""
-        if isinstance(error, HostUnreachable):
+        if isinstance(error, KEPT):
             return
         try:
             self._storage.remove(self._pool, lease_name(self._token))
@@ -161,17 +207,20 @@ class _GiveBack:
 
 
 @contextlib.contextmanager
-def _known_here(token: str) -> Iterator[None]:
+def _known_here(token: str, what: str) -> Iterator[None]:
     path = _lock_path(token)
     if path is None:
         yield
         return
     descriptor = try_lock(path)
-    assert descriptor is not None, "nobody else knows the token"
+    if descriptor is None:
+        raise RestoreError("another restore is doing the same", hint="wait for it, and look again")
     try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, what.encode()[:_MAX_WHAT_BYTES], 0)
         yield
         path.unlink(missing_ok=True)
-    except HostUnreachable:
+    except KEPT:
         raise  # a lease may be left: that its holder has ended is known by its lock
     except BaseException:
         path.unlink(missing_ok=True)

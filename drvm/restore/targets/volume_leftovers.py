@@ -18,8 +18,10 @@ from drvm.restore.targets.volume_lease import (
     dead_here,
     forget_here,
     host_of,
+    kept_here,
     lease_name,
     lease_token,
+    left_here,
     over_name,
     owner_token,
 )
@@ -30,8 +32,9 @@ _LOOK_S = 5.0
 @dataclass(frozen=True, slots=True)
 class FoundLease:
     """``content``: what its holder wrote last; ``volumes``: the names of what belongs to it.
-    ``dead``: its holder is known to have ended. ``elsewhere``: it is another host's, in a pool of
-    both, which alone knows what its machines have."""
+    ``dead``: its holder is known to have ended; ``kept``: and the same restore goes on with it, on
+    this machine. ``elsewhere``: it is another host's, in a pool of both, which alone knows what its
+    machines have."""
 
     pool: str
     token: str
@@ -39,6 +42,7 @@ class FoundLease:
     volumes: tuple[str, ...]
     dead: bool = False
     elsewhere: bool = False
+    kept: bool = False
 
     @property
     def words(self) -> str:
@@ -88,12 +92,14 @@ class LeaseObserver:
             over = over_name(token) in names  # somebody has begun to clear it away
             elsewhere = host_of(content) not in (None, self._hostname)
             dead = over or dead_here(token) or now_s - since_s >= DEAD_AFTER_S
-            yield FoundLease(pool, token, content, mine, dead and not elsewhere, elsewhere)
+            kept = not over and kept_here(token, self._clock.now())
+            yield FoundLease(pool, token, content, mine, dead and not elsewhere, elsewhere, kept)
 
 
 @contextlib.contextmanager
 def cleared(host: Host, pools: tuple[str, ...], clock: Clock) -> Iterator[None]:
-    """What is known to be dead is cleared away before, and what has not moved meanwhile behind.
+    """What is known to be dead is cleared away before, and what has not moved meanwhile behind; but
+    for a week not what may be gone on with.
 
     What can't be looked at or removed stays for the next one, and for ``drvm doctor``.
     """
@@ -124,6 +130,17 @@ def clear(host: Host, lease: FoundLease) -> tuple[str, ...]:
     return tuple(removed)
 
 
+def to_go_on_with(host: Host, what: str) -> str | None:
+    """The token of an interrupted restore of the same, if there is one. Whose volumes a machine
+    names is none: it may have written to them. Raises ``HostError``."""
+    named: list[str] | None = None
+    for token in left_here(what):
+        named = _definitions(host) if named is None else named
+        if not any(token in xml for xml in named):
+            return token
+    return None
+
+
 def pools_of(host: Host) -> tuple[str, ...]:
     """Those in which there can be such volumes."""
     return tuple(p.name for p in host.pools() if p.active and p.kind in VOLUME_POOLS)
@@ -132,7 +149,7 @@ def pools_of(host: Host) -> tuple[str, ...]:
 def _clear_dead(host: Host, observer: LeaseObserver, pools: tuple[str, ...]) -> None:
     with contextlib.suppress(HostError):
         for lease in observer.look(pools):
-            if lease.dead:
+            if lease.dead and not lease.kept:
                 clear(host, lease)
 
 

@@ -1,7 +1,8 @@
 """Disks as volumes of a storage pool, by nothing but libvirt: also on another machine.
 
 The bytes of the volume are written in their order, so a qcow2 is made here, as a stream. A volume
-that was begun anew is begun from its start.
+that an interrupted restore has left is gone on with behind what of it is right:
+docs/adr/051-restores-that-go-on-elsewhere.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from drvm.chunker.blocks import BLOCK_BYTES
 from drvm.core.clock import Clock
-from drvm.core.errors import DamageFound, HostError, HostUnreachable, RestoreError
+from drvm.core.errors import DamageFound, HostError, RestoreError
 from drvm.core.progress import Progress, Trace
 from drvm.host.storage import Hole, Piece, Storage, Volume
 from drvm.repository.diskmap import DiskMap
@@ -25,6 +26,8 @@ from drvm.repository.repository import Repository
 from drvm.repository.window import WINDOW_LEAVES, load_window, stored_bytes
 from drvm.restore.targets.images import PlannedImage, in_another_generation
 from drvm.restore.targets.qcow2_file import Bits, cluster_bytes, gapless, like
+from drvm.restore.targets.volume_lease import KEPT
+from drvm.restore.targets.volume_proof import Placed, Proven, prove, written_out
 
 _CELL_BYTES = 64 * 1024
 
@@ -40,55 +43,65 @@ class VolumeRestorer:
         self._storage = storage
         self._verify = verify
 
-    def restore(self, image: PlannedImage, progress: Progress, trace: Trace) -> int:
-        """Make the volume and write the whole disk; returns the bytes written of it.
+    def restore(
+        self, image: PlannedImage, progress: Progress, trace: Trace, *, resumed: bool = False
+    ) -> int:
+        """Make the volume and write the whole disk; returns the bytes written of it. ``resumed``:
+        it may be there, as an earlier restore has left it.
 
         Every block is verified before it is sent. Raises ``DamageFound``, ``RestoreError`` and
-        ``HostUnreachable``, having removed the volume where the host can still be reached. A crash
-        leaves it.
+        ``HostUnreachable``, having removed the volume, unless it ends by what a later restore may
+        go on after (``KEPT``). A crash leaves it.
         """
         try:
-            return self._restore(image, progress, trace)
+            return self._restore(image, progress, trace, resumed=resumed)
         except DamageFound:
             again = in_another_generation(self._repository, image)
             if again is None:
                 raise
-            return self._restore(again, progress, trace)
+            return self._restore(again, progress, trace, resumed=False)
 
     def discard(self, pool: str, name: str, error: BaseException | None) -> None:
         """Remove a volume where something else went wrong: that is what is told, and the lease
         knows of what can't be removed. A host that is lost is not asked again."""
-        if not isinstance(error, HostUnreachable):
+        if not isinstance(error, KEPT):
             with contextlib.suppress(HostError):
                 self._storage.remove(pool, name)
 
-    def place(self, pool: str, path: Path, data: bytes) -> None:
+    def place(self, pool: str, path: Path, data: bytes, *, resumed: bool = False) -> None:
         """A small new volume with these bytes. An error removes it again."""
+        if resumed:
+            self._storage.remove(pool, path.name)
         with self._new_volume(pool, path, len(data)):
             self._storage.upload(pool, path.name, len(data), [data])
 
-    def _restore(self, image: PlannedImage, progress: Progress, trace: Trace) -> int:
+    def _restore(
+        self, image: PlannedImage, progress: Progress, trace: Trace, *, resumed: bool
+    ) -> int:
         assert image.pool is not None
         disk_map = self._repository.disk_map(image.disk)
-        total = stored_bytes(disk_map)
-        progress.stage(f"restoring {image.disk.target}", total)
-        stored = _told(self._stored(disk_map), progress)
-        if image.format == "raw":
-            length = image.size_bytes
-            placed = stored
-        else:
-            options = image.disk.image_options if image.disk.format == "qcow2" else {}
-            cluster = cluster_bytes(options, image.size_bytes)
-            made = like(image.size_bytes, allocated_clusters(disk_map, cluster), options, cluster)
-            length, placed = made.length, made.placed(stored)
+        length, place = _layout(image, disk_map)
         target, name = image.disk.target, image.path.name
         try:
-            with self._new_volume(image.pool, image.path, length) as volume:
-                trace(f"volume-made-{target}")
+            with self._volume(image.pool, image.path, length, resumed) as (volume, is_new):
+                trace(f"volume-{'made' if is_new else 'taken-over'}-{target}")
                 # what a device held before is over: all of it reads as it should
                 whole = length if volume.is_file else volume.size_bytes
-                pieces = _traced(gapless(placed, whole), lambda: trace(f"volume-begun-{target}"))
-                self._send(image.pool, name, whole, pieces, progress)
+                start = Proven()
+                if not is_new:
+                    start = self._proven(image, disk_map, place, whole, progress)
+                total = stored_bytes(disk_map, start.leaves)
+                progress.stage(f"restoring {target}", total)
+                stored = read_disk(
+                    disk_map, self._repository.packs, self._repository.hasher, start.leaves
+                )
+                placed = place(_told(stored, progress))
+                left = (one for one in placed if one[0] >= start.length)
+                pieces = gapless(left, whole, start.length)
+                if volume.is_file and not is_new:
+                    pieces = written_out(pieces, start.length, start.dirty)
+                pieces = _traced(pieces, lambda: trace(f"volume-begun-{target}"))
+                self._send(image.pool, name, start.length, whole - start.length, pieces, progress)
                 self._compare_size(image.pool, name, whole)
                 trace(f"volume-filled-{target}")
         except HostError as error:
@@ -99,19 +112,37 @@ class VolumeRestorer:
             raise RestoreError(message, hint=hint) from None
         return total
 
-    def _stored(self, disk_map: DiskMap) -> Iterator[tuple[int, memoryview]]:
-        return read_disk(disk_map, self._repository.packs, self._repository.hasher)
+    def _proven(
+        self,
+        image: PlannedImage,
+        disk_map: DiskMap,
+        place: Callable[[Placed], Placed],
+        length: int,
+        progress: Progress,
+    ) -> Proven:
+        assert image.pool is not None
+        progress.stage(f"looking at what {image.path.name} holds", length)
+        with closing(self._storage.download(image.pool, image.path.name, length)) as back:
+            return prove(disk_map, self._repository.hasher, place, length, back, progress)
 
     def _send(
-        self, pool: str, name: str, length: int, pieces: Iterable[Piece], progress: Progress
+        self,
+        pool: str,
+        name: str,
+        offset: int,
+        length: int,
+        pieces: Iterable[Piece],
+        progress: Progress,
     ) -> None:
+        if not length:
+            return
         if not self._verify:
-            self._storage.upload(pool, name, length, pieces)
+            self._storage.upload(pool, name, length, pieces, offset=offset)
             return
         sent, received = Digest(), Digest()
-        self._storage.upload(pool, name, length, sent.of(pieces))
+        self._storage.upload(pool, name, length, sent.of(pieces), offset=offset)
         progress.stage(f"reading {name} back", length)
-        with closing(self._storage.download(pool, name, length)) as back:
+        with closing(self._storage.download(pool, name, length, offset=offset)) as back:
             for piece in received.of(back):
                 progress.advance(piece.length if isinstance(piece, Hole) else len(piece))
         if sent.value() != received.value():
@@ -127,6 +158,26 @@ class VolumeRestorer:
             raise HostError(f"volume {name} {there}, after all of it was written")
 
     @contextlib.contextmanager
+    def _volume(
+        self, pool: str, path: Path, length: int, resumed: bool
+    ) -> Iterator[tuple[Volume, bool]]:
+        """And whether it is new, as ``_new_volume``. One that is there and can't be what a restore
+        has left is made anew."""
+        found = self._storage.volume(pool, path.name) if resumed else None
+        if found is not None:
+            fits = found.size_bytes <= length if found.is_file else found.size_bytes >= length
+            if fits and found.path == str(path):
+                try:
+                    yield found, False
+                except BaseException as error:
+                    self.discard(pool, path.name, error)
+                    raise
+                return
+            self._storage.remove(pool, path.name)
+        with self._new_volume(pool, path, length) as volume:
+            yield volume, True
+
+    @contextlib.contextmanager
     def _new_volume(self, pool: str, path: Path, length: int) -> Iterator[Volume]:
         """It stays if all goes well. ``path`` is where the plan says that it is."""
         name = path.name
@@ -140,6 +191,16 @@ class VolumeRestorer:
         except BaseException as error:
             self.discard(pool, name, error)
             raise
+
+
+def _layout(image: PlannedImage, disk_map: DiskMap) -> tuple[int, Callable[[Placed], Placed]]:
+    """How long the volume's file is, and where in it what is stored of the disk goes."""
+    if image.format == "raw":
+        return image.size_bytes, lambda stored: stored
+    options = image.disk.image_options if image.disk.format == "qcow2" else {}
+    cluster = cluster_bytes(options, image.size_bytes)
+    made = like(image.size_bytes, allocated_clusters(disk_map, cluster), options, cluster)
+    return made.length, made.placed
 
 
 class Digest:

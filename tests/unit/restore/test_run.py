@@ -77,10 +77,12 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
     return made
 
 
-def planned(repository: Repository, target: Target, *, replace: bool = False) -> RestorePlan:
+def planned(
+    repository: Repository, target: Target, *, replace: bool = False, **more: Any
+) -> RestorePlan:
     host: Host = target  # type: ignore[assignment]
     (point,) = repository.points(LIAR).points
-    request = RestoreRequest(identity="replace" if replace else "keep")
+    request = RestoreRequest(identity="replace" if replace else "keep", **more)
     return plan_restore(repository, point.manifest, host, request)
 
 
@@ -132,9 +134,29 @@ def test_a_machine_has_its_images_however_defining_it_ended(
         run(plan, repository, target)
     left = remote and isinstance(error, HostUnreachable)
     assert bool(target.machines) == left, "a host that is lost is not asked again"
-    assert (plan.images[0].path.name in files(target)) == left
-    if not left:
+    kept = left or (remote and isinstance(error, KeyboardInterrupt))
+    assert (plan.images[0].path.name in files(target)) == kept
+    if not kept:
         assert files(target) == []
+
+
+def test_an_interrupted_restore_into_volumes_is_gone_on_with_by_the_same_alone(
+    repository: Repository, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_lease, "shared_directory", lambda: tmp_path / "run")
+    target.remote = True
+    first = planned(repository, target)
+    target.behind = raises(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(first, repository, target)
+    target.behind = lambda: None
+    again, other = planned(repository, target), planned(repository, target, format="qcow2")
+    assert (again.resumed, again.token) == (True, first.token)
+    assert (other.resumed, other.token == first.token) == (False, False)
+    assert again.need_bytes < first.need_bytes, "what is there takes its room already"
+    run(again, repository, target)
+    assert files(target) == [first.images[0].path.name]
+    assert not planned(repository, target, replace=True).resumed, "a machine has the volumes"
 
 
 @pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)
