@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from drvm.config.fields import AbsolutePath, DurationText, Name, SizeBytes, Text
 from drvm.config.section import ScheduledSection, Section
@@ -53,14 +53,20 @@ class WebhookConfig(Section):
     url_file: AbsolutePath
 
 
+MailAddress = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._%+=/-]{1,64}@[A-Za-z0-9.-]{1,190}$")
+]
+"""A plain one, without a name: what can't be more than an address can't become a header."""
+
+
 class SmtpConfig(Section):
     server: Text
     port: Annotated[int, Field(ge=1, le=65535)] = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
     user: Text | None = None
     password_file: AbsolutePath | None = None
-    sender: Text
-    to: Annotated[tuple[Text, ...], Field(min_length=1, max_length=50)]
+    sender: MailAddress
+    to: Annotated[tuple[MailAddress, ...], Field(min_length=1, max_length=50)]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -93,11 +99,15 @@ class NotifyConfig(Section):
     smtp: SmtpConfig | None = None
     apprise: AppriseConfig | None = None
     ping: PingConfig | None = None
-    on: tuple[NotifyKind, ...] = ("failure", "rpo", "drill", "damage", "recovery")
+    tell: tuple[NotifyKind, ...] = ("failure", "rpo", "drill", "damage", "recovery")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         ways = ("webhook", "smtp", "apprise", "ping")
         if len([way for way in ways if getattr(self, way) is not None]) != 1:
             raise ValueError(f"a way is exactly one of: {', '.join(ways)}")
+        if self.ping is not None and "tell" in self.model_fields_set:
+            raise ValueError("a ping tells nothing but that the daemon works: take tell out")
+        if not set(self.tell) - {"recovery"}:
+            raise ValueError("tell must name what is told, not only recovery from it")
         return self

@@ -14,8 +14,19 @@ MAX_TEXT_CHARS = 1000
 _WORDS = {"raised": "", "reminder": "STILL ", "over": "OVER "}
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another alarm of the same event and kind, told in the same message."""
+
+    key: str
+    severity: Severity
+    vm: str
+    text: str
+    since: dt.datetime
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One alarm that began, lasts, or is over. Moments are aware; all texts are one safe line.
+    """One alarm that began, lasts, or is over, and ``others`` that did so at the same moment.
+    Moments are aware; all texts are one safe line.
 
     ``id``: of this message; the same one may arrive twice, never another under it. ``key``: of the
     alarm, the same when it is raised, repeated and withdrawn. ``kind``: failure, rpo, drill,
@@ -33,6 +44,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     since: dt.datetime
     at: dt.datetime
     host: str
+    others: tuple[Part, ...] = ()
 
     def title(self) -> str:
         """One line that says it all: a subject, or what a phone shows."""
@@ -49,6 +61,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ("told by", f"drvm on {self.host}, {self.at:%Y-%m-%d %H:%M:%S} UTC"),
             ("message", self.id),
         ]
+        if self.others:
+            lines += ["and:", *(f"  {part.text}" for part in self.others), ""]
         lines += [f"{name + ':':9} {value}" for name, value in named if value]
         return "\n".join(lines) + "\n"
 

@@ -42,6 +42,7 @@ def test_a_webhook_gets_one_post_of_stable_fields(tmp_path: Path) -> None:
             "since": "2026-11-21T04:00:00Z",
             "at": "2026-11-23T04:00:00Z",
             "host": "kvm1",
+            "others": [],
         }
     ]
 

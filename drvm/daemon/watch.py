@@ -1,0 +1,267 @@
+"""Looks once a minute at what is wrong, tells people, and writes the figures for monitoring.
+
+It judges nothing itself but what only the daemon can see: that it can't look, that a run does not
+move, that somebody can't be told. A crash between two lines leaves messages that are told twice,
+under their ids, and never one that is not told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from drvm.core.clock import Clock
+from drvm.core.errors import DrvmError
+from drvm.core.text import printable
+from drvm.daemon import alarms
+from drvm.daemon.alarms import Alarm, Rules
+from drvm.daemon.figures import job_figures, way_figures
+from drvm.notify.postman import Postman
+from drvm.report.attention import Concern, attention
+from drvm.report.input import ReportInput
+from drvm.report.metrics import Figures, exposition
+from drvm.runs.model import Run
+from drvm.runs.owner import this_process
+
+log = logging.getLogger("drvm.alarms")
+
+ALARMS = "alarms"
+LOOKED = "watch"
+"""Facts of the record of runs: what was raised; and ``Looked``."""
+
+AWAY_AFTER = dt.timedelta(minutes=5)
+STUCK_AFTER_S = 6 * 3600.0
+SILENT_AFTER = dt.timedelta(minutes=15)
+BLIND_AFTER_S = 300.0
+
+
+class Looked(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``drvm status`` learns of the daemon. ``owner``: its process, as in the record."""
+
+    owner: str
+    started: dt.datetime
+    looked: dt.datetime
+    problem: str = ""
+
+
+class Record(Protocol):
+    """What it needs of ``RunLog``; none of it raises."""
+
+    @property
+    def problem(self) -> str | None: ...
+    def running(self) -> tuple[Run, ...]: ...
+    def latest(self) -> tuple[Run, ...]: ...
+    def recent(self, limit: int, vm_uuid: str | None = None) -> tuple[Run, ...]: ...
+    def last_good(self, job: str, vm_uuid: str = "") -> dt.datetime | None: ...
+    def fact(self, key: str) -> str | None: ...
+    def set_fact(self, key: str, value: str | None) -> None: ...
+
+
+class Watch:
+    """``look`` is called each minute, aside from the queue of runs; all else by any thread.
+    ``gather`` may take long, and raise. ``host``: how this drvm calls itself."""
+
+    def __init__(
+        self,
+        gather: Callable[[], ReportInput],
+        record: Record,
+        clock: Clock,
+        host: str,
+        textfile: Path | None = None,
+        rules: Rules | None = None,
+    ) -> None:
+        self._gather = gather
+        self._record = record
+        self._clock = clock
+        self._host = host
+        self._textfile = textfile
+        self._rules = rules or Rules()
+        self._lock = threading.Lock()
+        self._postman: Postman | None = None
+        self._alarms = alarms.decode(record.fact(ALARMS))
+        self._started = clock.now()
+        self._report: ReportInput | None = None
+        self._concerns: tuple[Concern, ...] = ()
+        self._looked: dt.datetime | None = None
+        self._looked_s = clock.monotonic_s()
+        self._away_since: dt.datetime | None = None
+        self._problem = ""
+        self._unwritten = ""
+        self._moved: dict[str, tuple[tuple[str, int], float]] = {}
+
+    def tell_by(self, postman: Postman) -> None:
+        self._postman = postman
+
+    def works(self) -> bool:
+        """For the dead man's ping: looks come and end, and no run stands still."""
+        blind = self._clock.monotonic_s() - self._looked_s > BLIND_AFTER_S
+        return not blind and not list(self._stuck(self._record.running()))
+
+    def look(self, now: dt.datetime) -> None:
+        """Raises nothing."""
+        with self._lock:
+            self._look_around(now)
+            running = self._record.running()
+            self._note_moves(running)
+            seen = [*self._concerns, *self._own_concerns(now, running)]
+            before = self._alarms
+            self._alarms, messages = alarms.step(
+                before, seen, now, self._host, self._rules, self._may_last
+            )
+            for message in messages:
+                level = logging.INFO if message.event == "over" else logging.WARNING
+                log.log(level, "%s: %s: %s", message.event, message.kind, message.text)
+            if messages and self._postman is not None:
+                self._postman.tell(messages)  # before it counts as told
+            if self._alarms != before:
+                self._record.set_fact(ALARMS, alarms.encode(self._alarms))
+            self._looked, self._looked_s = now, self._clock.monotonic_s()
+            self._note_look(now)
+            self._write_textfile(seen)
+
+    def metrics(self) -> str:
+        """In the text format of Prometheus."""
+        with self._lock:
+            return self._exposition(self._concerns).decode()
+
+    def _look_around(self, now: dt.datetime) -> None:
+        try:
+            self._report = self._gather()
+            self._concerns = attention(self._report)
+            self._away_since, self._problem = None, ""
+            return
+        except DrvmError as error:
+            self._problem = error.message
+        except Exception as error:
+            log.exception("nobody can say what is wrong: this is a bug")
+            self._problem = f"this is a bug: {type(error).__name__}"
+        self._away_since = min(self._away_since or now, now)
+        self._concerns = ()
+
+    def _may_last(self, alarm: Alarm) -> bool:
+        """Where a host does not answer, nobody can say anything of the VMs that are not seen."""
+        if alarm.key.startswith(_OWN):
+            return False
+        if self._problem or self._report is None:
+            return True
+        if not self._report.unreachable or not alarm.vm_uuid:
+            return False
+        row = next((row for row in self._report.vms if row.vm_uuid == alarm.vm_uuid), None)
+        return row is None or row.policy is None or row.host == "not seen"
+
+    def _own_concerns(self, now: dt.datetime, running: Sequence[Run]) -> Iterator[Concern]:
+        if self._away_since is not None and now - self._away_since >= AWAY_AFTER:
+            yield Concern(
+                f"{_OWN} away", "failure", "critical", "",
+                f"the repository can't be looked at: {self._problem}",
+                "drvm doctor; no point can be taken meanwhile, nor restored", self._away_since,
+            )  # fmt: skip
+        for run in self._stuck(running):
+            yield Concern(
+                f"{_OWN} stuck {run.id}", "failure", "warning", run.vm,
+                f"{run.job} has not moved for {STUCK_AFTER_S / 3600:.0f} h: {run.stage}",
+                "look at the daemon's log; systemctl restart drvm gives it up and puts the guest"
+                " back", run.started, run.vm_uuid,
+            )  # fmt: skip
+        if problem := self._record.problem:
+            yield Concern(
+                f"{_OWN} record", "failure", "warning", "", printable(problem, 300),
+                "free some space in state_dir; what jobs did is kept in memory meanwhile",
+            )  # fmt: skip
+        if self._unwritten:
+            yield Concern(
+                f"{_OWN} textfile", "failure", "warning", "",
+                f"the metrics can't be written: {self._unwritten}", "see daemon.metrics.textfile",
+            )  # fmt: skip
+        boxes = self._postman.outboxes() if self._postman is not None else {}
+        for name, box in boxes.items():
+            if box.failing_since is not None and now - box.failing_since >= SILENT_AFTER:
+                yield Concern(
+                    f"{_OWN} notify {name}", "failure", "warning", "",
+                    f"nobody can be told by {name}: {box.failure}", "see notify in the config",
+                    box.failing_since,
+                )  # fmt: skip
+
+    def _note_moves(self, running: Sequence[Run]) -> None:
+        now_s = self._clock.monotonic_s()
+        before, self._moved = self._moved, {}
+        for run in running:
+            where = (run.stage, run.done_bytes)
+            last = before.get(run.id)
+            self._moved[run.id] = last if last is not None and last[0] == where else (where, now_s)
+
+    def _stuck(self, running: Sequence[Run]) -> Iterator[Run]:
+        now_s = self._clock.monotonic_s()
+        moved = self._moved
+        for run in running:
+            if run.id in moved and now_s - moved[run.id][1] >= STUCK_AFTER_S:
+                yield run
+
+    def _note_look(self, now: dt.datetime) -> None:
+        looked = Looked(
+            owner=this_process(), started=self._started, looked=now, problem=self._problem
+        )
+        self._record.set_fact(LOOKED, msgspec.json.encode(looked).decode())
+
+    def _exposition(self, concerns: Sequence[Concern]) -> bytes:
+        boxes = self._postman.outboxes() if self._postman is not None else {}
+        figures = Figures(
+            report=self._report,
+            concerns=concerns,
+            reachable=self._report is not None and not self._problem,
+            looked=self._looked,
+            jobs=job_figures(self._record, self._clock.now()),
+            ways=way_figures(boxes),
+        )
+        return exposition(figures)
+
+    def _write_textfile(self, concerns: Sequence[Concern]) -> None:
+        if self._textfile is None:
+            return
+        try:
+            write_for_all(self._textfile, self._exposition(concerns))
+            self._unwritten = ""
+        except OSError as error:
+            text = f"{(error.strerror or str(error)).lower()}: {self._textfile}"
+            if text != self._unwritten:
+                log.warning("the metrics can't be written: %s", text)
+            self._unwritten = text
+
+
+_OWN = "daemon"
+"""Keys of what the daemon sees of itself begin so."""
+
+
+def read_looked(text: str | None) -> Looked | None:
+    """``None`` for what nobody wrote, or another drvm."""
+    try:
+        return msgspec.json.decode(text, type=Looked) if text is not None else None
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def write_for_all(path: Path, data: bytes) -> None:
+    """Replace ``path`` as a whole, readable by every user, without a sync: it is written anew each
+    minute. Raises ``OSError``; a crash leaves at most one hidden file, which the next one takes
+    away."""
+    temporary = path.with_name(f".{path.name}.drvm-partial")
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            os.fchmod(stream.fileno(), 0o644)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
