@@ -8,6 +8,7 @@ import threading
 
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, Interrupted
+from drvm.daemon.logs import about
 from drvm.daemon.task import Task
 from drvm.runs.model import Run, State
 
@@ -49,6 +50,11 @@ class Told:
 
 def carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
     """``run`` as it ended. Nothing that the task raises goes further: its thread is a worker's."""
+    with about(job=task.job, run=run.id, vm=task.vm):
+        return _carry_out(task, run, told, clock)
+
+
+def _carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
     name = f"{task.job}: {task.vm}" if task.vm else task.job
     log.info("%s: started", name)
     try:
