@@ -30,6 +30,7 @@ _START_S = 30.0
 _STEP_S = 15.0
 _MARGIN_S = 10.0
 _IP_S = 10.0
+_END_S = 5.0
 _MAX_CA_BYTES = 1 << 20
 _SCRIPT_OUTPUT_BYTES = 1 << 20
 _TOOLS = ("ip", "unshare", "setpriv", "nsenter", "dnsmasq")
@@ -98,7 +99,9 @@ def joined(
     finally:
         with contextlib.suppress(ProcessFailed):  # else it goes with the namespace, soon
             processes.run(["ip", "link", "delete", name], timeout_s=_IP_S)
-        child.stop(0)
+        child.leave()  # it ends by itself, and the kernel all that it started, before this is over
+        if not child.wait(_END_S):
+            child.stop(0)
 
 
 def _plug_in(processes: Processes, pid: int, bridge: str, name: str) -> None:
