@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drvm.core.errors import Locked
-from drvm.drill.place import is_drill_name, is_empty, taken_over, tear_down
+from drvm.drill.place import is_drill_name, is_empty, noted, taken_over, tear_down
 from drvm.host.model import Host
+from drvm.restore.targets.volume_lease import owner_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,15 @@ class Removed:
 
 
 def find_leftovers(host: Host, *directories: Path) -> Leftovers:
-    """Those of drills whose images go below ``directories``. Raises ``HostError``."""
+    """Those of drills on ``host`` whose directories lie below ``directories``, on this machine.
+    Raises ``HostError``."""
     networks = [name for name in host.network_names() if is_drill_name(name)]
     dead: list[Leftover] = []
     alone: list[str] = []
     places = [place for directory in directories for place in _places(directory)]
     for place in places:
+        if not _is_of(host, place):
+            continue
         try:
             with taken_over(place):
                 dead.append(Leftover(place, _parts(host, place, networks)))
@@ -79,6 +83,18 @@ def remove_leftovers(host: Host, found: Leftovers) -> tuple[Removed, ...]:
     return tuple(removed)
 
 
+def hosts_noted(*directories: Path) -> tuple[str, ...]:
+    """The URIs of hosts on which drills were that are noted below ``directories``."""
+    notes = (noted(place) for directory in directories for place in _places(directory))
+    return tuple(sorted({note.uri for note in notes if note is not None}))
+
+
+def _is_of(host: Host, place: Path) -> bool:
+    """Before its host is noted, a drill has made nothing but its directory."""
+    note = noted(place)
+    return not host.remote if note is None else note.uri == host.uri
+
+
 def _places(directory: Path) -> list[Path]:
     try:
         entries = sorted(directory.iterdir())
@@ -90,6 +106,10 @@ def _places(directory: Path) -> list[Path]:
 def _parts(host: Host, place: Path, networks: list[str]) -> tuple[str, ...]:
     parts = [f"machine {place.name}"] if host.find_domain(place.name) is not None else []
     parts += [f"network {place.name}"] if place.name in networks else []
+    note = noted(place)
+    if note is not None and note.pool:
+        names = host.storage.names(note.pool)
+        parts += [f"volume {name}" for name in sorted(names) if owner_token(name) == note.token]
     return (*parts, str(place))
 
 

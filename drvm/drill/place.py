@@ -5,6 +5,10 @@ machine, and, by a UUID that is made of the name, the state of the machine's TPM
 made first and removed last, and its lock file is locked for as long as the drill's process lives:
 so whatever a killed drill left can be found and attributed, and what has no such directory is not
 ours to touch.
+
+A note in the directory says on which host the rest is. Where that is another machine the directory
+is here all the same, without images: those are volumes there, known by the token in their names.
+A group has a directory and a network of its own name, each of its machines a directory besides.
 """
 
 from __future__ import annotations
@@ -16,20 +20,47 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, Locked, RestoreError
+from drvm.core.files import write_durably
 from drvm.host.model import Host
 from drvm.host.tpm import remove_state
+from drvm.restore.targets.volume_lease import is_token
+from drvm.restore.targets.volume_leftovers import FoundLease, clear
 
 _NAME = re.compile(r"drvm-drill-[0-9a-f]{16}", re.ASCII)
 _NAMESPACE = uuid.UUID("8f6a2c1e-5d0b-5c5e-9a34-6d72766d0002")
 _LOCK = "lock"
+_NOTE = "note"
+_MAX_NOTE_BYTES = 64 * 1024
 _MODE = 0o711
 """QEMU's user may reach the images, whose names it is given, and list nothing."""
 _TRIES = 100
 _PAUSE_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """Images that are volumes of ``pool`` on the host ``uri``; ``token`` is in their names."""
+
+    uri: str
+    pool: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """``uri``: the host of machine and network. ``pool``, ``token``: as in ``Volumes``, or
+    empty."""
+
+    uri: str
+    pool: str = ""
+    token: str = ""
 
 
 def drill_name(drill_id: str) -> str:
@@ -47,8 +78,9 @@ def is_drill_name(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def made(directory: Path, clock: Clock) -> Iterator[None]:
-    """Make the drill's directory and hold its lock. Removing it is ``tear_down``'s.
+def made(directory: Path, note: Note, clock: Clock) -> Iterator[None]:
+    """Make the drill's directory, hold its lock and note its host. Removing it is
+    ``tear_down``'s.
 
     Raises ``RestoreError`` or ``OSError``, having left nothing. Between its making and its lock
     somebody who looks for leftovers may take it for one and remove it, empty as it is: then it
@@ -65,6 +97,7 @@ def made(directory: Path, clock: Clock) -> Iterator[None]:
             continue
         try:
             directory.chmod(_MODE)
+            write_durably(directory / _NOTE, msgspec.json.encode(note))
             yield
         finally:
             os.close(descriptor)
@@ -83,9 +116,19 @@ def taken_over(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def noted(directory: Path) -> Note | None:
+    """``None`` where nothing but the directory can have been made, or the note says nothing."""
+    try:
+        with (directory / _NOTE).open("rb") as stream:
+            note = msgspec.json.decode(stream.read(_MAX_NOTE_BYTES), type=Note)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return note if not note.token or is_token(note.token) else None
+
+
 def tear_down(host: Host, directory: Path) -> list[str]:
-    """End the machine, destroy the network, remove its TPM's state and the directory; the caller
-    holds its lock.
+    """End the machine, destroy the network, remove its volumes, its TPM's state and the directory;
+    the caller holds its lock, and ``host`` is the one that is noted.
 
     May be called again. Each part is tried, whatever became of the others; the directory stays
     if one of the others does. Returns a line for each part that could not be removed.
@@ -103,6 +146,12 @@ def tear_down(host: Host, directory: Path) -> list[str]:
             host.destroy_network(name)
     except DrvmError as problem:
         problems.append(f"the network {name} could not be destroyed: {problem.message}")
+    note = noted(directory)
+    try:
+        if not problems and note is not None and note.pool:
+            clear(host, FoundLease(note.pool, note.token, b"", ()))
+    except DrvmError as problem:
+        problems.append(f"the volumes of {name} could not be removed: {problem.message}")
     if not problems and host.places is not None:
         try:
             remove_state(host.places.tpm, drill_uuid(name))

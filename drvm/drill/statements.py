@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
+from drvm.core.text import printable
 from drvm.core.units import format_bytes
 from drvm.drill.plan import DrillPlan
 from drvm.drill.ways import needed
@@ -22,10 +24,20 @@ _CONSISTENCY = {
 }
 
 
+class Membership(Protocol):
+    """Of a machine that was drilled with others."""
+
+    @property
+    def one_instant(self) -> bool: ...
+
+
 def data_proven(plan: DrillPlan, written_bytes: int) -> str:
     count = len(plan.images)
+    disks = f"{count} {'disk' if count == 1 else 'disks'}"
+    if plan.request.method == "boot":
+        return f"of its {disks} all that the guest read was decrypted and matched its id"
     return (
-        f"every stored block of {count} {'disk' if count == 1 else 'disks'} "
+        f"every stored block of {disks} "
         f"({format_bytes(written_bytes)}) was read back, decrypted and matched its id"
     )
 
@@ -35,17 +47,27 @@ def started_proven(plan: DrillPlan) -> str:
     return f"libvirt on {plan.host} accepted the rebuilt machine and started it{how}"
 
 
-def not_proven(plan: DrillPlan) -> tuple[str, ...]:
-    """At most ``2 * _MAX_LISTED`` and a few lines."""
-    return tuple(_not_proven(plan))
+def not_proven(plan: DrillPlan, group: Membership | None = None) -> tuple[str, ...]:
+    """The most telling first: whoever keeps them may cut the end off."""
+    return tuple(_not_proven(plan, group))
 
 
-def _not_proven(plan: DrillPlan) -> Iterator[str]:
+def _not_proven(plan: DrillPlan, group: Membership | None) -> Iterator[str]:
     point = plan.request.point
+    if plan.request.method == "boot":
+        yield (
+            "that all of its disks can be restored, and how long that takes: it ran over the "
+            "repository, and only what the guest read was fetched"
+        )
+    if group is not None and not group.one_instant:
+        yield (
+            "that the machines of its group fit together: their points are not of one instant, "
+            "as there is no consistency group that has them all"
+        )
     if point.consistency in _CONSISTENCY:
         yield _CONSISTENCY[point.consistency]
     if plan.network is not None:
-        yield _network(reached="network" in needed(plan.request.checks))
+        yield _network(reached="network" in needed(plan.checks), grouped=group is not None)
     yield (
         "that software bound to the machine's name or UUID works: the drilled machine had new "
         "ones and kept its MAC addresses and disks"
@@ -60,20 +82,25 @@ def _not_proven(plan: DrillPlan) -> Iterator[str]:
         "how long people, another host and its network would need: the RTO counts on this host, "
         "from the first byte asked of the repository"
     )
+    yield from _listed(
+        "not asked, as that host's drills can't be reached from here",
+        [printable(check.name, 200) for check in plan.not_made],
+    )
     yield from _listed("left out of the drilled machine", plan.definition.dropped)
     yield from _listed("changed in the drilled machine", plan.definition.changed)
 
 
-def _network(*, reached: bool) -> str:
+def _network(*, reached: bool, grouped: bool) -> str:
+    others = "machines outside its group" if grouped else "other machines"
     if reached:
         return (
-            "that it reaches other machines, names or the Internet: its network was isolated, with "
-            "nobody on it but the probe, which gave addresses to cards that asked by DHCP (those "
-            "they had, as far as known), and asked from the guest's own subnet: firewalls and "
-            "routes between it and its users were not tried"
+            f"that it reaches {others}, names or the Internet: its network was isolated, with "
+            "nobody else on it but the probe, which gave addresses to cards that asked by DHCP "
+            "(those they had, as far as known), and asked from the guest's own subnet: firewalls "
+            "and routes between it and its users were not tried"
         )
     return (
-        "that it reaches other machines or serves them: its network was isolated, without "
+        f"that it reaches {others} or serves them: its network was isolated, without "
         "DHCP or any way out"
     )
 

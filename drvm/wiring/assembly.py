@@ -73,6 +73,15 @@ class Wiring:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def another(self) -> Wiring:
+        """The same settings, with connections of its own: for a thread."""
+        return Wiring(
+            self.settings,
+            clock=self.clock,
+            processes=self.processes,
+            passphrase=self.passphrase,
+        )
+
     def passphrase(self) -> bytes:
         """Asked for once."""
         if self._told is None:
@@ -219,7 +228,12 @@ class Wiring:
     def drill_directories(self) -> list[Path]:
         """All that drills of this config may have used."""
         chosen = {self.drill_directory(policy) for policy in self.settings.policies}
-        return sorted(chosen | {DRILL_DIRECTORY})
+        return sorted(chosen | {DRILL_DIRECTORY, self.drill_notes})
+
+    @property
+    def drill_notes(self) -> Path:
+        """Where drills on other hosts are known by."""
+        return Path(self.settings.state_dir) / "drills"
 
     def report_path(self, drill_id: str) -> Path:
         """Where the page of a drill goes if nobody says."""

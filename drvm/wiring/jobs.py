@@ -12,7 +12,6 @@ from drvm.core.errors import DrvmError, UsageError
 from drvm.core.findings import Finding
 from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace, no_trace
-from drvm.drill.leftovers import remove_leftovers
 from drvm.host.disks import ImageInfo
 from drvm.host.model import Host
 from drvm.snapshot import mountpoints
@@ -24,7 +23,7 @@ from drvm.snapshot.imported import Import, ImportEngine
 from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.drills import find_drill_leftovers
+from drvm.wiring.drills import drilled_elsewhere, sweep_drills
 from drvm.wiring.instant import sweep_boots
 from drvm.wiring.probing import refuse_second_writer
 from drvm.wiring.selection import policy_of_name
@@ -164,10 +163,13 @@ def finish_leftovers(wiring: Wiring) -> list[Finding]:
     for host in wiring.hosts():
         for recovered in recover(wiring.parts(host)):
             done.append(_finding(recovered))
-        for removed in remove_leftovers(host, find_drill_leftovers(wiring, host)):
-            words = "; ".join(removed.problems) or "removed"
-            done.append(Finding(str(removed.directory), not removed.problems, words))
+        done += sweep_drills(wiring, host)
         done += sweep_boots(wiring, host)
+    for uri in drilled_elsewhere(wiring):
+        try:
+            done += sweep_drills(wiring, wiring.host(uri))
+        except DrvmError as error:
+            done.append(Finding(f"drills on {uri}", False, error.message, error.hint))
     return done
 
 

@@ -19,7 +19,9 @@ from drvm.core.progress import NoProgress, Trace, no_trace
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.base import Check
 from drvm.drill.checks.command import CommandCheck
+from drvm.drill.disks import RestoredDisks
 from drvm.drill.leftovers import find_leftovers, remove_leftovers
+from drvm.drill.machine import Tools
 from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
 from drvm.drill.run import run_drill
 from drvm.host.libvirt_host import LibvirtHost
@@ -71,9 +73,9 @@ class Drills:
             return plan_drill(self.repository, host, request, CLOCK)
 
     def run(self, plan: DrillPlan, trace: Trace = no_trace) -> DrillResult:
-        restorer = ImageRestorer(self.repository, self.processes, CLOCK)
+        disks = RestoredDisks(ImageRestorer(self.repository, self.processes, CLOCK))
         with contextlib.closing(LibvirtHost(self.uri)) as host:
-            return run_drill(plan, host, restorer, CLOCK, NoProgress(), trace)
+            return run_drill(plan, Tools(host, disks, CLOCK, NoProgress(), trace))
 
     def left_of(self, plan: DrillPlan) -> list[str]:
         """What virsh and the directory still show of it."""

@@ -30,6 +30,9 @@ class DrillHost:
     calls: list[str] = field(default_factory=list)
     places: StatePlaces | None = None
     remote: bool = False
+    pools_there: list[Any] = field(default_factory=list)
+    asked: str = ""
+    """The machine whose agent was asked last."""
 
     def did(self, call: str) -> None:
         self.calls.append(call)
@@ -58,7 +61,7 @@ class DrillHost:
         return None
 
     def pools(self) -> list[Any]:
-        return []
+        return self.pools_there
 
     def refusal(self, domain_xml: str) -> None:
         return None
@@ -100,6 +103,7 @@ class DrilledDomain:
 
     def agent_ping(self, **_: int) -> None:
         self.state()
+        self.host.asked = self.name
         self.host.did("ping")
         self.host.agent()
 

@@ -26,7 +26,7 @@ from drvm.restore.targets.volume_leftovers import FoundLease
 from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.drills import find_drill_leftovers
+from drvm.wiring.drills import drilled_elsewhere, find_drill_leftovers
 from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.instant import boot_findings
 from drvm.wiring.jobs import finish_leftovers, fold_back
@@ -83,6 +83,8 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
         findings += dead_servers()
         for uri in wiring.settings.host_uris:
             findings += _guarded(f"host {uri}", functools.partial(_host, wiring, uri))
+        for uri in drilled_elsewhere(wiring):
+            findings += _guarded(f"drills on {uri}", functools.partial(_drills, wiring, uri))
         findings += _guarded("store", lambda: _store(wiring))
         findings += _guarded("repository", lambda: _repository(wiring))
         findings.append(_files(wiring))
@@ -156,15 +158,18 @@ def _host(wiring: Wiring, uri: str) -> list[Finding]:
             Finding(f"half-done {half.vm_name}", False, steps, "drvm doctor --fix finishes it")
         )
     findings += [_standing(stood) for stood in listed(wiring.parts(host))]
-    leftovers = find_drill_leftovers(wiring, host)
-    for left in leftovers.dead:
-        parts = ", ".join(left.parts)
-        findings.append(Finding("dead drill", False, parts, "drvm doctor --fix removes it"))
-    findings += [Finding("left alone", True, line) for line in leftovers.left_alone]
+    findings += _drills(wiring, uri)
     findings += [_half_restored(image) for image in half_restored(host)]
     findings += [_half_filled(lease) for lease in half_filled(wiring, host)]
     findings += half_turned_back(wiring, host)
     return findings + boot_findings(wiring, host)
+
+
+def _drills(wiring: Wiring, uri: str) -> list[Finding]:
+    leftovers = find_drill_leftovers(wiring, wiring.host(uri))
+    hint = "drvm doctor --fix removes it"
+    found = [Finding("dead drill", False, ", ".join(left.parts), hint) for left in leftovers.dead]
+    return found + [Finding("left alone", True, line) for line in leftovers.left_alone]
 
 
 def _engines(wiring: Wiring, host: Host) -> list[Finding]:

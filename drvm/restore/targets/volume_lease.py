@@ -63,6 +63,10 @@ def new_token() -> str:
     return secrets.token_hex(_TOKEN_BYTES)
 
 
+def is_token(text: str) -> bool:
+    return owner_token(volume_name("", "", text, "fd")) == text
+
+
 def volume_name(vm: str, part: str, token: str, ending: str) -> str:
     """Of one volume of a restore, unique by its token; what not every kind of pool takes in a name
     is left out."""

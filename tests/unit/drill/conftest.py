@@ -12,10 +12,13 @@ import pytest
 
 from drvm.backup.run import Backup
 from drvm.core.ids import new_point_id
-from drvm.core.progress import NoProgress, no_trace
+from drvm.core.progress import NoProgress, Progress, Trace, no_trace
 from drvm.drill.checks.agent import AgentCheck
+from drvm.drill.disks import RestoredDisks
+from drvm.drill.machine import Tools
 from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
 from drvm.drill.room import Room
+from drvm.host.model import Pool
 from drvm.repository import keys
 from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
@@ -60,6 +63,16 @@ class Stage:
         fields = {"point": self.point, "checks": (AgentCheck(),), "directory": self.directory}
         request = DrillRequest(**(fields | changes))
         return plan_drill(self.repository, self.host, request, self.clock, lambda _: self.room)
+
+    def plan_there(self, **changes: Any) -> DrillPlan:
+        """On another host, whose pool has the drills' directory."""
+        self.host.uri, self.host.remote = "qemu+ssh://root@spare/system", True
+        self.host.pools_there = [Pool("spare", "dir", True, str(self.directory), 1 << 40)]
+        return self.plan(notes=self.directory.with_name("notes"), **changes)
+
+    def tools(self, trace: Trace = no_trace, progress: Progress | None = None) -> Tools:
+        host: Any = self.host
+        return Tools(host, RestoredDisks(self), self.clock, progress or NoProgress(), trace)
 
     def restore(self, image: PlannedImage, _progress: object) -> int:
         """Implements ``Restorer``; takes 100 s."""

@@ -11,19 +11,20 @@ import pytest
 from drvm.core.clock import SystemClock
 from drvm.core.errors import HostError
 from drvm.drill.leftovers import find_leftovers, remove_leftovers
-from drvm.drill.place import drill_name, drill_uuid, made, tear_down
+from drvm.drill.place import Note, drill_name, drill_uuid, made, tear_down
 from drvm.host.places import StatePlaces
 from drvm.host.tpm import write_state
 from tests.fakes.drill_host import DrillHost
 
 ID = "0123456789abcdef"
 NAME = drill_name(ID)
+HERE = Note(DrillHost().uri)
 
 
 def abandon(directory: Path) -> Path:
     """As a drill leaves it that was killed: everything there, the lock given up."""
     place = directory / NAME
-    with made(place, SystemClock()):
+    with made(place, HERE, SystemClock()):
         (place / "vda.raw").write_bytes(b"disk")
         (place / ".vdb.raw.1234.drvm-partial").write_bytes(b"half a disk")
     return place
@@ -40,7 +41,7 @@ def test_a_dead_drill_is_found_with_all_its_parts_and_looking_changes_nothing(
     ]
     assert found.left_alone == ()
     assert host.calls == []
-    assert len([*place.iterdir()]) == 3
+    assert len([*place.iterdir()]) == 4
 
 
 def test_a_dead_drill_is_removed_and_removing_again_is_harmless(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_a_dead_drill_is_removed_and_removing_again_is_harmless(tmp_path: Path) 
 
 def test_a_drill_that_runs_is_not_a_leftover(tmp_path: Path) -> None:
     host = DrillHost(networks={NAME})
-    with made(tmp_path / NAME, SystemClock()):
+    with made(tmp_path / NAME, HERE, SystemClock()):
         assert find_leftovers(host, tmp_path) == find_leftovers(DrillHost(), tmp_path / "nothing")
     assert len(find_leftovers(host, tmp_path).dead) == 1
 
@@ -69,7 +70,7 @@ def test_a_drill_that_runs_is_not_a_leftover(tmp_path: Path) -> None:
 def test_a_drill_that_runs_is_not_removed_even_if_it_was_found_dead_before(tmp_path: Path) -> None:
     host = DrillHost(networks={NAME})
     found = find_leftovers(host, abandon(tmp_path).parent)
-    with made(tmp_path / NAME, SystemClock()):
+    with made(tmp_path / NAME, HERE, SystemClock()):
         assert remove_leftovers(host, found) == ()
         assert (tmp_path / NAME / "vda.raw").exists()
     assert host.networks == {NAME}
@@ -166,7 +167,7 @@ def test_a_drill_that_begins_while_somebody_cleans_up_gets_its_directory(tmp_pat
     try:
         for number in range(100):
             place = tmp_path / drill_name(f"{number:016x}")
-            with made(place, SystemClock()):
+            with made(place, HERE, SystemClock()):
                 (place / "vda.raw").touch(exist_ok=False)
                 assert tear_down(DrillHost(), place) == []
     finally:

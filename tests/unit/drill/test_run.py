@@ -10,7 +10,6 @@ import pytest
 from defusedxml.ElementTree import fromstring
 
 from drvm.core.errors import AgentError, DamageFound, HostError
-from drvm.core.progress import NoProgress
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.command import CommandCheck
 from drvm.drill.plan import DrillPlan
@@ -26,25 +25,11 @@ COMMAND = CommandCheck(("/bin/count",), timeout_s=10)
 STEPS = ("restore", "create-network", "start", "ping", "run", "screenshot")
 
 
-@dataclasses.dataclass
-class Restorer:
-    stage: Stage
-
-    def restore(self, image: object, progress: object) -> int:
-        return self.stage.restore(image, progress)  # type: ignore[arg-type]
-
-
 def drill(
     stage: Stage, plan: DrillPlan | None = None, steps: list[str] | None = None
 ) -> DrillResult:
-    return run_drill(
-        plan or stage.plan(checks=(AgentCheck(), COMMAND)),
-        stage.host,  # type: ignore[arg-type]
-        Restorer(stage),
-        stage.clock,
-        NoProgress(),
-        (steps if steps is not None else []).append,
-    )
+    tools = stage.tools((steps if steps is not None else []).append)
+    return run_drill(plan or stage.plan(checks=(AgentCheck(), COMMAND)), tools)
 
 
 def boots_in(stage: Stage, seconds: float) -> None:
@@ -154,14 +139,7 @@ def test_a_disk_that_fills_up_is_a_failed_drill(stage: Stage, step: str) -> None
         if name == step:
             raise OSError(28, "No space left on device")
 
-    result = run_drill(
-        stage.plan(),
-        stage.host,
-        Restorer(stage),
-        stage.clock,
-        NoProgress(),
-        trace,  # type: ignore[arg-type]
-    )
+    result = run_drill(stage.plan(), stage.tools(trace))
     assert not result.passed
     assert "No space left" in result.failure
     assert stage.is_clean()
@@ -223,7 +201,7 @@ def test_the_guests_user_can_reach_the_images_and_list_nothing(stage: Stage) -> 
         if plan.directory.exists():
             modes.append(plan.directory.stat().st_mode & 0o777)
 
-    run_drill(plan, stage.host, Restorer(stage), stage.clock, NoProgress(), trace)  # type: ignore[arg-type]
+    run_drill(plan, stage.tools(trace))
     assert set(modes) == {0o711}
 
 
@@ -272,7 +250,7 @@ def test_the_tpm_state_of_the_point_is_there_for_the_start_and_gone_after_it(
         if step == "tpm-state-placed":
             seen.append(read_state(where))
 
-    result = run_drill(plan, stage.host, Restorer(stage), stage.clock, NoProgress(), trace)  # type: ignore[arg-type]
+    result = run_drill(plan, stage.tools(trace))
     assert result.passed == (fails is None)
     assert seen == [state]
     assert list(root.iterdir()) == []

@@ -1,0 +1,339 @@
+"""One machine of a drill, from its directory to its removal, and what is known of it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from drvm import __version__
+from drvm.core.clock import Clock
+from drvm.core.errors import DrvmError, Interrupted
+from drvm.core.progress import Progress, Trace
+from drvm.core.text import printable
+from drvm.drill import statements
+from drvm.drill.checks.base import Checker, Exports, GuestUnderTest, Wire, in_order
+from drvm.drill.disks import Disks
+from drvm.drill.place import Note, drill_uuid, made, tear_down
+from drvm.drill.plan import DrillPlan, network_xml
+from drvm.drill.ways import way_into
+from drvm.host.model import Domain, Host
+from drvm.host.tpm import write_state
+from drvm.report.model import MAX_DETAIL_CHARS, CheckResult, DrillResult
+from drvm.repository.manifest import Manifest
+
+_MAX_PICTURE_BYTES = 8 * 1024 * 1024
+_MAX_SHORT_CHARS = 300
+_MAX_POINT_WARNINGS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a machine is in its group. ``stage`` counts from 1; ``one_instant``: the points of all
+    its machines were taken together."""
+
+    group: str
+    stage: int
+    one_instant: bool
+
+
+Exporting = Callable[[Manifest], AbstractContextManager[Exports]]
+"""Serves the disks of a point, read-only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What drills work with."""
+
+    host: Host
+    disks: Disks
+    clock: Clock
+    progress: Progress
+    trace: Trace
+    exports: Exporting | None = None
+
+
+class Machine:
+    """``begun_s``: on the monotonic clock, when the drill that it is part of was asked for, but
+    for the ``plan_s`` that planning took. As a context: whatever was made of it is gone behind it.
+    """
+
+    def __init__(
+        self,
+        plan: DrillPlan,
+        tools: Tools,
+        *,
+        begun_s: float,
+        plan_s: float,
+        member: Member | None = None,
+    ) -> None:
+        self.plan = plan
+        self._tools = tools
+        self._begun_s = begun_s
+        self._plan_s = plan_s
+        self._member = member
+        self._clock = Heeding(tools.clock, tools.progress)
+        self._up = ExitStack()
+        self._is_gone = True
+        self._domain: Domain | None = None
+        self._checker: Checker | None = None
+        self._started_s = self._up_s = begun_s
+        self._phases = {"plan": plan_s}
+        self._checks: list[CheckResult] = []
+        self._proven: list[str] = []
+        self._warnings = [
+            f"said when the point was made: {line}"
+            for line in plan.request.point.warnings[:_MAX_POINT_WARNINGS]
+        ]
+        self._failure = ""
+        self._ended_s: float | None = None
+        self._rto_s: float | None = None
+        self._data_bytes = 0
+        self._picture: bytes | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(Interrupted):
+            self._tools.progress.stage("tearing the drill down")
+        try:
+            self._up.close()
+        except DrvmError as problem:
+            self._warnings.append(f"not all of it could be removed: {problem.message}")
+        self._tools.trace("torn-down")
+
+    @property
+    def passed(self) -> bool:
+        return self._rto_s is not None and not self._failure
+
+    @property
+    def passed_s(self) -> float:
+        """On the monotonic clock, when the checks that its RTO counts had passed."""
+        return self._up_s
+
+    @property
+    def was_begun(self) -> bool:
+        return self._ended_s is not None
+
+    def warn(self, line: str) -> None:
+        self._warnings.append(line)
+
+    def bring_up(self, wire: Wire | None = None) -> None:
+        """Until it is started. What breaks off is noted, as its failure. ``wire``: into its group's
+        network, which is there; its own is made here."""
+        with self._noted_failure():
+            plan, tools = self.plan, self._tools
+            with self._phase("data"):
+                self._make_place()
+                entered = tools.disks.prepared(plan, tools.progress, tools.trace)
+                self._data_bytes = self._up.enter_context(entered)
+                self._up.callback(self._tear_down)  # before what its disks need ends
+                self._place_tpm_state()
+            self._proven.append(statements.data_proven(plan, self._data_bytes))
+            with self._phase("define"):
+                tools.progress.stage("starting the machine in isolation")
+                if plan.network == plan.name:
+                    tools.host.create_network(network_xml(plan.network))
+                    tools.trace("network-made")
+                    wire = self._up.enter_context(self._way_in(plan.network))
+                self._domain = tools.host.start_transient(plan.definition.xml)
+                tools.trace("machine-started")
+            self._proven.append(statements.started_proven(plan))
+            guest = self._guest(self._domain, wire)
+            self._checker = Checker(guest, plan.request.boot_timeout_s, self._clock)
+        self._started_s = tools.clock.monotonic_s()
+
+    def check(self) -> None:
+        """All its checks, and a picture of its screen, where it was started."""
+        if self._domain is None or self._checker is None:
+            return
+        with self._noted_failure():
+            try:
+                self._check(self._checker)
+                self._tools.trace("checks-ended")
+            finally:
+                self._take_picture(self._domain)
+
+    def _way_in(self, network: str) -> AbstractContextManager[Wire | None]:
+        plan, tools = self.plan, self._tools
+        return way_into(tools.host, network, plan.id, plan.cards, plan.checks, tools.trace)
+
+    def _guest(self, domain: Domain, wire: Wire | None) -> GuestUnderTest:
+        plan, exports = self.plan, self._tools.exports
+        return GuestUnderTest(
+            domain,
+            vm=plan.vm,
+            point=plan.request.point.id,
+            drill=plan.id,
+            cards=plan.cards,
+            wire=wire,
+            console=plan.console,
+            directory=plan.directory,
+            disks=None if exports is None else lambda: exports(plan.request.point),
+        )
+
+    def _check(self, checker: Checker) -> None:
+        """Those of the disks alone come last: the machine is up before, which is what the RTO
+        counts."""
+        clock = self._tools.clock
+        since_s = up_s = self._started_s
+        for number, check in enumerate(in_order(self.plan.checks)):
+            self._tools.progress.stage(f"checking: {printable(check.name, 60)}")
+            try:
+                result = checker.run(check)
+            finally:
+                now_s = clock.monotonic_s()
+                self._add("checks" if number else "boot", now_s - since_s)
+                since_s = now_s
+            self._checks.append(result)
+            if result.passed:
+                self._proven.append(check.proves)
+            if "disks" not in check.needs:
+                up_s = now_s
+        if all(result.passed for result in self._checks):
+            self._up_s = up_s
+            self._rto_s = self._plan_s + up_s - self._begun_s
+
+    def _make_place(self) -> None:
+        plan = self.plan
+        note = Note(self._tools.host.uri)
+        if plan.volumes is not None:
+            note = Note(note.uri, plan.volumes.pool, plan.volumes.token)
+        self._up.enter_context(made(plan.directory, note, self._tools.clock))
+        self._is_gone = False
+        self._up.callback(self._tear_down)
+        self._tools.trace("directory-made")
+
+    def _tear_down(self) -> None:
+        if not self._is_gone:
+            self._warnings += tear_down(self._tools.host, self.plan.directory)
+            self._is_gone = True
+
+    def _place_tpm_state(self) -> None:
+        """libvirt's place for it, which only ``tear_down`` and what finds leftovers empty again."""
+        places = self._tools.host.places
+        if places is None or not self.plan.tpm:
+            return
+        write_state(places.tpm, drill_uuid(self.plan.name), self.plan.tpm)
+        self._tools.trace("tpm-state-placed")
+
+    def _take_picture(self, domain: Domain) -> None:
+        """Always, and most useful after a check that failed."""
+        try:
+            picture = domain.screenshot()
+        except Interrupted:
+            raise
+        except DrvmError as problem:
+            self._warnings.append(f"there is no picture of the screen: {problem.message}")
+            return
+        if len(picture) > _MAX_PICTURE_BYTES:
+            self._warnings.append(f"the picture of the screen has {len(picture)} bytes: left out")
+            return
+        self._picture = picture
+
+    @contextlib.contextmanager
+    def _noted_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Interrupted:
+            raise
+        except (DrvmError, OSError) as problem:
+            hint = problem.hint if isinstance(problem, DrvmError) else ""
+            self._failure = f"{problem}{': ' if hint else ''}{hint}"
+        finally:
+            self._ended_s = self._tools.clock.monotonic_s()
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Counted also where it fails: that is where the time went."""
+        begun_s = self._tools.clock.monotonic_s()
+        try:
+            yield
+        finally:
+            self._add(name, self._tools.clock.monotonic_s() - begun_s)
+
+    def _add(self, phase: str, seconds: float) -> None:
+        self._phases[phase] = self._phases.get(phase, 0.0) + seconds
+
+    def result(self, *, group_rto_s: float | None = None, not_run: str = "") -> DrillResult:
+        """``not_run``: why it was not brought up at all."""
+        plan, member = self.plan, self._member
+        point = plan.request.point
+        age_s = (plan.started - plan.created).total_seconds()
+        if age_s < 0:
+            self._warnings.append("the point is from the future: a clock is wrong, so is the RPO")
+        if member is not None and not not_run and self._ended_s is not None:
+            total_s = self._plan_s + self._ended_s - self._begun_s
+            self._add("waits", max(0.0, total_s - sum(self._phases.values())))
+        return DrillResult(
+            id=plan.id,
+            vm=_short(point.vm),
+            vm_uuid=point.vm_uuid,
+            point=point.id,
+            point_created=plan.created,
+            consistency=point.consistency,
+            started=plan.started,
+            finished=self._tools.clock.now(),
+            passed=self.passed and not not_run,
+            rto_seconds=_rounded(self._rto_s),
+            rto_target_seconds=plan.request.rto_target_s,
+            rpo_seconds=round(max(0.0, age_s), 3),
+            rpo_target_seconds=plan.request.rpo_target_s,
+            phases={name: round(seconds, 3) for name, seconds in self._phases.items()},
+            checks=tuple(self._checks),
+            proven=_lines(self._proven, 50),
+            not_proven=_lines(statements.not_proven(plan, member), 50),
+            warnings=_lines(self._warnings, 100),
+            failure=_long(not_run or self._failure),
+            host=_short(plan.host),
+            drvm_version=__version__,
+            data_bytes=self._data_bytes,
+            screenshot_png=self._picture,
+            method=plan.request.method,
+            group=member.group if member is not None else "",
+            stage=member.stage if member is not None else 0,
+            group_rto_seconds=_rounded(group_rto_s),
+            ran=not not_run,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Heeding:
+    """Implements ``Clock``: a sleep ends by ``Interrupted`` where whoever is told of the progress
+    wants an end."""
+
+    clock: Clock
+    progress: Progress
+
+    def now(self) -> dt.datetime:
+        return self.clock.now()
+
+    def monotonic_s(self) -> float:
+        return self.clock.monotonic_s()
+
+    def sleep(self, seconds: float) -> None:
+        self.progress.advance(0)
+        self.clock.sleep(seconds)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _short(text: str) -> str:
+    return printable(text, _MAX_SHORT_CHARS)[:_MAX_SHORT_CHARS]
+
+
+def _long(text: str) -> str:
+    return printable(text, MAX_DETAIL_CHARS)[: 2 * MAX_DETAIL_CHARS]
+
+
+def _lines(lines: list[str] | tuple[str, ...], most: int) -> tuple[str, ...]:
+    return tuple(_long(line) for line in lines[:most])

@@ -1,0 +1,213 @@
+"""A group comes up stage by stage in one network, and what is known of each machine is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from typing import Any
+
+import msgspec
+import pytest
+from defusedxml.ElementTree import fromstring
+
+from drvm.core.clock import rfc3339
+from drvm.core.errors import AgentError, HostError, Interrupted, PreflightFailed, UsageError
+from drvm.core.ids import new_point_id
+from drvm.core.progress import NoProgress
+from drvm.drill.checks.agent import AgentCheck
+from drvm.drill.group import GroupPlan, StageRequest, plan_group, points_of_group
+from drvm.drill.plan import DrillRequest
+from drvm.drill.room import RESERVE_BYTES, Room
+from drvm.drill.run import run_group
+from drvm.report.model import DrillResult, decode_drill, encode_drill
+from drvm.repository.points import Point
+from tests.unit.drill.conftest import Stage
+
+UUIDS = {name: f"11111111-2222-4333-8444-55555555555{n}" for n, name in enumerate("abcd")}
+
+
+def group(stage: Stage, *names: str, wait_s: float = 0.0, **changes: Any) -> GroupPlan:
+    """A plan of stages: each of ``names`` is one, with a machine for each letter."""
+    stages = [
+        StageRequest(
+            tuple(
+                DrillRequest(
+                    point_of(stage, name, **changes),
+                    (AgentCheck(),),
+                    boot_timeout_s=60.0,
+                    directory=stage.directory,
+                )
+                for name in letters
+            ),
+            wait_s,
+        )
+        for letters in names
+    ]
+    host: Any = stage.host
+    return plan_group(stage.repository, host, stages, stage.clock, lambda _: stage.room)
+
+
+def point_of(stage: Stage, name: str, **changes: Any) -> Any:
+    """The stage's point, of a machine of another name."""
+    return msgspec.structs.replace(stage.point, vm=name, vm_uuid=UUIDS[name], **changes)
+
+
+def silent(stage: Stage, plan: GroupPlan, vm: str) -> None:
+    """Its agent never answers."""
+    (name,) = [machine.name for machine in plan.machines if machine.vm == vm]
+
+    def agent() -> None:
+        if stage.host.asked == name:
+            raise AgentError("not yet")
+
+    stage.host.agent = agent
+
+
+def run(stage: Stage, plan: GroupPlan, steps: list[str] | None = None) -> dict[str, DrillResult]:
+    results = run_group(plan, stage.tools((steps if steps is not None else []).append))
+    for result in results:
+        assert decode_drill(encode_drill(result)) == result
+    return {result.vm: result for result in results}
+
+
+def test_all_machines_are_in_one_network_that_is_the_groups(stage: Stage) -> None:
+    plan = group(stage, "a", "bc")
+    networks = {
+        card.find("source").get("network")
+        for machine in plan.machines
+        for card in fromstring(machine.definition.xml).findall("devices/interface")
+    }
+    assert networks == {plan.name}
+    seen: list[tuple[int, set[str]]] = []
+    stage.host.agent = lambda: seen.append((len(stage.host.machines), set(stage.host.networks)))
+    run(stage, plan)
+    assert seen == [(1, {plan.name}), (3, {plan.name}), (3, {plan.name})]
+    assert stage.is_clean()
+
+
+def test_a_stage_begins_when_the_one_before_has_passed_and_its_wait_is_over(stage: Stage) -> None:
+    plan = dataclasses.replace(group(stage, "a", "b", wait_s=30.0), plan_s=5.0)
+    results = run(stage, plan)
+    assert results["a"].rto_seconds == 5 + 100
+    assert results["b"].rto_seconds == 5 + 100 + 30 + 100
+    assert {result.group_rto_seconds for result in results.values()} == {235.0}
+    assert results["b"].phases["waits"] == 130.0
+    assert sum(results["b"].phases.values()) == results["b"].rto_seconds
+    assert [(r.group, r.stage) for r in results.values()] == [(plan.id, 1), (plan.id, 2)]
+
+
+def test_a_stage_that_fails_ends_the_drill_and_what_would_have_come_is_told_as_not_run(
+    stage: Stage,
+) -> None:
+    plan = group(stage, "ab", "c", "d")
+    silent(stage, plan, "a")
+    results = run(stage, plan)
+    assert {vm: (r.passed, r.ran) for vm, r in results.items()} == {
+        "a": (False, True),
+        "b": (True, True),
+        "c": (False, False),
+        "d": (False, False),
+    }
+    assert "stage 1 of its group failed (a)" in results["c"].failure
+    assert {r.group_rto_seconds for r in results.values()} == {None}
+    assert len(stage.restored) == 2
+    assert stage.is_clean()
+
+
+def test_a_machine_that_does_not_start_fails_its_stage_when_the_others_are_checked(
+    stage: Stage,
+) -> None:
+    plan = group(stage, "ab", "c")
+    stage.host.fail["start"] = HostError("no")
+    results = run(stage, plan)
+    assert [r.ran for r in results.values()] == [True, True, False]
+    assert stage.is_clean()
+
+
+def test_a_group_without_a_network_is_told_as_not_run(stage: Stage) -> None:
+    stage.host.fail["create-network"] = HostError("no bridge")
+    results = run(stage, group(stage, "a", "b"))
+    assert [(r.ran, r.passed) for r in results.values()] == [(False, False)] * 2
+    assert "no bridge" in results["a"].failure
+    assert stage.is_clean()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, Interrupted])
+@pytest.mark.parametrize("step", ["create-network", "restore", "start", "ping", "screenshot"])
+def test_whatever_interrupts_a_group_all_of_it_is_taken_down(
+    stage: Stage, step: str, error: type[BaseException]
+) -> None:
+    stage.host.fail[step] = error("end") if error is Interrupted else error()
+    with pytest.raises(error):
+        run(stage, group(stage, "ab", "c"))
+    assert stage.is_clean()
+
+
+def test_an_end_that_is_wanted_while_a_guest_boots_comes_at_once_and_takes_all_down(
+    stage: Stage,
+) -> None:
+    """As the daemon wants it: whoever is told of the progress raises."""
+    plan = group(stage, "a")
+    silent(stage, plan, "a")
+
+    class Ending(NoProgress):
+        def stage(self, title: str, total_bytes: int | None = None) -> None:
+            self.advance(0)
+
+        def advance(self, done_bytes: int) -> None:
+            if stage.host.machines:
+                raise Interrupted("the daemon ends")
+
+    with pytest.raises(Interrupted):
+        run_group(plan, stage.tools(progress=Ending()))
+    assert stage.is_clean()
+    assert stage.clock.passed_s < 110
+
+
+def test_the_problems_of_all_machines_are_told_at_once_and_their_room_is_summed(
+    stage: Stage,
+) -> None:
+    stage.room = Room(free_bytes=RESERVE_BYTES + 65536, memory_bytes=256 << 20, closed=())
+    assert len(group(stage, "a").machines) == 1
+    with pytest.raises(PreflightFailed) as caught:
+        group(stage, "a", "b")
+    assert len(caught.value.problems) == 2
+    assert stage.is_clean()
+
+
+def test_a_machine_is_in_one_stage_only_and_no_stage_is_empty(stage: Stage) -> None:
+    for stages in (("a", "a"), ("a", ""), ()):
+        with pytest.raises(UsageError):
+            group(stage, *stages)
+
+
+def test_points_that_were_not_taken_together_are_said_to_be_so(stage: Stage) -> None:
+    words = "not of one instant"
+    apart = run(stage, group(stage, "a", "b"))["b"].not_proven
+    assert any(words in line for line in apart)
+    together = run(stage, group(stage, "a", "b", group="0123456789abcdef"))["b"].not_proven
+    assert not any(words in line for line in together)
+
+
+def point(stage: Stage, name: str, hour: int, label: str | None = None) -> Point:
+    created = rfc3339(dt.datetime(2026, 11, 23, hour, tzinfo=dt.UTC))
+    changes = {"id": new_point_id(), "created": created, "group": label}
+    return Point(point_of(stage, name, **changes), "generation")
+
+
+def chosen(points: list[Point], names: str) -> list[int]:
+    found = points_of_group(points, [UUIDS[name] for name in names])
+    return sorted(points.index(point) for point in found.values())
+
+
+def test_points_of_the_newest_group_that_has_all_members_are_taken(stage: Stage) -> None:
+    points = [
+        *(point(stage, "a", 1, "g1"), point(stage, "b", 1, "g1")),
+        *(point(stage, "a", 2, "g2"), point(stage, "b", 2, "g2")),
+        point(stage, "a", 3, "g3"),
+        point(stage, "b", 4),
+    ]
+    assert chosen(points, "ab") == [2, 3]
+    assert chosen(points, "a") == [4]
+    assert chosen(points, "abc") == [4, 5]
+    assert chosen(points, "c") == []
