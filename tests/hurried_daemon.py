@@ -6,17 +6,21 @@ import datetime as dt
 import sys
 
 from drvm.cli.main import main
-from drvm.daemon import service
+from drvm.daemon import loop
+from drvm.schedule import cron
+
+PERIOD_S = 2
 
 
-class Hurried(service.CronsimTrigger):
-    def get_next_fire_time(
-        self, previous_fire_time: dt.datetime | None, now: dt.datetime
-    ) -> dt.datetime:
-        super().get_next_fire_time(previous_fire_time, now)
-        return (previous_fire_time or now) + dt.timedelta(seconds=2)
+def next_fire(_expression: str, _time_zone: str, after: dt.datetime) -> dt.datetime:
+    return dt.datetime.fromtimestamp((after.timestamp() // PERIOD_S + 1) * PERIOD_S, dt.UTC)
+
+
+def last_fire(_expression: str, _time_zone: str, until: dt.datetime) -> dt.datetime | None:
+    return dt.datetime.fromtimestamp(until.timestamp() // PERIOD_S * PERIOD_S, dt.UTC)
 
 
 if __name__ == "__main__":
-    service.CronsimTrigger = Hurried  # type: ignore[misc]
+    cron.next_fire, cron.last_fire = next_fire, last_fire
+    loop.LOOK_EVERY_S = 0.5
     sys.exit(main(sys.argv[1:]))

@@ -14,12 +14,12 @@ from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.config.elsewhere import elsewhere
 from drvm.config.settings import NO_OVERRIDES, Overrides, Settings
 from drvm.core.errors import UsageError
-from drvm.core.text import printable
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
 from drvm.repository.select import moment_of, select
 from drvm.store.first_versions import alarms_of
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.foreign import foreign_words
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -98,11 +98,6 @@ def chosen_point(invocation: Invocation, wiring: Wiring, text: str) -> Point:
 
 
 def tell_foreign(invocation: Invocation, wiring: Wiring, point: Point) -> None:
-    """Also with ``-q``: whoever holds the keys can write points of any machine, in any name."""
-    host = point.manifest.host
-    if wiring.repository().is_own(point.manifest):
-        return
-    words = f"point {point.id} was written by another host: {host}"
-    if host == wiring.writer:
-        words = f"point {point.id} says that {host} wrote it, which this host's key does not prove"
-    invocation.stderr.write(f"drvm: warning: {printable(words, 1000)}\n")
+    """Also with ``-q``."""
+    if words := foreign_words(wiring, point.manifest):
+        invocation.stderr.write(f"drvm: warning: {words}\n")

@@ -42,6 +42,7 @@ VERBS = (
     Verb("copy", "copy", "Copy points to a second repository, under its own keys."),
     Verb("index", "index", "Make the local index of stored blocks anew."),
     Verb("daemon", "daemon", "Run the policies of the config by their schedules."),
+    Verb("run", "run", "Run one job of the config now, to its end."),
     Verb("demo", "demo", "See all of it on a real small VM and a real S3 server."),
     Verb("config", "config", "Check, show and generate the config file."),
     Verb("completion", "completion", "Print the completion script of a shell."),

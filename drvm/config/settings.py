@@ -61,6 +61,7 @@ class RepositorySettings:
     download_mib_s: int = 0
     object_lock: ObjectLockConfig | None = None
     profile: str | None = None
+    max_parallel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,9 @@ def _repository(
             f"the repository URL {problem}",
             hint="s3://bucket/prefix or file:///path; set by DRVM_REPOSITORY or the config",
         )
+    max_parallel = section.max_parallel if section is not None else None
     if not url.startswith("s3:"):
-        return RepositorySettings(url, None, None)
+        return RepositorySettings(url, None, None, max_parallel=max_parallel)
     bandwidth = (section and section.bandwidth) or RepositoryBandwidthConfig()
     return RepositorySettings(
         url=url,
@@ -187,6 +189,7 @@ def _repository(
         download_mib_s=bandwidth.download_mib_s or 0,
         object_lock=section.object_lock if section is not None else None,
         profile=(section and section.profile) or None,
+        max_parallel=max_parallel,
     )
 
 

@@ -15,7 +15,7 @@ import selectors
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
@@ -83,10 +83,12 @@ class Processes(Protocol):
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         max_output_bytes: int = MAX_OUTPUT_BYTES,
+        beat: Callable[[], None] | None = None,
     ) -> Output:
         """Run to the end. Raises ``ProcessFailed`` on any other exit than 0, on a missing
         program, when the time is up and on too much output. Where its time is up, or we are
-        interrupted, its process group gets SIGTERM, and SIGKILL if that does not help."""
+        interrupted, its process group gets SIGTERM, and SIGKILL if that does not help. ``beat`` is
+        called many times a second meanwhile, and interrupts by raising."""
         ...
 
     def spawn(
@@ -129,12 +131,13 @@ class SystemProcesses:
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         max_output_bytes: int = MAX_OUTPUT_BYTES,
+        beat: Callable[[], None] | None = None,
     ) -> Output:
         process = _start(
             argv, small_environment(env), subprocess.PIPE, subprocess.PIPE, pipe_stdin=True
         )
         try:
-            stdout, stderr = _exchange(process, stdin, timeout_s, max_output_bytes)
+            stdout, stderr = _exchange(process, stdin, timeout_s, max_output_bytes, beat)
         except subprocess.TimeoutExpired:
             raise ProcessFailed(f"{argv[0]} did not end within {timeout_s:g} s") from None
         except OverflowError:
@@ -267,7 +270,11 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _exchange(
-    process: subprocess.Popen[bytes], stdin: bytes, timeout_s: float, limit_bytes: int
+    process: subprocess.Popen[bytes],
+    stdin: bytes,
+    timeout_s: float,
+    limit_bytes: int,
+    beat: Callable[[], None] | None = None,
 ) -> tuple[bytes, bytes]:
     """What it writes until it ends, while it is given ``stdin``: in memory, as output may be a
     secret, and bounded. What its own children write after its end is left out.
@@ -288,6 +295,8 @@ def _exchange(
             left_s = deadline_s - _clock.monotonic_s()
             if left_s <= 0:
                 raise subprocess.TimeoutExpired(process.args, timeout_s)
+            if beat is not None:
+                beat()
             found = ready.select(0 if ended else min(left_s, _LOOK_S))
             if ended and not any(key.fileobj in kept for key, _ in found):
                 break
@@ -305,6 +314,10 @@ def _exchange(
                 if done:
                     ready.unregister(key.fileobj)
                     cast(IO[bytes], key.fileobj).close()
+    while beat is not None and process.poll() is None and _clock.monotonic_s() < deadline_s:
+        beat()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_LOOK_S)
     process.wait(max(0.0, deadline_s - _clock.monotonic_s()))
     return bytes(kept[process.stdout]), bytes(kept[process.stderr])
 

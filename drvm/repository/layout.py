@@ -27,13 +27,14 @@ INDEX = "index/"
 PINS = "pins/"
 LEAVING = "leaving/"
 CHECKS = "checks/"
-LOOSE = ("probe/", "leases/")
+PROBES = "probe/"
+LEASES = "leases/"
+LOOSE = (PROBES, LEASES)
 """Objects that may come and go; every other is created once under its name."""
 LOCKED = (CONFIG, KEYS, PACKS, POINTS, FINALS)
 """What Object Lock keeps: all that a restore needs."""
 WRITTEN_ONCE = (*LOCKED, PINS, INDEX, CONDEMNED, LEAVING, CHECKS, DRILLS)
 """All that is created once under its name: a later version is somebody else's."""
-PROBES = "probe/"
 
 PACK_MAX_BYTES = 32 * 1024 * 1024
 PACK_MAX_BLOCKS = 65536
@@ -175,6 +176,10 @@ def check_object(nonce: str) -> str:
 
 def is_check(object_name: str) -> bool:
     return _CHECK.fullmatch(object_name) is not None
+
+
+def lease_object(vm_uuid: str, nonce: str) -> str:
+    return f"{LEASES}{vm_uuid}/{nonce}"
 
 
 def drill_object(vm_uuid: str, drill_id: str) -> str:

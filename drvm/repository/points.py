@@ -141,9 +141,15 @@ def check_is_there(store: Store) -> None:
         ) from None
 
 
-def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Listing:
+def list_points(
+    store: Store, sealer: Sealer, vm_uuid: str | None = None, known: dict[str, Point] | None = None
+) -> Listing:
     """Read all manifests that have a final, of one VM or of all. Of several good generations of a
-    point the one that was decided last: those before may have been damaged."""
+    point the one that was decided last: those before may have been damaged.
+
+    ``known``: what earlier calls have read, by object; it is brought up to date. Manifests and
+    finals are written once, so those that are listed still say what they said."""
+    read: dict[str, Point] = {}
     finals = {info.name.removeprefix(FINALS): info for info in store.list(FINALS)}
     prefix = f"{POINTS}{vm_uuid}/" if vm_uuid is not None else POINTS
     good: dict[str, Point] = {}
@@ -160,16 +166,22 @@ def list_points(store: Store, sealer: Sealer, vm_uuid: str | None = None) -> Lis
             damaged.append(parsed)
             continue
         try:
-            point = read_point(store, sealer, *parsed)
+            point = (known or {}).get(info.name) or read_point(store, sealer, *parsed)
         except ObjectMissing:
             continue  # deleted since the listing
         except RepositoryError as error:
             problems.append(str(error))
             damaged.append(parsed)
             continue
+        if point is not None:
+            read[info.name] = point
         if point is not None and decided.get(point.id, final.modified) <= final.modified:
             good[point.id], decided[point.id] = point, final.modified
     ordered = sorted(good.values(), key=lambda point: (point.manifest.created, point.id))
+    if known is not None:
+        if vm_uuid is None:
+            known.clear()
+        known.update(read)
     return Listing(tuple(ordered), tuple(problems), tuple(damaged))
 
 

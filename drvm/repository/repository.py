@@ -50,6 +50,7 @@ from drvm.repository.layout import (
     point_object,
 )
 from drvm.repository.leaf_reader import LeafReader
+from drvm.repository.leases import Leases
 from drvm.repository.local import open_local
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.packs import PackReader
@@ -86,6 +87,7 @@ class Repository:
         self.packs = PackReader(store, self._sealer)
         self.checks = Checks(store, self._sealer, self.hasher)
         self.drills = Drills(store, self._sealer)
+        self.leases = Leases(store, self._sealer)
         local = open_local(
             cache_dir, self.id, self._sealer, self.packs, self.hasher, limits, trust.rule
         )
@@ -162,9 +164,10 @@ class Repository:
         return Repository(store, opened, cache_dir, limits, trust, problems)
 
     # -- points -------------------------------------------------------------------------------
-    def points(self, vm_uuid: str | None = None) -> Listing:
-        """``problems`` also tell what somebody overwrote or deleted, as far as it was looked at."""
-        listing = protocol.list_points(self.store, self._sealer, vm_uuid)
+    def points(self, vm_uuid: str | None = None, known: dict[str, Point] | None = None) -> Listing:
+        """``problems`` also tell what somebody overwrote or deleted, as far as it was looked at.
+        With the same ``known`` again, only what has come since is read."""
+        listing = protocol.list_points(self.store, self._sealer, vm_uuid, known)
         problems = self._problems + listing.problems + alarms_of(self.store)
         return replace(listing, problems=problems)
 

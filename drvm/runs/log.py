@@ -24,6 +24,8 @@ from drvm.runs import database
 from drvm.runs.model import Run
 from drvm.runs.owner import is_alive, this_process
 
+RUNS_FILE = "runs.db"
+
 MAX_RUNS = 20_000
 """Finished ones; the last of each job and VM, and the last good one, stay whatever comes."""
 

@@ -99,11 +99,12 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``reasons`` has at least one line for people."""
+    """``reasons`` has at least one line for people. ``doubt``: nobody can tell its rules."""
 
     point: Candidate
     kept: bool
     reasons: tuple[str, ...]
+    doubt: bool = False
 
 
 def decide(
@@ -149,7 +150,8 @@ def _decide_series(
             reasons.append(now.problem)
         if not reasons and now.store - point.stored < settled:
             reasons.append(f"stored less than {format_seconds(settled.total_seconds())} ago")
-        decisions.append(Decision(point, bool(reasons), tuple(reasons) or ("no rule keeps it",)))
+        kept, why = bool(reasons), tuple(reasons) or ("no rule keeps it",)
+        decisions.append(Decision(point, kept, why, bool(rules.doubt)))
     return decisions
 
 

@@ -15,7 +15,7 @@ from drvm.core.errors import DamageFound, ObjectMissing, TamperingFound
 from drvm.core.progress import NoProgress, Progress, Trace, no_trace
 from drvm.core.threads import mapped
 from drvm.repository.generations import Decided, Generation, Status
-from drvm.repository.layout import PROBES, pack_object
+from drvm.repository.layout import LOOSE, pack_object
 from drvm.repository.listings import condemned_packs, listed_packs
 from drvm.repository.need import Need
 from drvm.repository.packs import BlobRef
@@ -42,7 +42,8 @@ class Survey:
     """``now``: the store's time, from before anything was listed. ``condemned``: tombstones.
     ``needed``: by all generations that are not given up; it is only complete where nothing is
     ``damaged``. ``index_objects`` were listed before ``packs``: what they tell of was there.
-    ``tampering``: somebody overwrote or deleted objects of a store that keeps versions."""
+    ``probes``: what comes and goes, leases too. ``tampering``: somebody overwrote or deleted
+    objects of a store that keeps versions."""
 
     now: dt.datetime
     index_objects: tuple[bytes, ...]
@@ -93,7 +94,7 @@ def survey(
     progress = progress or NoProgress()
     store = repository.store
     progress.stage("listing the repository")
-    probes = tuple(store.list(PROBES))
+    probes = tuple(info for prefix in LOOSE for info in store.list(prefix))
     index_objects = tuple(repository.catalog.index_objects())
     condemned = condemned_packs(store)
     trace("tombstones-listed")

@@ -14,7 +14,7 @@ from drvm.chunker.frames import LEVELS
 from drvm.config.policies import PolicyConfig
 from drvm.config.settings import Settings
 from drvm.core.clock import Clock, rfc3339
-from drvm.core.errors import UnknownVm, UsageError
+from drvm.core.errors import HostUnreachable, UnknownVm, UsageError
 from drvm.core.pace import Bandwidth
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
@@ -175,13 +175,22 @@ class Wiring:
             )
         return self.host(uri)
 
-    def find(self, vm: str) -> tuple[Host, Domain]:
-        """The VM on whichever host has it. Raises ``UnknownVm``."""
-        for host in self.hosts():
-            domain = host.find_domain(vm)
+    def find(self, vm: str, uri: str | None = None) -> tuple[Host, Domain]:
+        """The VM on whichever host has it, or on the one named. Raises ``UnknownVm``, and
+        ``HostUnreachable`` where a host that does not answer may have it."""
+        uris = self.settings.host_uris if uri is None else (uri,)
+        away: HostUnreachable | None = None
+        for host in map(self.host, uris):
+            try:
+                domain = host.find_domain(vm)
+            except HostUnreachable as error:
+                away = away or error
+                continue
             if domain is not None:
                 return host, domain
-        where = ", ".join(self.settings.host_uris)
+        if away is not None:
+            raise away
+        where = ", ".join(uris)
         raise UnknownVm(f"there is no VM {vm!r} on {where}", hint="drvm vms lists them")
 
     def restorer(self, trace: Trace = no_trace) -> ImageRestorer:

@@ -76,6 +76,11 @@ class FleetVm:
     last: Point | None
     rpo: Rpo
 
+    @property
+    def last_created(self) -> datetime | None:
+        """The instant that its last good point shows."""
+        return parse_rfc3339(self.last.manifest.created) if self.last is not None else None
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:

@@ -87,10 +87,12 @@ def take_point(
     options: BackupOptions,
     progress: Progress,
     trace: Trace = no_trace,
+    uri: str | None = None,
 ) -> BackupResult:
-    """Back up one VM now. The repository is opened before the guest is looked at."""
+    """Back up one VM now, of whichever host has it or of the one named. The repository is opened
+    before the guest is looked at."""
     backup = _backup(wiring, progress, trace)
-    host, domain = wiring.find(vm)
+    host, domain = wiring.find(vm, uri)
     request = options.request(domain.name)
     engine = choose_for(wiring.parts(host, trace), replace(request, vm=domain.uuid)).engine
     return backup.run(engine, request, domain.uuid)
@@ -110,10 +112,11 @@ def take_group(
     options: Callable[[str], BackupOptions],
     progress: Progress,
     trace: Trace = no_trace,
+    uri: str | None = None,
 ) -> list[tuple[str, BackupResult | DrvmError]]:
     """Back up VMs of one host as one consistency group: see ``Backup.run_group``."""
     backup = _backup(wiring, progress, trace)
-    found = [wiring.find(vm) for vm in vms]
+    found = [wiring.find(vm, uri) for vm in vms]
     if len({host.uri for host, _ in found}) > 1:
         raise UsageError("the VMs of a group must run on one host", hint="drvm vms")
     group = new_point_id()
@@ -155,12 +158,12 @@ def take_imported_point(
     return _take_files(wiring, name, engine, progress, trace)
 
 
-def finish_leftovers(wiring: Wiring) -> list[Finding]:
-    """Put every guest of the hosts back that a killed process left half-way, and remove what
-    killed drills and boots left; a finding for each, ``ok`` where nothing is left to do. Raises
-    what makes a whole host unreachable."""
+def finish_leftovers(wiring: Wiring, hosts: Sequence[Host] | None = None) -> list[Finding]:
+    """Put every guest of the hosts, or of these, back that a killed process left half-way, and
+    remove what killed drills and boots left; a finding for each, ``ok`` where nothing is left to
+    do. Raises what makes a whole host unreachable."""
     done: list[Finding] = []
-    for host in wiring.hosts():
+    for host in wiring.hosts() if hosts is None else hosts:
         for recovered in recover(wiring.parts(host)):
             done.append(_finding(recovered))
         done += sweep_drills(wiring, host)

@@ -42,13 +42,14 @@ def test_a_daemon_recovers_at_the_start_takes_points_on_schedule_and_stops_on_si
             stderr=stream,
         )
     try:
-        assert wait_for_text(log, "next at", LIMIT_S, SystemClock()), log.read_text()
+        assert wait_for_text(log, "1 jobs; stop", LIMIT_S, SystemClock()), log.read_text()
         assert guest.name in log.read_text()
         assert "overlay" not in guest.virsh("domblklist")
-        assert wait_for_text(log, "backup often: done", LIMIT_S, SystemClock()), log.read_text()
+        done = f"backup often: {guest.name}: done"
+        assert wait_for_text(log, done, LIMIT_S, SystemClock()), log.read_text()
     finally:
         daemon.send_signal(signal.SIGTERM)
-        code = daemon.wait(60)
+        code = daemon.wait(30)
     assert code == 0, log.read_text()
     points = appliance.json("points", guest.name)["points"]
     assert {point["consistency"] for point in points} == {"filesystem"}

@@ -13,8 +13,10 @@ import pytest
 from drvm.core.clock import SystemClock
 from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
-from drvm.daemon.policies import jobs
+from drvm.daemon.tasks import Doing, job_named, jobs_of
+from drvm.daemon.tasks_fleet import View
 from drvm.lab.services import S3Server
+from drvm.wiring.fleet import Fleet
 from tests.appliance import Appliance, make_appliance
 from tests.refusals import assert_clear, unchanged
 
@@ -103,9 +105,11 @@ def test_the_daemon_collects_on_its_schedule(appliance: Appliance) -> None:
     appliance.drvm("forget", "--vm", "vm0", "--yes")
     store = aged(appliance)
     with appliance.wiring() as wiring:
-        (job,) = jobs(wiring.settings, appliance.wiring)
+        doing = Doing(appliance.wiring, {}, wiring.processes)
+        (task,) = job_named(jobs_of(wiring.settings, doing), "gc").tasks(View(Fleet((), ()), {}))
+    assert task.timing.schedule == "0 4 * * *"
     for left in (2, 0):
-        job.run(NoProgress())
+        task.run(NoProgress())
         assert len(list((store / "condemned").iterdir())) == left
     assert len(list((store / "packs").iterdir())) == 4
 

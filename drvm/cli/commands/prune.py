@@ -43,6 +43,8 @@ def command(invocation: Invocation, vms: tuple[str, ...], dry_run: bool) -> None
                 pruned = run_prune(wiring.repository(), plan.going, invocation.trace)
         finally:
             _show(invocation, plan, pruned, dry_run=dry_run)
+    for vm in sorted({decision.point.vm for decision in plan.decisions if decision.doubt}):
+        invocation.warn(f"{vm}: nobody can tell which policy it has, so its points stay")
     for point in pruned.spared:
         invocation.warn(f"point {point.id} was pinned meanwhile: it stays")
     if plan.refusal is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -13,8 +13,11 @@ from msgspec.structs import replace
 from drvm.config.load import parse_config
 from drvm.config.settings import resolve
 from drvm.core.errors import DamageFound, UnknownPoint
+from drvm.core.process import Processes
 from drvm.core.progress import NoProgress
-from drvm.daemon.policies import copy_jobs
+from drvm.daemon.task import Task
+from drvm.daemon.tasks import Doing, job_named, jobs_of
+from drvm.daemon.tasks_fleet import View
 from drvm.repository.layout import PACKS
 from drvm.repository.points import Point
 from drvm.wiring.copies import plan_copy_of
@@ -94,6 +97,11 @@ def test_a_word_that_means_nothing_is_refused(source):
         going(source, "web9")
 
 
+def copy_tasks(source: Any, target: Any) -> Sequence[Task]:
+    doing = Doing(source, {"webs": target, "by-hand": target}, cast(Processes, None))
+    return job_named(jobs_of(SETTINGS, doing), "copy webs").tasks(cast(View, None))
+
+
 def test_the_daemon_copies_by_the_sections_that_have_a_schedule(source):
     target = new_vault()
 
@@ -101,9 +109,9 @@ def test_the_daemon_copies_by_the_sections_that_have_a_schedule(source):
     def opened(vault: Vault) -> Iterator[Any]:
         yield wiring(vault)
 
-    (job,) = copy_jobs(SETTINGS, lambda: opened(source), {"webs": lambda: opened(target)})
-    assert (job.name, job.schedule, job.time_zone) == ("copy webs", "30 6 * * *", "UTC")
-    job.run(NoProgress())
+    (task,) = copy_tasks(lambda: opened(source), lambda: opened(target))
+    assert (task.timing.schedule, task.timing.time_zone) == ("30 6 * * *", "UTC")
+    assert task.run(NoProgress()).message == "2 points copied"
     assert {point.manifest.vm for point in target.repository.points().points} == {"web1"}
     assert target.load(target.repository.points().points[1]) == [noise(SMALL, 1)]
 
@@ -113,7 +121,7 @@ def test_the_daemon_says_what_could_not_be_copied(source):
         source.store.delete(name)
     broken, target = source.reopen(), new_vault()
     opened = lambda vault: contextlib.nullcontext(wiring(vault))  # noqa: E731
-    (job,) = copy_jobs(SETTINGS, lambda: opened(broken), {"webs": lambda: opened(target)})
+    (task,) = copy_tasks(lambda: opened(broken), lambda: opened(target))
     with pytest.raises(DamageFound) as caught:
-        job.run(NoProgress())
+        task.run(NoProgress())
     assert "and 1 more" in caught.value.message

@@ -1,0 +1,238 @@
+"""The jobs of a config, and their tasks: which machine or repository, when, and within what limits.
+
+A job has the name that the record of runs, ``drvm run`` and people use. Those without a schedule
+are done only when somebody asks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from drvm.config.policies import PolicyConfig
+from drvm.config.settings import Settings
+from drvm.core.errors import UsageError
+from drvm.core.process import Processes
+from drvm.core.text import printable
+from drvm.daemon.task import Plan, Task
+from drvm.daemon.tasks_fleet import View
+from drvm.daemon.tasks_upkeep import Run, UpkeepWork
+from drvm.daemon.tasks_vms import Member, OpenWiring, VmWork
+from drvm.runs.model import Kind
+from drvm.schedule.timing import NO_RETRY, Retry, Timing
+from drvm.schedule.windows import parse_window
+from drvm.wiring.fleet import FleetVm
+
+BACKUPS, DRILLS, UPKEEP = "backups", "drills", "upkeep"
+"""Keys of limits, beside ``host URI`` and ``repository URL``."""
+
+ASKED = Timing("0 0 1 1 *")
+"""Of what nobody waits for: the engine never sees such a task."""
+
+LOCKS_SCHEDULE = "17 4 * * *"
+"""Once a day: a quarter of the shortest lock there may be."""
+
+_UPKEEP_RETRY = Retry(times=3, after_s=600.0)
+_FIRST_DRILL, _FIRST_UPKEEP = 10_000, 20_000
+"""Orders: backups go first, in the order of their policies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """``timing``: ``None`` where only somebody's asking begins it. ``about``: what it does, for
+    people. ``tasks`` are those of the machines that are there."""
+
+    name: str
+    kind: Kind
+    about: str
+    timing: Timing | None
+    tasks: Callable[[View], Sequence[Task]]
+    needs_fleet: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What runs are made of. ``open_copies``: by the names of copies."""
+
+    open_wiring: OpenWiring
+    open_copies: Mapping[str, OpenWiring]
+    processes: Processes
+
+
+def jobs_of(settings: Settings, doing: Doing) -> tuple[Job, ...]:
+    """All that the config knows, whether they have a schedule or not."""
+    return tuple(
+        itertools.chain(
+            _policy_jobs(settings, VmWork(doing.open_wiring, doing.processes)),
+            _upkeep_jobs(settings, UpkeepWork(doing.open_wiring), doing),
+        )
+    )
+
+
+def job_named(jobs: Sequence[Job], name: str) -> Job:
+    """Raises ``UsageError``."""
+    for job in jobs:
+        if job.name == " ".join(name.split()):
+            return job
+    names = ", ".join(repr(job.name) for job in jobs)
+    raise UsageError(f"there is no job {printable(name, 80)!r}", hint=f"there are: {names}")
+
+
+def plan_of(jobs: Iterable[Job], view: View, settings: Settings) -> Plan:
+    """What has a schedule."""
+    tasks = [task for job in jobs if job.timing is not None for task in job.tasks(view)]
+    return Plan(tasks, limits_of(settings))
+
+
+def limits_of(settings: Settings) -> dict[str, int]:
+    limits = {
+        BACKUPS: settings.daemon.max_parallel,
+        DRILLS: settings.daemon.max_parallel_drills,
+        UPKEEP: 1,
+    }
+    for host in settings.hosts:
+        if host.max_parallel is not None:
+            limits[f"host {host.uri}"] = host.max_parallel
+    stored = settings.repository
+    if stored is not None and stored.max_parallel is not None:
+        limits[f"repository {stored.url}"] = stored.max_parallel
+    return limits
+
+
+def _policy_jobs(settings: Settings, work: VmWork) -> Iterable[Job]:
+    repository = settings.repository.url if settings.repository is not None else ""
+    for number, policy in enumerate(settings.policies):
+        job = f"backup {policy.name}"
+        yield Job(
+            job,
+            "backup",
+            _about_backup(policy),
+            _timing(policy, policy.schedule),
+            _Backups(job, policy, work, number, repository),
+        )
+        drill = policy.drill
+        if drill is not None:
+            job = f"drill {policy.name}"
+            timing = _timing(policy, drill.schedule)
+            about = f"the latest points of policy {policy.name}"
+            order = _FIRST_DRILL + number
+            yield Job(job, "drill", about, timing, _Drills(job, policy, work, order))
+
+
+def _about_backup(policy: PolicyConfig) -> str:
+    groups = ", each host's at one instant" if policy.group else ""
+    return f"a point of each VM of policy {policy.name}{groups}"
+
+
+def _timing(policy: PolicyConfig, schedule: str | None) -> Timing | None:
+    if schedule is None:
+        return None
+    blackouts = tuple(parse_window(text) for text in policy.blackouts)
+    return Timing(schedule, policy.time_zone, policy.jitter_s or 0.0, blackouts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Backups:
+    job: str
+    policy: PolicyConfig
+    work: VmWork
+    order: int
+    repository: str
+
+    def __call__(self, view: View) -> list[Task]:
+        mine = [vm for vm in view.fleet.vms if vm.policy == self.policy.name and vm.host]
+        if not self.policy.group:
+            return [self._task([vm], vm.name, vm.uuid) for vm in mine]
+        by_host = itertools.groupby(sorted(mine, key=lambda vm: vm.host or ""), lambda vm: vm.host)
+        groups = [(host, list(vms)) for host, vms in by_host]
+        return [
+            self._task(vms, ", ".join(vm.name for vm in vms), f"{self.policy.name} on {host}")
+            for host, vms in groups
+        ]
+
+    def _task(self, vms: Sequence[FleetVm], name: str, subject: str) -> Task:
+        members = [Member.of(vm) for vm in vms]
+        host, policy = members[0].host, self.policy
+        if policy.group:
+            run = self.work.group(self.job, policy, members)
+        else:
+            run = self.work.backup(self.job, policy, members[0])
+        good = [vm.last_created for vm in vms]
+        known = [moment for moment in good if moment is not None]
+        return Task(
+            job=self.job,
+            kind="backup",
+            timing=_timing(policy, policy.schedule) or ASKED,
+            run=run,
+            vm=printable(name, 200),
+            vm_uuid=subject,
+            host=host,
+            touches=frozenset(vm.uuid for vm in vms),
+            uses=(BACKUPS, f"host {host}", f"repository {self.repository}"),
+            order=self.order,
+            retry=Retry(policy.retry.times, policy.retry.after_s),
+            last_good=min(known) if len(known) == len(good) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Drills:
+    job: str
+    policy: PolicyConfig
+    work: VmWork
+    order: int
+
+    def __call__(self, view: View) -> list[Task]:
+        """Of machines that have a point and are not gone for good."""
+        assert self.policy.drill is not None
+        timing = _timing(self.policy, self.policy.drill.schedule) or ASKED
+        return [
+            Task(
+                job=self.job,
+                kind="drill",
+                timing=timing,
+                run=self.work.drill(vm),
+                vm=vm.name,
+                vm_uuid=vm.uuid,
+                host=vm.host or "",
+                uses=(DRILLS,),
+                order=self.order,
+                retry=NO_RETRY,
+                last_good=view.drilled.get(vm.uuid),
+            )
+            for vm in view.fleet.vms
+            if vm.policy == self.policy.name and vm.last is not None and vm.state is not None
+        ]
+
+
+def _upkeep_jobs(settings: Settings, work: UpkeepWork, doing: Doing) -> Iterable[Job]:
+    prune, gc, check = settings.prune, settings.gc, settings.check
+    words = "points that no rule of the policies keeps are removed"
+    yield _upkeep("prune", "prune", words, (prune.schedule, prune.time_zone), work.prune())
+    words = "packs that no point needs are condemned, then deleted"
+    yield _upkeep("gc", "gc", words, (gc.schedule, gc.time_zone), work.gc())
+    words = "is everything there, and is it what was written?"
+    yield _upkeep("check", "check", words, (check.schedule, check.time_zone), work.check(check))
+    if settings.repository is not None and settings.repository.object_lock is not None:
+        words = "the locks of what stays are lengthened"
+        yield _upkeep("locks", "locks", words, (LOCKS_SCHEDULE, "UTC"), work.locks())
+    for copy in settings.copies:
+        run = work.copy(copy, doing.open_copies[copy.name])
+        words = f"new points go to {copy.repository.url}"
+        timing = (copy.schedule, copy.time_zone)
+        yield _upkeep(f"copy {copy.name}", "copy", words, timing, run)
+
+
+def _upkeep(name: str, kind: Kind, about: str, when: tuple[str | None, str], run: Run) -> Job:
+    timing = Timing(when[0], when[1]) if when[0] is not None else None
+    task = Task(
+        job=name,
+        kind=kind,
+        timing=timing or ASKED,
+        run=run,
+        uses=(f"copy {name}" if kind == "copy" else UPKEEP,),
+        order=_FIRST_UPKEEP,
+        retry=NO_RETRY if kind == "check" else _UPKEEP_RETRY,
+    )
+    return Job(name, kind, about, timing, lambda _view: [task], needs_fleet=False)

@@ -1,0 +1,164 @@
+"""What the daemon knows of machines and points, looked at anew once a minute at most.
+
+Each host has a thread of its own that looks at it: one that does not answer, or takes long, keeps
+nobody from knowing of the others, and its machines are told as unreachable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+
+from drvm.core.clock import Clock
+from drvm.core.errors import DrvmError, HostError, HostUnreachable
+from drvm.host.model import Host
+from drvm.repository.points import Point
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.fleet import Fleet, Look, Seen, look_at, point_policies, survey
+
+log = logging.getLogger("drvm.daemon")
+
+EVERY_S = 55.0
+"""The engine asks once a minute."""
+PATIENCE_S = 5.0
+"""A host that takes longer is away until its look ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """``drilled``: VM's UUID -> when its last drill was kept, by the store's time."""
+
+    fleet: Fleet
+    drilled: Mapping[str, dt.datetime]
+
+
+class FleetWatch:
+    """For one thread, and ``forget`` and ``close`` for any. Connections are kept; whatever fails
+    is opened anew at the next look."""
+
+    def __init__(
+        self, open_wiring: Callable[[], AbstractContextManager[Wiring]], clock: Clock
+    ) -> None:
+        self._open_wiring = open_wiring
+        self._clock = clock
+        self._hosts: ExitStack | None = None
+        self._watches: list[_HostWatch] = []
+        self._stored = ExitStack()
+        self._wiring: Wiring | None = None
+        self._known: dict[str, Point] = {}
+        self._view: View | None = None
+        self._looked_s = 0.0
+        self._told: tuple[str, ...] = ()
+
+    def view(self) -> View:
+        """Raises what the repository raises."""
+        now_s = self._clock.monotonic_s()
+        if self._view is None or now_s - self._looked_s >= EVERY_S:
+            self._view = self._look()
+            self._looked_s = now_s
+            self._tell(self._view.fleet)
+        return self._view
+
+    def forget(self) -> None:
+        """Somebody knows that the next look would see something else."""
+        self._view = None
+
+    def close(self) -> None:
+        for watch in self._watches:
+            watch.end()
+        if self._hosts is not None:
+            self._hosts.close()
+        self._stored.close()
+
+    def _look(self) -> View:
+        looked = self._look_at_hosts()
+        try:
+            if self._wiring is None:
+                self._wiring = self._stored.enter_context(self._open_wiring())
+            wiring = self._wiring
+            points = wiring.repository().points(known=self._known).points
+            vms = survey(looked, points, point_policies(wiring, looked), self._clock.now())
+            return View(Fleet(vms, looked.away), wiring.repository().drills.times())
+        except DrvmError:
+            self._wiring = None
+            self._stored.close()
+            raise
+
+    def _look_at_hosts(self) -> Look:
+        if self._hosts is None:
+            self._hosts = ExitStack()
+            wiring = self._hosts.enter_context(self._open_wiring())
+            policies = wiring.settings.policies
+            for host in wiring.hosts():
+                self._watches.append(_HostWatch(host, lambda host: look_at(host, policies)))
+        for watch in self._watches:
+            watch.ask()
+        until_s = self._clock.monotonic_s() + PATIENCE_S
+        seen: list[Seen] = []
+        away: list[tuple[str, HostError]] = []
+        for watch in self._watches:
+            found = watch.answer(max(0.0, until_s - self._clock.monotonic_s()))
+            if isinstance(found, HostError):
+                away.append((watch.uri, found))
+            else:
+                seen += found
+        return Look(tuple(seen), tuple(away))
+
+    def _tell(self, fleet: Fleet) -> None:
+        """What has changed, once."""
+        bare = [vm.name for vm in fleet.vms if vm.host is not None and vm.policy is None]
+        words = [f"no policy protects {name}" for name in bare]
+        words += [f"{error.message}" for _, error in fleet.away]
+        for line in words:
+            if line not in self._told:
+                log.warning("%s", line)
+        self._told = tuple(words)
+
+
+class _HostWatch:
+    """One host, and the thread that looks at it. A look that hangs is waited for by nobody but
+    this thread, which ends with the process."""
+
+    def __init__(self, host: Host, look: Callable[[Host], tuple[Seen, ...]]) -> None:
+        self.uri = host.uri
+        self._host = host
+        self._look = look
+        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._found: tuple[Seen, ...] | HostError = ()
+        threading.Thread(target=self._run, name=f"look {host.uri}", daemon=True).start()
+
+    def ask(self) -> None:
+        """Nothing while an earlier look lasts."""
+        if self._idle.is_set():
+            self._idle.clear()
+            self._asked.put(True)
+
+    def answer(self, timeout_s: float) -> tuple[Seen, ...] | HostError:
+        if not self._idle.wait(timeout_s):
+            return HostUnreachable(f"{self.uri} does not answer in time", hint="drvm doctor")
+        return self._found
+
+    def end(self) -> None:
+        self._asked.put(False)
+
+    def _run(self) -> None:
+        while self._asked.get():
+            try:
+                self._found = self._look(self._host)
+            except HostError as error:
+                self._found = error
+            except Exception as error:
+                log.exception("%s: this is a bug", self.uri)
+                self._found = HostError(f"looking at {self.uri} failed: {type(error).__name__}")
+            finally:
+                self._idle.set()
+        with contextlib.suppress(HostError):
+            self._host.close()

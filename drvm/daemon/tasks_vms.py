@@ -1,0 +1,167 @@
+"""What backups and drills of machines do when their time has come: hooks, lease, work, outcome."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from drvm.backup.run import BackupResult
+from drvm.config.policies import PolicyConfig
+from drvm.core.errors import DrillFailed, DrvmError
+from drvm.core.process import Processes
+from drvm.core.progress import Progress
+from drvm.daemon.hooks import Hooks, Result, Subject
+from drvm.daemon.task import Outcome
+from drvm.repository.manifest import Manifest
+from drvm.repository.select import select
+from drvm.wiring.assembly import Wiring
+from drvm.wiring.drills import carry_out_drill, plan_drill_of
+from drvm.wiring.fleet import FleetVm
+from drvm.wiring.foreign import foreign_words
+from drvm.wiring.jobs import BackupOptions, take_group, take_point
+from drvm.wiring.leases import leased
+
+log = logging.getLogger("drvm.daemon")
+
+OpenWiring = Callable[[], AbstractContextManager[Wiring]]
+"""Every run opens what it needs anew: a store that was away is no lasting harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A machine as it was seen last, and on which host."""
+
+    name: str
+    uuid: str
+    host: str
+
+    @staticmethod
+    def of(vm: FleetVm) -> Member:
+        assert vm.host is not None
+        return Member(vm.name, vm.uuid, vm.host)
+
+    def subject(self, job: str) -> Subject:
+        return Subject(job, self.name, self.uuid, self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class VmWork:
+    """Makes the runs of one config."""
+
+    open_wiring: OpenWiring
+    processes: Processes
+
+    def backup(self, job: str, policy: PolicyConfig, vm: Member) -> Callable[[Progress], Outcome]:
+        return functools.partial(self._back_up, job, policy, vm)
+
+    def group(
+        self, job: str, policy: PolicyConfig, vms: Sequence[Member]
+    ) -> Callable[[Progress], Outcome]:
+        """Of one host."""
+        return functools.partial(self._back_up_group, job, policy, tuple(vms))
+
+    def drill(self, vm: FleetVm) -> Callable[[Progress], Outcome]:
+        return functools.partial(self._drill, vm.name, vm.uuid)
+
+    def _back_up(self, job: str, policy: PolicyConfig, vm: Member, progress: Progress) -> Outcome:
+        options = BackupOptions.of(policy, vm.name)
+
+        def work() -> Result:
+            with self.open_wiring() as wiring, leased(wiring, [vm.uuid], progress) as renewing:
+                return _result(vm.name, take_point(wiring, vm.uuid, options, renewing, uri=vm.host))
+
+        hooks = Hooks(policy.hooks, self.processes)
+        return hooks.around(vm.subject(job), progress, work).told()
+
+    def _back_up_group(
+        self, job: str, policy: PolicyConfig, vms: tuple[Member, ...], progress: Progress
+    ) -> Outcome:
+        """Hooks are run for each member: those before all first, those after when all are done."""
+        hooks = Hooks(policy.hooks, self.processes)
+        results: dict[str, Result] = {}
+        begun: list[Member] = []
+        try:
+            for vm in vms:
+                begun.append(vm)
+                hooks.before(vm.subject(job), progress)
+            results = self._take_group(policy, vms, progress)
+        except DrvmError as error:
+            results = {vm.uuid: Result(failure=error) for vm in begun}
+        after = [(vm, hooks.after(vm.subject(job), results[vm.uuid])) for vm in begun]
+        return _together(after)
+
+    def _take_group(
+        self, policy: PolicyConfig, vms: tuple[Member, ...], progress: Progress
+    ) -> dict[str, Result]:
+        uuids = [vm.uuid for vm in vms]
+        with self.open_wiring() as wiring, leased(wiring, uuids, progress) as renewing:
+            taken = take_group(
+                wiring, uuids, lambda vm: BackupOptions.of(policy, vm), renewing, uri=vms[0].host
+            )
+        found = zip(vms, taken, strict=True)
+        return {
+            vm.uuid: Result(failure=made) if isinstance(made, DrvmError) else _result(vm.name, made)
+            for vm, (_, made) in found
+        }
+
+    def _drill(self, name: str, uuid: str, progress: Progress) -> Outcome:
+        with self.open_wiring() as wiring:
+            manifest = select(wiring.repository().points(uuid).points, uuid).manifest
+            foreign = foreign_words(wiring, manifest)
+            if foreign:
+                log.warning("%s: %s", name, foreign)
+            result = carry_out_drill(wiring, plan_drill_of(wiring, manifest), progress)
+        for warning in result.warnings:
+            log.warning("%s: %s", name, warning)
+        if not result.passed:
+            failed = ", ".join(check.name for check in result.checks if not check.passed)
+            raise DrillFailed(
+                f"the drill of point {manifest.id} failed: "
+                + (result.failure or f"not passed: {failed}"),
+                hint="drvm report shows why",
+            )
+        words = (f"RTO {result.rto_seconds or 0.0:.0f} s", foreign, *result.warnings)
+        message = "; ".join(filter(None, words))
+        return Outcome(result.id, warned=bool(result.warnings), message=message)
+
+
+def _result(name: str, taken: BackupResult) -> Result:
+    """``failure`` where the point is good, and the guest is not yet back on its own images."""
+    manifest = taken.point.manifest
+    _log_point(name, manifest)
+    outcome = Outcome(
+        result=manifest.id,
+        stored_bytes=manifest.stored_bytes,
+        warned=bool(manifest.warnings),
+        message="; ".join(manifest.warnings),
+    )
+    return Result(outcome, taken.cleanup)
+
+
+def _log_point(name: str, manifest: Manifest) -> None:
+    words = "%s: point %s, %s, %d bytes stored"
+    log.info(words, name, manifest.id, manifest.consistency, manifest.stored_bytes)
+    for warning in manifest.warnings:
+        log.warning("%s: %s", name, warning)
+
+
+def _together(results: Sequence[tuple[Member, Result]]) -> Outcome:
+    """Of a group. Raises the first failure, which names the machines of all."""
+    failures = [(vm, result.failure) for vm, result in results if result.failure is not None]
+    if failures:
+        first = failures[0][1]
+        if any(str(failure) != str(first) for _, failure in failures[1:]) or len(failures) < len(
+            results
+        ):
+            first.message = "; ".join(f"{vm.name}: {failure.message}" for vm, failure in failures)
+        raise first
+    told = [(vm, result.outcome) for vm, result in results]
+    return Outcome(
+        result=", ".join(outcome.result for _, outcome in told),
+        stored_bytes=sum(outcome.stored_bytes for _, outcome in told),
+        warned=any(outcome.warned for _, outcome in told),
+        message="; ".join(f"{vm.name}: {o.message}" for vm, o in told if o.message),
+    )
