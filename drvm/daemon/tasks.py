@@ -184,26 +184,34 @@ class _Drills:
     order: int
 
     def __call__(self, view: View) -> list[Task]:
-        """Of machines that have a point and are not gone for good."""
+        """Of machines that have a point and are not gone for good; of all together where the
+        policy's drills have stages."""
         assert self.policy.drill is not None
-        timing = _timing(self.policy, self.policy.drill.schedule) or ASKED
-        return [
-            Task(
-                job=self.job,
-                kind="drill",
-                timing=timing,
-                run=self.work.drill(vm),
-                vm=vm.name,
-                vm_uuid=vm.uuid,
-                host=vm.host or "",
-                uses=(DRILLS,),
-                order=self.order,
-                retry=NO_RETRY,
-                last_good=view.drilled.get(vm.uuid),
-            )
+        mine = [
+            vm
             for vm in view.fleet.vms
             if vm.policy == self.policy.name and vm.last is not None and vm.state is not None
         ]
+        if self.policy.drill.stages:
+            return [self._task(view, mine, self.policy.name)] if mine else []
+        return [self._task(view, [vm], vm.uuid) for vm in mine]
+
+    def _task(self, view: View, vms: Sequence[FleetVm], subject: str) -> Task:
+        assert self.policy.drill is not None
+        known = [view.drilled[vm.uuid] for vm in vms if vm.uuid in view.drilled]
+        return Task(
+            job=self.job,
+            kind="drill",
+            timing=_timing(self.policy, self.policy.drill.schedule) or ASKED,
+            run=self.work.drill(self.policy, vms),
+            vm=printable(", ".join(vm.name for vm in vms), 200),
+            vm_uuid=subject,
+            host=vms[0].host or "",
+            uses=(DRILLS,),
+            order=self.order,
+            retry=NO_RETRY,
+            last_good=min(known) if len(known) == len(vms) else None,
+        )
 
 
 def _upkeep_jobs(settings: Settings, work: UpkeepWork, doing: Doing) -> Iterable[Job]:

@@ -15,10 +15,11 @@ from drvm.core.process import Processes
 from drvm.core.progress import Progress
 from drvm.daemon.hooks import Hooks, Result, Subject
 from drvm.daemon.task import Outcome
+from drvm.drill.group import GroupPlan
+from drvm.report.model import DrillResult
 from drvm.repository.manifest import Manifest
-from drvm.repository.select import select
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.drills import carry_out_drill, plan_drill_of
+from drvm.wiring.drills import carry_out, plan_policy
 from drvm.wiring.fleet import FleetVm
 from drvm.wiring.foreign import foreign_words
 from drvm.wiring.jobs import BackupOptions, take_group, take_point
@@ -63,8 +64,9 @@ class VmWork:
         """Of one host."""
         return functools.partial(self._back_up_group, job, policy, tuple(vms))
 
-    def drill(self, vm: FleetVm) -> Callable[[Progress], Outcome]:
-        return functools.partial(self._drill, vm.name, vm.uuid)
+    def drill(self, policy: PolicyConfig, vms: Sequence[FleetVm]) -> Callable[[Progress], Outcome]:
+        """Of one machine, or of all of a policy whose drills have stages."""
+        return functools.partial(self._drill, policy, frozenset(vm.uuid for vm in vms))
 
     def _back_up(self, job: str, policy: PolicyConfig, vm: Member, progress: Progress) -> Outcome:
         options = BackupOptions.of(policy, vm.name)
@@ -107,25 +109,43 @@ class VmWork:
             for vm, (_, made) in found
         }
 
-    def _drill(self, name: str, uuid: str, progress: Progress) -> Outcome:
+    def _drill(self, policy: PolicyConfig, uuids: frozenset[str], progress: Progress) -> Outcome:
+        results: list[DrillResult] = []
+        foreign: list[str] = []
         with self.open_wiring() as wiring:
-            manifest = select(wiring.repository().points(uuid).points, uuid).manifest
-            foreign = foreign_words(wiring, manifest)
-            if foreign:
-                log.warning("%s: %s", name, foreign)
-            result = carry_out_drill(wiring, plan_drill_of(wiring, manifest), progress)
-        for warning in result.warnings:
-            log.warning("%s: %s", name, warning)
-        if not result.passed:
-            failed = ", ".join(check.name for check in result.checks if not check.passed)
-            raise DrillFailed(
-                f"the drill of point {manifest.id} failed: "
-                + (result.failure or f"not passed: {failed}"),
-                hint="drvm report shows why",
-            )
-        words = (f"RTO {result.rto_seconds or 0.0:.0f} s", foreign, *result.warnings)
-        message = "; ".join(filter(None, words))
-        return Outcome(result.id, warned=bool(result.warnings), message=message)
+            only = next(iter(uuids)) if len(uuids) == 1 else None
+            points = wiring.repository().points(only).points
+            mine = [point for point in points if point.manifest.vm_uuid in uuids]
+            for plan in plan_policy(wiring, policy, mine):
+                drilled = plan.machines if isinstance(plan, GroupPlan) else (plan,)
+                told = (foreign_words(wiring, one.request.point) for one in drilled)
+                foreign += [words for words in told if words]
+                results += carry_out(wiring, plan, progress)
+        return _drilled(results, foreign)
+
+
+def _drilled(results: Sequence[DrillResult], foreign: Sequence[str]) -> Outcome:
+    """Raises ``DrillFailed`` where one of them did not pass."""
+    warnings = [f"{result.vm}: {text}" for result in results for text in result.warnings]
+    for words in (*foreign, *warnings):
+        log.warning("%s", words)
+    failed = [result for result in results if not result.passed]
+    if failed:
+        raise DrillFailed(
+            "; ".join(
+                f"{one.vm}: the drill of point {one.point} failed: {_why(one)}" for one in failed
+            ),
+            hint="drvm report shows why",
+        )
+    times = [f"{result.vm}: RTO {result.rto_seconds or 0.0:.0f} s" for result in results]
+    message = "; ".join((*times, *foreign, *warnings))
+    ids = ", ".join(result.id for result in results)
+    return Outcome(ids, warned=bool(warnings), message=message)
+
+
+def _why(result: DrillResult) -> str:
+    failed = ", ".join(check.name for check in result.checks if not check.passed)
+    return result.failure or f"not passed: {failed}"
 
 
 def _result(name: str, taken: BackupResult) -> Result:

@@ -157,6 +157,17 @@ def test_a_drill_is_for_vms_that_have_a_point_and_are_not_gone() -> None:
     assert {task.uses for task in tasks} == {(DRILLS,)} and tasks[0].touches == frozenset()
 
 
+def test_drills_with_stages_are_one_task_for_all_vms_of_the_policy() -> None:
+    staged = CONFIG.replace(
+        'drill: {schedule: "0 5 * * 0"}',
+        'drill: {schedule: "0 5 * * 0", stages: [{vms: [web2]}, {vms: ["web*"]}]}',
+    )
+    some = (point("web1", "u"),)
+    seen = view(vm("web1", points=some), vm("web2", points=some), drilled={"uuid of web1": NOW})
+    (task,) = job_named(jobs_of(settings(staged), doing()), "drill nightly").tasks(seen)
+    assert (task.vm, task.vm_uuid, task.last_good) == ("web1, web2", "nightly", None)
+
+
 def test_backups_go_before_drills_and_those_before_upkeep_and_policies_in_their_order() -> None:
     some = (point("web1", "u"),)
     found = plan(view(vm("db1", "together"), vm("web1", points=some))).tasks
