@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from drvm.core.errors import DrvmError
-from drvm.report.attention import Concern, attention
+from drvm.report.attention import Concern
 from drvm.report.input import ReportInput
+from drvm.report.views import Overview, overview
 
 log = logging.getLogger("drvm.web")
 
@@ -29,9 +30,13 @@ class Snapshot:
     """``version`` grows with each; ``problem``: why it could not be renewed since."""
 
     report: ReportInput
-    concerns: tuple[Concern, ...]
+    view: Overview
     version: int
     problem: str = ""
+
+    def concerns_of(self, vm_uuid: str) -> tuple[Concern, ...]:
+        every = (concern for alike in self.view.attention for concern in alike.concerns)
+        return tuple(concern for concern in every if concern.vm_uuid == vm_uuid)
 
 
 class Latest:
@@ -70,11 +75,11 @@ class Latest:
 
     def _renew(self) -> None:
         began_s = self._monotonic_s()
-        made: tuple[ReportInput, tuple[Concern, ...]] | None = None
+        made: tuple[ReportInput, Overview] | None = None
         failed: DrvmError | None = None
         try:
             report = self._gather()
-            made = report, attention(report)
+            made = report, overview(report)
         except DrvmError as error:
             failed = error
         except Exception:

@@ -27,7 +27,6 @@ MAX_RUNS_OF_VM = 30
 MAX_POINTS = 100
 MAX_DRILLS = 6
 MAX_RUNNING = 50
-MAX_ATTENTION = 50
 MAX_PICTURED = 2000
 
 
@@ -93,20 +92,12 @@ class Pages:
 
     # -- pages --------------------------------------------------------------------------------
     def overview(self, csrf: str) -> str:
-        held = self.snapshot()
-        fleet = views.fleet_views(held.report, held.concerns)
-        running = self._running("")
         return self._page(
             "overview.html.j2",
             csrf,
-            held,
-            concerns=held.concerns[:MAX_ATTENTION],
-            concerns_left=max(0, len(held.concerns) - MAX_ATTENTION),
-            tiles=views.tiles(held.report, fleet, len(running)),
-            fleet=fleet,
-            running=running,
+            self.snapshot(),
+            running=self._running(""),
             of_vm="",
-            upkeep=self._upkeep(held),
         )
 
     def vm(self, uuid: str, csrf: str, began: str) -> str:
@@ -115,14 +106,13 @@ class Pages:
         now = self._clock.now()
         points = self._source.points(uuid)
         drills = held.report.drills_of(uuid)
-        fleet = [view for view in views.fleet_views(held.report, held.concerns) if view.row is row]
         return self._page(
             "vm.html.j2",
             csrf,
             held,
             row=row,
-            view=fleet[0] if fleet else None,
-            concerns=[concern for concern in held.concerns if concern.vm_uuid == uuid],
+            last_drill=drills[0] if drills else None,
+            concerns=held.concerns_of(uuid),
             actions=[action for action in ACTIONS if action in self._source.may_start(uuid)],
             began=next((action for action in ACTIONS if action == began), ""),
             running=self._running(uuid),
@@ -159,7 +149,7 @@ class Pages:
         held = self.snapshot()
         drill = self.known_drill(drill_id)
         whole = msgspec.structs.replace(drill, screenshot_png=self._picture_of(drill))
-        return self._page("drill.html.j2", csrf, held, view=drill_view(whole, "drill"), drill=drill)
+        return self._page("drill.html.j2", csrf, held, item=drill_view(whole, "drill"), drill=drill)
 
     def login(self, problem: str = "") -> str:
         return self._render("login.html.j2", problem=problem, drvm_version=__version__)
@@ -188,10 +178,6 @@ class Pages:
         now = self._clock.now()
         return [views.run_view(run, now) for run in runs]
 
-    def _upkeep(self, held: Snapshot) -> list[views.RunView]:
-        """The last run of each job about the repository."""
-        return self._views(row for row in held.report.runs if not row.vm_uuid)
-
     def _has_picture(self, drill: DrillResult) -> bool:
         """Drills never change, so each is asked for once."""
         if drill.id not in self._pictured:
@@ -209,6 +195,7 @@ class Pages:
             template,
             csrf=csrf,
             report=held.report,
+            view=held.view,
             stale=held.problem,
             ago=functools.partial(views.ago, now=now),
             drvm_version=__version__,

@@ -9,33 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drvm.core.units import format_bytes
-from drvm.report.attention import Concern
-from drvm.report.chart import History, rto_history
-from drvm.report.input import ReportInput, RunRow, VmRow
-from drvm.report.model import DrillResult
+from drvm.report.input import RunRow
 from drvm.runs.model import Run
 from drvm.web.source import PointRow
 
 MAX_GROWTH_BARS = 48
 GROWTH_WIDTH, GROWTH_HEIGHT = 480.0, 64.0
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
-
-
-@dataclass(frozen=True, slots=True)
-class FleetView:
-    """A VM in the overview. ``worst``: of its concerns, ``good`` where there are none."""
-
-    row: VmRow
-    worst: str
-    last_drill: DrillResult | None
-    history: History | None
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    figure: str
-    words: str
-    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,59 +55,13 @@ class GrowthBar:
 
 _MARKS = {
     "running": ("none", "running"),
-    "done": ("good", "✓ done"),
-    "warned": ("warn", "! done, with warnings"),
-    "failed": ("bad", "✗ failed"),
-    "stopped": ("none", "– stopped"),
-    "lost": ("bad", "✗ lost"),
+    "done": ("good", "done"),
+    "warned": ("warn", "done, with warnings"),
+    "failed": ("bad", "failed"),
+    "stopped": ("none", "stopped"),
+    "lost": ("bad", "lost"),
 }
 STATES = tuple(state for state in _MARKS if state != "running")
-
-_RANK = {"critical": 0, "warning": 1, "good": 2}
-
-
-def fleet_views(report: ReportInput, concerns: Sequence[Concern]) -> list[FleetView]:
-    """What needs a look comes first."""
-    worst: dict[str, str] = {}
-    for concern in concerns:
-        if concern.vm_uuid:
-            before = worst.get(concern.vm_uuid, "good")
-            worst[concern.vm_uuid] = min(before, concern.severity, key=_RANK.__getitem__)
-    views = []
-    for row in report.vms:
-        drills = report.drills_of(row.vm_uuid)
-        last = drills[0] if drills else None
-        views.append(FleetView(row, worst.get(row.vm_uuid, "good"), last, rto_history(drills)))
-    return sorted(views, key=lambda view: (_RANK[view.worst], view.row.gone, view.row.vm))
-
-
-def tiles(report: ReportInput, views: Sequence[FleetView], running: int) -> tuple[Tile, ...]:
-    here = [view for view in views if not view.row.gone]
-    asked = [view for view in here if view.row.rpo_target_seconds is not None]
-    kept = sum(view.row.rpo_state == "met" for view in asked)
-    proven = sum(view.last_drill is not None and view.last_drill.passed for view in here)
-    protected = sum(view.row.policy is not None for view in here)
-    stored = report.storage[-1].stored_bytes if report.storage else None
-    found = [
-        Tile(_of(protected, len(here)), "VMs covered by a policy", _kind(protected, len(here))),
-        Tile(_of(kept, len(asked)), "VMs within their RPO", _kind(kept, len(asked))),
-        Tile(_of(proven, len(here)), "VMs proven by their last drill", _kind(proven, len(here))),
-    ]
-    if stored is not None:
-        found.append(Tile(format_bytes(stored), "in the repository"))
-    else:
-        found.append(Tile(str(running), "job running" if running == 1 else "jobs running"))
-    return tuple(found)
-
-
-def _of(some: int, all_: int) -> str:
-    return f"{some} of {all_}" if all_ else "–"
-
-
-def _kind(some: int, all_: int) -> str:
-    if not all_:
-        return ""
-    return "good" if some == all_ else "bad"
 
 
 def run_view(run: Run | RunRow, now: dt.datetime) -> RunView:

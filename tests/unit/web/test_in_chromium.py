@@ -68,7 +68,7 @@ def test_a_wrong_token_stays_at_the_login_and_the_right_one_opens_the_overview(
     page.get_by_role("alert").wait_for()
     page.fill("#token", TOKEN)
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Needs attention").wait_for()
+    page.get_by_role("heading", name="What needs attention first").wait_for()
     page.get_by_role("button", name="Log out").click()
     page.wait_for_url(f"{site.url}/login")
     page.goto(site.url)
