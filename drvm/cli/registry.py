@@ -17,6 +17,7 @@ class Verb:
 VERBS = (
     Verb("init", "init", "Create a repository, and a config where there is none."),
     Verb("doctor", "doctor", "Check all that drvm needs; --fix puts guests back."),
+    Verb("status", "status", "Say how all of it is, in a line and an exit code."),
     Verb("vms", "vms", "List the VMs: how they are protected, what would be lost now."),
     Verb("backup", "backup", "Take a recovery point of VMs, or of image files."),
     Verb("points", "points", "List the good recovery points."),

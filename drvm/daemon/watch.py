@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from drvm.core.text import printable
 from drvm.daemon import alarms
 from drvm.daemon.alarms import Alarm, Rules
 from drvm.daemon.figures import job_figures, way_figures
+from drvm.notify.outbox import Outbox
 from drvm.notify.postman import Postman
 from drvm.report.attention import Concern, attention
 from drvm.report.input import ReportInput
@@ -182,13 +183,7 @@ class Watch:
                 f"the metrics can't be written: {self._unwritten}", "see daemon.metrics.textfile",
             )  # fmt: skip
         boxes = self._postman.outboxes() if self._postman is not None else {}
-        for name, box in boxes.items():
-            if box.failing_since is not None and now - box.failing_since >= SILENT_AFTER:
-                yield Concern(
-                    f"{_OWN} notify {name}", "failure", "warning", "",
-                    f"nobody can be told by {name}: {box.failure}", "see notify in the config",
-                    box.failing_since,
-                )  # fmt: skip
+        yield from silent_ways(boxes, now)
 
     def _note_moves(self, running: Sequence[Run]) -> None:
         now_s = self._clock.monotonic_s()
@@ -238,6 +233,17 @@ class Watch:
 
 _OWN = "daemon"
 """Keys of what the daemon sees of itself begin so."""
+
+
+def silent_ways(boxes: Mapping[str, Outbox], now: dt.datetime) -> Iterator[Concern]:
+    """``boxes``: by the names of their ways."""
+    for name, box in boxes.items():
+        if box.failing_since is not None and now - box.failing_since >= SILENT_AFTER:
+            yield Concern(
+                f"{_OWN} notify {name}", "failure", "warning", "",
+                f"nobody can be told by {name}: {box.failure}", "see notify in the config",
+                box.failing_since,
+            )  # fmt: skip
 
 
 def read_looked(text: str | None) -> Looked | None:
