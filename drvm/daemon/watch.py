@@ -87,7 +87,6 @@ class Watch:
         self._rules = rules or Rules()
         self._lock = threading.Lock()
         self._postman: Postman | None = None
-        self._alarms = alarms.decode(record.fact(ALARMS))
         self._started = clock.now()
         self._report: ReportInput | None = None
         self._concerns: tuple[Concern, ...] = ()
@@ -113,8 +112,8 @@ class Watch:
             running = self._record.running()
             self._note_moves(running)
             seen = [*self._concerns, *self._own_concerns(now, running)]
-            before = self._alarms
-            self._alarms, messages = alarms.step(
+            before = alarms.decode(self._record.fact(ALARMS))
+            after, messages = alarms.step(
                 before, seen, now, self._host, self._rules, self._may_last
             )
             for message in messages:
@@ -122,8 +121,8 @@ class Watch:
                 log.log(level, "%s: %s: %s", message.event, message.kind, message.text)
             if messages and self._postman is not None:
                 self._postman.tell(messages)  # before it counts as told
-            if self._alarms != before:
-                self._record.set_fact(ALARMS, alarms.encode(self._alarms))
+            if after != before:
+                self._record.set_fact(ALARMS, alarms.encode(after))
             self._looked, self._looked_s = now, self._clock.monotonic_s()
             self._note_look(now)
             self._write_textfile(seen)

@@ -21,6 +21,9 @@ KEY = "notify."
 """Each way's outbox is the fact ``notify.NAME``."""
 
 _LOOK_S = 5.0
+_changing = threading.Lock()
+"""Held from reading an outbox to writing it: when the config is read anew, those before may still
+be telling something."""
 
 
 class Facts(Protocol):
@@ -78,7 +81,6 @@ class _Telling:
         self.name = name
         self._facts = facts
         self._clock = clock
-        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -116,8 +118,8 @@ class _Telling:
                 self._wake.clear()
 
     def _change(self, change: Callable[[Outbox], Outbox]) -> None:
-        with self._lock:
-            self._outbox = change(self._outbox)
+        with _changing:
+            self._outbox = change(outbox.decode(self._facts.fact(KEY + self.name)))
             self._facts.set_fact(KEY + self.name, outbox.encode(self._outbox))
 
     def _attempt(self, act: Callable[[], None], message: Message | None) -> None:

@@ -35,11 +35,12 @@ class Slow:
 
     def __init__(self, name: str = "slow") -> None:
         self.name = name
-        self.let = threading.Event()
+        self.let, self.begun = threading.Event(), threading.Event()
         self.told: list[Message] = []
         self.error: Exception | None = None
 
     def send(self, message: Message) -> None:
+        self.begun.set()
         self.let.wait(10)
         if self.error is not None:
             raise self.error
@@ -92,6 +93,25 @@ def test_what_was_not_told_is_told_after_a_restart(tmp_path: Path) -> None:
         CLOCK.sleep(0.1)
         again.stop()
     assert [document["id"] for document in heard.documents()] == ["a1b2"]
+
+
+def test_what_an_older_config_is_still_telling_neither_loses_nor_brings_back_anything() -> None:
+    facts, before, after = Facts(), Slow("chat"), Slow("chat")
+    old = make_postman(facts, before)
+    old.start()
+    old.tell([make_message()])
+    assert before.begun.wait(10)
+    old.stop(0.1)  # it hangs in the first message
+    new = make_postman(facts, after)
+    new.tell([make_message(id="2")])
+    before.let.set()
+    wait_until(lambda: before.told)
+    wait_until(lambda: [m.id for m in old.outboxes()["chat"].pending] == ["2"])
+    after.let.set()
+    new.start()
+    wait_until(lambda: "2" in [message.id for message in after.told])
+    wait_until(lambda: not new.outboxes()["chat"].pending)
+    new.stop()
 
 
 def test_a_failure_to_tell_is_logged_once_without_secrets_and_stands_in_the_outbox(
