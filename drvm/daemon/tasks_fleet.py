@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, HostError, HostUnreachable
 from drvm.host.model import Host
-from drvm.repository.points import Point
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import Fleet, Look, Seen, look_at, point_policies, survey
+from drvm.wiring.remembering import remembered_of
 
 log = logging.getLogger("drvm.daemon")
 
@@ -51,7 +51,6 @@ class FleetWatch:
         self._watches: list[_HostWatch] = []
         self._stored = ExitStack()
         self._wiring: Wiring | None = None
-        self._known: dict[str, Point] = {}
         self._view: View | None = None
         self._looked_s = 0.0
         self._told: tuple[str, ...] = ()
@@ -82,7 +81,8 @@ class FleetWatch:
             if self._wiring is None:
                 self._wiring = self._stored.enter_context(self._open_wiring())
             wiring = self._wiring
-            points = wiring.repository().points(known=self._known).points
+            repository = wiring.repository()
+            points = repository.points(remembered=remembered_of(repository)).points
             vms = survey(looked, points, point_policies(wiring, looked), self._clock.now())
             return View(Fleet(vms, looked.away), wiring.repository().drills.times())
         except DrvmError:

@@ -164,7 +164,7 @@ def _failed_run(report: ReportInput, run: RunRow) -> Iterator[Concern]:
         return
     if run.kind == "drill" and run.result:
         return  # the drill's own result tells more
-    safe = row is not None and row.rpo_state in ("met", "no-target")
+    safe = row.rpo_state in ("met", "no-target") if row is not None else run.kind != "check"
     yield Concern(
         f"failure {run.job} {run.vm_uuid}".rstrip(), "failure",
         "warning" if safe else "critical", run.vm,

@@ -84,6 +84,9 @@ def _suite(root: ElementTree.Element, drill: DrillResult, cases: list[_Case]) ->
         ("consistency", drill.consistency),
         ("data_bytes", str(drill.data_bytes)),
         ("drvm_version", drill.drvm_version),
+        ("method", drill.method),
+        ("group", drill.group),
+        ("stage", str(drill.stage)),
     ):
         ElementTree.SubElement(properties, "property", {"name": name, "value": _clean(value)})
     for case in cases:

@@ -181,9 +181,9 @@ def overview(report: ReportInput) -> Overview:
     )
 
 
-def shown_drill_ids(report: ReportInput) -> frozenset[str]:
-    """The drills whose pictures a page would show."""
-    return frozenset(drill.id for drill in _shown_drills(report))
+def shown_drill_ids(report: ReportInput) -> tuple[str, ...]:
+    """The drills whose pictures a page would show, the most important first."""
+    return tuple(drill.id for drill in _shown_drills(report))
 
 
 def _urgency(severity: Severity | None) -> int:

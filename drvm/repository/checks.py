@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ from drvm.repository.layout import CHECKS, KEYS, check_object, decode_json, is_c
 from drvm.repository.manifest import MAX_COUNT
 from drvm.repository.packcheck import Fault, examine
 from drvm.repository.points import create_once
+from drvm.repository.remembered import Remembered
 from drvm.store.base import Store
 
 CIRCLE = 1 << 64
@@ -169,8 +171,8 @@ class Checks:
         listed = self._store.list(KEYS)
         return [i.name for i in listed if i.size_bytes > MAX_SLOT_BYTES or not self._slot(i.name)]
 
-    def history(self) -> History:
-        return read_history(self._store, self._sealer)
+    def history(self, remembered: Remembered | None = None) -> History:
+        return read_history(self._store, self._sealer, remembered)
 
     def record(self, record: CheckRecord, trace: Trace = no_trace) -> None:
         """A crash leaves a record or none."""
@@ -193,7 +195,8 @@ def create_record(
     trace("check-recorded")
 
 
-def read_history(store: Store, sealer: Sealer) -> History:
+def read_history(store: Store, sealer: Sealer, remembered: Remembered | None = None) -> History:
+    remembered = remembered or Remembered()
     listed = [info for info in store.list(CHECKS) if is_check(info.name)]
     listed.sort(key=lambda info: (info.modified, info.name))
     runs: list[Past] = []
@@ -201,13 +204,19 @@ def read_history(store: Store, sealer: Sealer) -> History:
     for info in listed[-RECORDS_READ:]:
         with contextlib.suppress(ObjectMissing):
             try:
-                plain = sealer.open_object(b"check", info.name, store.get(info.name))
-                record = decode_json(plain, CheckRecord, info.name)
+                read = functools.partial(_read_record, store, sealer, info.name)
+                record = remembered.of((info,), read)
             except (ObjectDamaged, RepositoryError):
                 unreadable.append(info.name)
                 continue
             runs.append(Past(record, _before(info.modified, record.seconds)))
+    remembered.keep_only(CHECKS, [info.name for info in listed[-RECORDS_READ:]])
     return History(tuple(runs), tuple(unreadable))
+
+
+def _read_record(store: Store, sealer: Sealer, name: str) -> CheckRecord:
+    plain = sealer.open_object(b"check", name, store.get(name))
+    return decode_json(plain, CheckRecord, name)
 
 
 def oldest_read(

@@ -184,3 +184,10 @@ def lease_object(vm_uuid: str, nonce: str) -> str:
 
 def drill_object(vm_uuid: str, drill_id: str) -> str:
     return f"{DRILLS}{vm_uuid}/{drill_id}"
+
+
+def parse_drill(object_name: str) -> tuple[str, str] | None:
+    """(VM's UUID, id); ``None`` for what is not the name of a drill's record. Each is a segment of
+    an object's name, and so of a path."""
+    parts = object_name.removeprefix(DRILLS).split("/")
+    return (parts[0], parts[1]) if len(parts) == 2 else None

@@ -17,12 +17,13 @@ from drvm.repository.trust import DedupTrust, Trust
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """``fingerprints``: the directory they are in; ``None``: nothing is kept."""
+    """``fingerprints``, ``drills``: the directories they are in; ``None``: nothing is kept."""
 
     tables: IdTables
     trust: Trust
     index: SparseIndex
     fingerprints: Path | None
+    drills: Path | None
 
 
 def open_local(
@@ -35,7 +36,8 @@ def open_local(
     rule: DedupTrust,
 ) -> Local:
     """Below a directory of the repository's own: ``ids/`` with the id tables of packs, ``index/``
-    with the hooks, ``trusted/`` with what was verified, ``fingerprints/``."""
+    with the hooks, ``trusted/`` with what was verified, ``fingerprints/``, ``drills/`` with
+    their records as they are sealed."""
 
     def below(name: str) -> Path | None:
         return cache_dir / repository_id / name if cache_dir is not None else None
@@ -45,4 +47,4 @@ def open_local(
     runs = below("index")
     files = RunFiles(runs, bytes.fromhex(repository_id)) if runs is not None else None
     index = SparseIndex(Levels(files, limits.memory_bytes), tables, trust)
-    return Local(tables, trust, index, below("fingerprints"))
+    return Local(tables, trust, index, below("fingerprints"), below("drills"))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import hashlib
 from dataclasses import dataclass
 from operator import itemgetter
@@ -49,6 +50,7 @@ from drvm.repository.layout import (
 )
 from drvm.repository.listings import condemned_packs, present_packs
 from drvm.repository.manifest import Manifest, decode_manifest, digest
+from drvm.repository.remembered import Remembered
 from drvm.store.base import MAX_OBJECT_BYTES, Store
 
 ATTEMPTS = 3
@@ -142,21 +144,23 @@ def check_is_there(store: Store) -> None:
 
 
 def list_points(
-    store: Store, sealer: Sealer, vm_uuid: str | None = None, known: dict[str, Point] | None = None
+    store: Store,
+    sealer: Sealer,
+    vm_uuid: str | None = None,
+    remembered: Remembered | None = None,
 ) -> Listing:
-    """Read all manifests that have a final, of one VM or of all. Of several good generations of a
-    point the one that was decided last: those before may have been damaged.
-
-    ``known``: what earlier calls have read, by object; it is brought up to date. Manifests and
-    finals are written once, so those that are listed still say what they said."""
-    read: dict[str, Point] = {}
+    """Read all manifests that have a final, of one VM or of all, but for those that are
+    ``remembered``. Of several good generations of a point the one that was decided last: those
+    before may have been damaged."""
     finals = {info.name.removeprefix(FINALS): info for info in store.list(FINALS)}
     prefix = f"{POINTS}{vm_uuid}/" if vm_uuid is not None else POINTS
     good: dict[str, Point] = {}
     decided: dict[str, dt.datetime] = {}
     problems: list[str] = []
     damaged: list[tuple[str, str, str]] = []
+    names: list[str] = []
     for info in store.list(prefix):
+        names.append(info.name)
         parsed = parse_point(info.name)
         final = finals.get(f"{parsed[1]}.{parsed[2]}") if parsed is not None else None
         if parsed is None or final is None:
@@ -166,22 +170,22 @@ def list_points(
             damaged.append(parsed)
             continue
         try:
-            point = (known or {}).get(info.name) or read_point(store, sealer, *parsed)
+            if remembered is None:
+                point = read_point(store, sealer, *parsed)
+            else:
+                read = functools.partial(read_point, store, sealer, *parsed)
+                point = remembered.of((info, final), read)
         except ObjectMissing:
             continue  # deleted since the listing
         except RepositoryError as error:
             problems.append(str(error))
             damaged.append(parsed)
             continue
-        if point is not None:
-            read[info.name] = point
         if point is not None and decided.get(point.id, final.modified) <= final.modified:
             good[point.id], decided[point.id] = point, final.modified
+    if remembered is not None:
+        remembered.keep_only(prefix, names)
     ordered = sorted(good.values(), key=lambda point: (point.manifest.created, point.id))
-    if known is not None:
-        if vm_uuid is None:
-            known.clear()
-        known.update(read)
     return Listing(tuple(ordered), tuple(problems), tuple(damaged))
 
 

@@ -56,6 +56,7 @@ from drvm.repository.manifest import Disk, Manifest, StoredBlob
 from drvm.repository.packs import PackReader
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
+from drvm.repository.remembered import Remembered
 from drvm.repository.session import Session
 from drvm.repository.trust import DEFAULT_TRUST, HostTrust
 from drvm.store.base import Store
@@ -86,13 +87,13 @@ class Repository:
         self.hasher = BlockHasher(self._sealer.block_id_key(), self._sealer.leaf_digest_key())
         self.packs = PackReader(store, self._sealer)
         self.checks = Checks(store, self._sealer, self.hasher)
-        self.drills = Drills(store, self._sealer)
         self.leases = Leases(store, self._sealer)
         local = open_local(
             cache_dir, self.id, self._sealer, self.packs, self.hasher, limits, trust.rule
         )
         self.tables, self.trust, self._index = local.tables, local.trust, local.index
         self._fingerprints = local.fingerprints
+        self.drills = Drills(store, self._sealer, local.drills)
         self.catalog = Catalog(store, self._sealer, self.packs, self._index)
 
     @staticmethod
@@ -164,10 +165,10 @@ class Repository:
         return Repository(store, opened, cache_dir, limits, trust, problems)
 
     # -- points -------------------------------------------------------------------------------
-    def points(self, vm_uuid: str | None = None, known: dict[str, Point] | None = None) -> Listing:
-        """``problems`` also tell what somebody overwrote or deleted, as far as it was looked at.
-        With the same ``known`` again, only what has come since is read."""
-        listing = protocol.list_points(self.store, self._sealer, vm_uuid, known)
+    def points(self, vm_uuid: str | None = None, remembered: Remembered | None = None) -> Listing:
+        """``remembered``: what was read before is not read again. ``problems`` also tell what
+        somebody overwrote or deleted, as far as it was looked at."""
+        listing = protocol.list_points(self.store, self._sealer, vm_uuid, remembered)
         problems = self._problems + listing.problems + alarms_of(self.store)
         return replace(listing, problems=problems)
 

@@ -3,32 +3,47 @@ what jobs did here."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
 
 from drvm import __version__
 from drvm.config.policies import PolicyConfig
 from drvm.config.settings import Settings
-from drvm.core.clock import parse_rfc3339
-from drvm.core.errors import RepositoryError
+from drvm.core.clock import parse_rfc3339, rfc3339
+from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError
 from drvm.core.text import printable
+from drvm.core.threads import mapped
+from drvm.core.units import MIB
 from drvm.report.input import (
     DAYS_SHOWN,
     CheckRow,
     JobRow,
     ReportInput,
     RunRow,
+    StorageSample,
     VmRow,
 )
 from drvm.report.model import DrillResult, decode_drill
+from drvm.report.views import shown_drill_ids
 from drvm.repository.checks import CIRCLE, History, Past
+from drvm.repository.layout import DRILLS
 from drvm.repository.points import Point
+from drvm.repository.remembered import Remembered
+from drvm.repository.repository import Repository
+from drvm.runs.log import RunLog
 from drvm.runs.model import Run
 from drvm.schedule.cron import fires_between
+from drvm.schedule.timing import Retry
+from drvm.store.base import ObjectInfo
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, fleet_of
+from drvm.wiring.growth import samples_with, stored_bytes
+from drvm.wiring.remembering import remembered_of
 
 GRACE = dt.timedelta(days=1)
 """How long after its schedule's time something may still not have begun: retries, blackout windows
@@ -36,32 +51,74 @@ and long queues are no reason to call anybody."""
 
 _WINDOWS = tuple(dt.timedelta(days=days) for days in (1, 8, 32, 400))
 _MAX_FIRES = 2000
+_GOOD = ("done", "warned")
+_PICTURES_BYTES = 64 * MIB
 
 
-def gather_report(wiring: Wiring, runs: Sequence[Run] = ()) -> ReportInput:
-    """``runs``: the last finished run of each job and VM. Hosts that don't answer are said to be
-    so. Raises the store's errors."""
+def gather_report(
+    wiring: Wiring, runs: Sequence[Run] = (), *, pictures: bool = False
+) -> ReportInput:
+    """``runs``: the last finished run of each job and VM. Drills have their pictures only where
+    they are asked for, and where a page shows them. Hosts that don't answer are said to be so.
+    What was read of points, drills and checks before is not read again by the same process, as long
+    as the repository lists it as it was. Raises the store's errors."""
     now = wiring.clock.now()
     repository = wiring.repository()
-    listing = repository.points()
+    remembered = remembered_of(repository)
+    listing = repository.points(remembered=remembered)
     found = fleet_of(wiring, listing.points)
     fleet, unreachable = found.vms, [(uri, error.message) for uri, error in found.away]
     due = _DueTimes(wiring.settings, now)
     by_vm: dict[str, list[Point]] = {}
     for point in listing.points:
         by_vm.setdefault(point.manifest.vm_uuid, []).append(point)
-    return ReportInput(
+    rows = tuple(_row(vm, by_vm.get(vm.uuid, []), due, gone=not unreachable) for vm in fleet)
+    report = ReportInput(
         generated=now,
         repository=repository.store.location,
-        vms=tuple(_row(vm, by_vm.get(vm.uuid, []), due, gone=not unreachable) for vm in fleet),
-        drills=tuple(_drills(wiring)),
+        vms=rows,
+        drills=tuple(_drills(repository, remembered)),
         drvm_version=__version__,
-        runs=tuple(_run_row(run) for run in runs if _is_known(run, fleet, wiring.settings)),
-        jobs=tuple(_jobs(due, runs)),
-        checks=tuple(_checks(repository.checks.history())),
+        runs=tuple(
+            _run_row(run, wiring.settings) for run in _known_runs(runs, fleet, wiring.settings)
+        ),
+        jobs=tuple(_jobs(due, runs, listing.points)),
+        checks=tuple(_checks(repository.checks.history(remembered))),
+        storage=_storage(wiring, listing.points, rows),
         problems=tuple(printable(problem, 300) for problem in listing.problems),
         unreachable=tuple(unreachable),
     )
+    return with_pictures(repository, report) if pictures else report
+
+
+def latest_runs(wiring: Wiring) -> tuple[Run, ...]:
+    """As the daemon and ``drvm run`` of this host left them on record; none where there is none."""
+    path = Path(wiring.settings.state_dir) / "runs.db"
+    if not path.exists():
+        return ()
+    with RunLog(path, wiring.clock) as log:
+        return log.latest()
+
+
+def with_pictures(repository: Repository, report: ReportInput) -> ReportInput:
+    """With those that a page of this report shows, in its order and as far as there is room."""
+    listed = {info.name.split("/")[-1]: info for info in repository.drills.listed()}
+    whole: dict[str, DrillResult] = {}
+    left_bytes = _PICTURES_BYTES
+    for drill_id in shown_drill_ids(report):
+        drill = _drill(repository, listed[drill_id]) if drill_id in listed else None
+        if drill is not None and drill.screenshot_png is not None and left_bytes > 0:
+            whole[drill_id] = drill
+            left_bytes -= len(drill.screenshot_png)
+    drills = tuple(whole.get(drill.id, drill) for drill in report.drills)
+    return msgspec.structs.replace(report, drills=drills)
+
+
+def drill_of(wiring: Wiring, drill_id: str) -> DrillResult | None:
+    """One drill with its picture; ``None`` where there is none that can be read."""
+    repository = wiring.repository()
+    named = (info for info in repository.drills.listed() if info.name.split("/")[-1] == drill_id)
+    return next((drill for info in named if (drill := _drill(repository, info))), None)
 
 
 class _DueTimes:
@@ -131,18 +188,56 @@ def _per_day(points: Sequence[Point], due: _DueTimes) -> tuple[int, ...]:
     return tuple(counted[day.isoformat()] for day in days)
 
 
-def _drills(wiring: Wiring) -> Iterator[DrillResult]:
-    for record in wiring.repository().drills.records():
-        with contextlib.suppress(RepositoryError):  # of a newer drvm, or damaged
-            yield decode_drill(record)
+def _drills(repository: Repository, remembered: Remembered) -> Iterator[DrillResult]:
+    """Without pictures. What was written by a newer drvm, is damaged, or goes meanwhile is left
+    out."""
+
+    def read(info: ObjectInfo) -> DrillResult:
+        whole = decode_drill(repository.drills.read(info))
+        return msgspec.structs.replace(whole, screenshot_png=None)
+
+    def one(info: ObjectInfo) -> DrillResult | None:
+        try:
+            return remembered.of((info,), functools.partial(read, info))
+        except (ObjectMissing, ObjectDamaged, RepositoryError):
+            return None
+
+    listed = repository.drills.listed()
+    remembered.keep_only(DRILLS, [info.name for info in listed])
+    return (drill for drill in mapped(one, listed) if drill is not None)
 
 
-def _is_known(run: Run, fleet: Sequence[FleetVm], settings: Settings) -> bool:
-    """Whether the job is still one of the config, and the VM still one of its policy."""
-    if not run.vm_uuid:
-        return run.job in _repository_jobs(settings)
+def _drill(repository: Repository, info: ObjectInfo) -> DrillResult | None:
+    try:
+        return decode_drill(repository.drills.read(info))
+    except (ObjectMissing, ObjectDamaged, RepositoryError):
+        return None
+
+
+def _storage(
+    wiring: Wiring, points: Sequence[Point], rows: Sequence[VmRow]
+) -> tuple[StorageSample, ...]:
+    repository = wiring.repository()
+    now = StorageSample(
+        taken=wiring.clock.now(),
+        stored_bytes=stored_bytes(repository, wiring.clock),
+        protected_bytes=sum(row.disk_bytes for row in rows),
+        points_bytes=sum(disk.size_bytes for point in points for disk in point.manifest.disks),
+        points=len(points),
+    )
+    if wiring.settings.as_of is not None:
+        return (now,)
+    return samples_with(Path(wiring.settings.state_dir), repository.id, now)
+
+
+def _known_runs(runs: Sequence[Run], fleet: Sequence[FleetVm], settings: Settings) -> Iterator[Run]:
+    """Of jobs that the config still has, and of VMs that are still its policy's."""
     policies = {vm.uuid: vm.policy for vm in fleet}
-    return run.job == f"{run.kind} {policies.get(run.vm_uuid)}"
+    of_repository = _repository_jobs(settings)
+    for run in runs:
+        known = f"{run.kind} {policies.get(run.vm_uuid)}"
+        if run.job in of_repository if not run.vm_uuid else run.job == known:
+            yield run
 
 
 def _repository_jobs(settings: Settings) -> dict[str, tuple[str, str | None, str]]:
@@ -158,20 +253,30 @@ def _repository_jobs(settings: Settings) -> dict[str, tuple[str, str | None, str
     return jobs
 
 
-def _jobs(due: _DueTimes, runs: Sequence[Run]) -> Iterator[JobRow]:
-    """Those with a schedule. What was never done is due once anything was for longer than that."""
+def _jobs(due: _DueTimes, runs: Sequence[Run], points: Sequence[Point]) -> Iterator[JobRow]:
+    """Those with a schedule. What was never done is due once anything was for longer than that;
+    what failed last is told by that."""
     oldest = min((run.started for run in runs), default=None)
+    copies = {f"copy {copy.name}": copy for copy in due.settings.copies}
     for job, (kind, schedule, time_zone) in _repository_jobs(due.settings).items():
         if schedule is None:
             continue
-        good = [run.started for run in runs if run.job == job and run.state in ("done", "warned")]
+        mine = [run for run in runs if run.job == job]
+        good = max((run.started for run in mine if run.state in _GOOD), default=None)
         moment = due.of(schedule, time_zone)
-        if not good and (oldest is None or moment is None or oldest >= moment):
+        unknown = not mine and (oldest is None or moment is None or oldest >= moment)
+        if unknown or (mine and good is None):
             moment = None
-        yield JobRow(job=job, kind=kind, due=moment, last_good=max(good, default=None))
+        behind = None
+        if job in copies and good is not None:
+            behind = sum(
+                copies[job].covers(point.manifest.vm) and point.manifest.finished > rfc3339(good)
+                for point in points
+            )
+        yield JobRow(job=job, kind=kind, due=moment, last_good=good, behind=behind)
 
 
-def _run_row(run: Run) -> RunRow:
+def _run_row(run: Run, settings: Settings) -> RunRow:
     return RunRow(
         job=run.job,
         kind=run.kind,
@@ -186,7 +291,17 @@ def _run_row(run: Run) -> RunRow:
         hint=run.hint,
         result=run.result,
         stored_bytes=run.stored_bytes,
+        retry_at=_retry_at(run, settings),
     )
+
+
+def _retry_at(run: Run, settings: Settings) -> dt.datetime | None:
+    """When a backup that failed is tried again by its policy; nobody knows where it was by hand."""
+    policy = next((one for one in settings.policies if run.job == f"backup {one.name}"), None)
+    if run.state != "failed" or policy is None or run.due is None or run.ended is None:
+        return None
+    wait_s = Retry(policy.retry.times, policy.retry.after_s).wait_s(run.attempt)
+    return None if wait_s is None else run.ended + dt.timedelta(seconds=wait_s)
 
 
 def _checks(history: History) -> Iterator[CheckRow]:

@@ -28,7 +28,7 @@ from drvm.wiring.drills import (
     plan_policy,
     points_by_policy,
 )
-from drvm.wiring.reporting import gather_report
+from drvm.wiring.reporting import gather_report, latest_runs
 
 _MOST_AT_ONCE = 64
 
@@ -155,7 +155,7 @@ def _plans(
 
 
 def _write_report(wiring: Wiring, path: Path) -> None:
-    report = gather_report(wiring)
+    report = gather_report(wiring, latest_runs(wiring), pictures=True)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.write_text(html_report(report), encoding="utf-8")
 

@@ -15,7 +15,7 @@ from drvm.report.html import html_report
 from drvm.report.input import ReportInput
 from drvm.report.json_report import json_report, report_fields
 from drvm.report.junit import junit_report
-from drvm.wiring.reporting import gather_report
+from drvm.wiring.reporting import gather_report, latest_runs
 
 
 @click.command("report")
@@ -37,13 +37,16 @@ def command(
 ) -> None:
     """Write the report: how each VM is protected, and what drills proved and did not.
 
-    The HTML page holds everything in itself, pictures included, and needs no script.
+    The HTML page begins with what needs attention first. It holds everything in itself, pictures
+    included, needs no script, and prints whole. What jobs did is told by the daemon's record on
+    this host; growth of storage by what reports of this host saw before.
 
     \b
     Examples:
       drvm report --output /srv/www/recovery.html
       drvm report --format junit --output drills.xml
       drvm report --json | jq '.vms[] | select(.rpo_state == "missed")'
+      drvm report --json | jq -r '.attention[] | [.severity, .vm, .text] | @tsv'
     """
     suffixes: dict[str, Literal["html", "json", "junit"]] = {".json": "json", ".xml": "junit"}
     if invocation.output.json and output is None and kind in ("html", "junit"):
@@ -57,8 +60,9 @@ def command(
         )
     if output is not None:
         check_place(output.absolute())
+    wants_page = kind == "html" and not (invocation.output.json and output is None)
     with opened(invocation) as wiring:
-        report = gather_report(wiring)
+        report = gather_report(wiring, latest_runs(wiring), pictures=wants_page)
     for problem in report.problems:
         invocation.warn(problem)
     if output is None and invocation.output.json:

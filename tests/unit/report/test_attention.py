@@ -97,9 +97,10 @@ def test_a_job_that_failed_for_good_says_why() -> None:
     assert concerns_of(runs=(run(retry_at=NOW + HOUR), run(state="done"), run(vm_uuid="x"))) == []
 
 
-def test_a_failure_about_the_repository_is_critical() -> None:
-    (concern,) = concerns_of(runs=(run(job="gc", kind="gc", vm="", vm_uuid=""),))
-    assert (concern.severity, concern.key) == ("critical", "failure gc")
+@pytest.mark.parametrize(("kind", "severity"), [("gc", "warning"), ("check", "critical")])
+def test_a_failed_check_is_critical_and_other_upkeep_can_wait(kind: str, severity: str) -> None:
+    (concern,) = concerns_of(runs=(run(job=kind, kind=kind, vm="", vm_uuid=""),))
+    assert (concern.severity, concern.key) == (severity, f"failure {kind}")
 
 
 def test_a_drill_job_that_has_a_result_is_told_by_that() -> None:
