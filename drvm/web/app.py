@@ -13,7 +13,6 @@ from importlib import resources
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -25,6 +24,7 @@ from drvm.core.errors import DrvmError
 from drvm.report.html import style_sheet
 from drvm.report.json_report import json_report
 from drvm.web.access import TRY_AGAIN_S, Access, Session, TooManyTries, same_text
+from drvm.web.aside import Aside
 from drvm.web.guard import guards, is_own_form
 from drvm.web.latest import Latest
 from drvm.web.live import Live
@@ -73,6 +73,7 @@ class _Dashboard:
     def __init__(self, source: Source, access: Access, pages: Pages) -> None:
         self._source = source
         self._access = access
+        self._aside = Aside()
         self.pages = pages
 
     def routes(self) -> list[Route]:
@@ -101,7 +102,7 @@ class _Dashboard:
             session = self._session(request)
             if session is None:
                 return RedirectResponse("/login", 303)
-            shown = await run_in_threadpool(show, request, session.csrf)
+            shown = await self._aside(show, request, session.csrf)
             return shown if isinstance(shown, Response) else _html(shown)
 
         return handler
@@ -112,7 +113,7 @@ class _Dashboard:
             bears = kind.lower() == "bearer" and self._access.is_token(token.strip())
             if not bears and self._session(request) is None:
                 raise HTTPException(401, headers={"www-authenticate": "Bearer"})
-            return await run_in_threadpool(answer)
+            return await self._aside(answer)
 
         return handler
 
@@ -174,8 +175,8 @@ class _Dashboard:
         action = next((known for known in ACTIONS if known == wish), None)
         if action is None:
             raise HTTPException(404)
-        await run_in_threadpool(self.pages.known_vm, uuid)
-        await run_in_threadpool(self._source.start, action, uuid)
+        await self._aside(self.pages.known_vm, uuid)
+        await self._aside(self._source.start, action, uuid)
         self.pages.expire()
         return RedirectResponse(f"/vm/{uuid}?began={action}", 303)
 
@@ -185,7 +186,7 @@ class _Dashboard:
             raise HTTPException(401)
         vm_uuid = request.query_params.get("vm", "")
         if vm_uuid:
-            await run_in_threadpool(self.pages.known_vm, vm_uuid)
+            await self._aside(self.pages.known_vm, vm_uuid)
         return _Events(self.live, session_id, vm_uuid, self._access)
 
     def _metrics(self) -> Response:

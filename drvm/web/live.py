@@ -11,7 +11,8 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
+from drvm.core.errors import DrvmError
+from drvm.web.aside import Aside
 
 MAX_STREAMS = 16
 MAX_STREAMS_OF_ONE = 4
@@ -35,6 +36,7 @@ class Live:
 
     def __init__(self, look: Callable[[str], Look], monotonic_s: Callable[[], float]) -> None:
         self._look = look
+        self._aside = Aside()
         self._monotonic_s = monotonic_s
         self._seen: dict[str, tuple[float, Look]] = {}
         self._lock = threading.Lock()
@@ -63,7 +65,10 @@ class Live:
         yield f"retry: {RETRY_MS}\n\n"
         sent, said_s = Look("", ""), self._monotonic_s()
         while not self._ended and is_valid():
-            look = await run_in_threadpool(self._shared, vm_uuid)
+            try:
+                look = await self._aside(self._shared, vm_uuid)
+            except DrvmError:  # what is shown stays
+                look = sent
             changed = ""
             if look.running != sent.running:
                 changed += event("running", look.running)

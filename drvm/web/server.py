@@ -53,12 +53,12 @@ class Dashboard:
         self._thread.start()
 
     def stop(self) -> None:
-        """Open streams end, requests get ``STOP_S`` to finish."""
+        """Open streams end, requests get ``STOP_S`` to finish, and then nobody waits for them."""
         self._stop.set()
         if self._server is not None:
             self._server.should_exit = True
         if self._thread.is_alive():
-            self._thread.join(STOP_S + 8)
+            self._thread.join(STOP_S + 1)
 
     @property
     def port(self) -> int:
@@ -66,6 +66,7 @@ class Dashboard:
         return self._port
 
     def _run(self) -> None:
+        forward_logs()
         told = ""
         while not self._stop.is_set():
             try:
