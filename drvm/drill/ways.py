@@ -51,7 +51,7 @@ def way_problems(
         if isinstance(check, ScriptCheck | MalwareCheck) and shutil.which(check.run[0]) is None:
             yield f"the check {check.name} needs a program that can't be run here: {check.run[0]}"
     if "disks" in needs:
-        yield from malware_problems()
+        yield from malware_problems(SystemProcesses())
 
 
 def cards_of(definition_xml: str, told: Mapping[str, str]) -> tuple[Card, ...]:

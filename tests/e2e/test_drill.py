@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ from drvm.core.progress import NoProgress, Trace, no_trace
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.base import Check
 from drvm.drill.checks.command import CommandCheck
+from drvm.drill.checks.console import ConsoleCheck
+from drvm.drill.checks.file import FileCheck
+from drvm.drill.checks.http import HttpCheck
+from drvm.drill.checks.script import ScriptCheck
+from drvm.drill.checks.tcp import TcpCheck
 from drvm.drill.disks import RestoredDisks
 from drvm.drill.leftovers import find_leftovers, remove_leftovers
 from drvm.drill.machine import Tools
@@ -26,6 +32,7 @@ from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
 from drvm.drill.run import run_drill
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.lab import guest as lab
+from drvm.lab.disk import READY_LINE
 from drvm.report.html import html_report
 from drvm.report.input import ReportInput
 from drvm.report.json_report import json_report
@@ -44,7 +51,17 @@ from tests.killing import killed_at
 pytestmark = pytest.mark.guest
 
 NOTE = CommandCheck(("/bin/cat", "/data/note"), expect_output="^written before the point$")
-ALONE = CommandCheck(("/bin/sh", "-c", "ip link show eth0 && ip route"), expect_output=r"eth0.*UP")
+ALONE = CommandCheck(("/bin/ping", "-c", "1", "-W", "1", "203.0.113.1"), expect_exit=1)
+HAD = "192.0.2.77"
+SERVICES = (
+    TcpCheck(22, banner="^SSH-2.0-lab$"),
+    HttpCheck(expect_body="^drvm lab guest$"),
+    ConsoleCheck(f"^{READY_LINE}$"),
+    FileCheck("/data/note", hashlib.sha256(b"written before the point\n").hexdigest()),
+    ScriptCheck(("/bin/sh", "-ec", "echo $DRVM_VM at $DRVM_ADDRESS; ip -br link; ip route")),
+)
+"""What answers on the guest's network is what its /etc/inittab starts; its address is the one that
+it had when the point was taken, by DHCP."""
 CLOCK = SystemClock()
 
 
@@ -113,7 +130,12 @@ def drills(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Drills]:
     guest = make_module_guest("drilled", network=network)
-    guest.run("echo written before the point >/data/note; sync")
+    guest.run(
+        "echo written before the point >/data/note; "
+        "echo '::respawn:/bin/nc -ll -p 22 -e /etc/banner' >>/etc/inittab; "
+        "printf '#!/bin/sh\\necho SSH-2.0-lab\\n' >/etc/banner; chmod +x /etc/banner; "
+        f"ip addr add {HAD}/24 dev eth0; sync"
+    )
     parts = make_parts(libvirt_uri, tmp_path_factory.mktemp("state"), processes)
     repository = Repository.create(MemoryStore(), b"correct horse")
     backup = Backup(
@@ -156,7 +178,7 @@ def rows_of(png: bytes) -> set[bytes]:
 
 
 def test_a_drill_boots_the_point_in_isolation_checks_it_and_leaves_nothing(drills: Drills) -> None:
-    plan = drills.plan(AgentCheck(), NOTE, ALONE)
+    plan = drills.plan(AgentCheck(), NOTE, ALONE, *SERVICES)
     seen: dict[str, str] = {}
 
     def trace(step: str) -> None:
@@ -166,9 +188,11 @@ def test_a_drill_boots_the_point_in_isolation_checks_it_and_leaves_nothing(drill
 
     result = drills.run(plan, trace)
     assert result.passed, result
-    assert [check.passed for check in result.checks] == [True, True, True]
+    assert [check.passed for check in result.checks] == [True] * 8
     assert "written before the point" in result.checks[1].detail
-    assert "default" not in result.checks[2].detail
+    assert f"{drills.guest.name} at {HAD}" in result.checks[-1].detail
+    assert "virbr" not in result.checks[-1].detail
+    assert any("DHCP" in line for line in result.not_proven)
     assert "<forward" not in seen["network"]
     assert "<ip" not in seen["network"]
     assert str(drills.guest.directory) not in seen["machine"]

@@ -1,12 +1,13 @@
-"""Mounts a point's disks and runs a scanner: ``scan PLACE COUNT URI... PROGRAM ARGUMENT...``
+"""Shows a point's files and runs a scanner: ``scan PLACE SOCKET COUNT EXPORT... PROGRAM ...``
 
 Process 1 of a PID namespace, with mounts and a network of its own: when it ends or is killed, the
-kernel ends guestmount, its appliance and the scanner, and the mount goes. Its exit code is the
-scanner's.
+kernel ends the appliance and the scanner, and the mount goes. Its exit code is the scanner's; what
+could not be scanned stands on stderr, before the scanner's own words.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import sys
@@ -15,22 +16,18 @@ from pathlib import Path
 
 from drvm.core.clock import SystemClock
 from drvm.core.errors import ProcessFailed
-from drvm.core.process import Child, SystemProcesses
-from drvm.drill.checks.malware import DISKS, NOT_MOUNTED, PROGRAM
+from drvm.core.process import Child, Processes, SystemProcesses
+from drvm.drill.checks.malware import DISKS, NOT_MOUNTED
+from drvm.restore.served.server import python_path
 
-_MOUNT_S = 600.0
+_SHOW = (sys.executable, "-P", "-m", "drvm.restore.guestfiles.shown")
+_MOUNT_S = 900.0
 """The appliance may be emulated, and built for the first time."""
+_END_S = 30.0
 _POLL_S = 0.2
 _TAIL_BYTES = 2000
 _WEEK_S = 7 * 86400.0
 """Whoever started us ends us sooner."""
-
-
-def mount_argv(uris: Sequence[str], place: Path) -> list[str]:
-    argv = [PROGRAM, "--no-fork", "--ro", "--inspector", "-o", "allow_other"]
-    for uri in uris:
-        argv += ["--format=raw", "--add", uri]
-    return [*argv, str(place)]
 
 
 def scanner_argv(run: Sequence[str], place: Path) -> list[str]:
@@ -43,33 +40,41 @@ def scanner_argv(run: Sequence[str], place: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    place, count = Path(arguments[0]), int(arguments[1])
-    uris, run = arguments[2 : 2 + count], arguments[2 + count :]
+    place, socket, count = Path(arguments[0]), arguments[1], int(arguments[2])
+    exports, run = arguments[3 : 3 + count], arguments[3 + count :]
     processes, log = SystemProcesses(), place.with_name("scanned.log")
-    env = {"LIBGUESTFS_BACKEND": "direct", "HOME": "/nonexistent", "TMPDIR": str(place.parent)}
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        env["LIBGUESTFS_BACKEND_SETTINGS"] = "force_tcg"
-    mounting = processes.spawn(mount_argv(uris, place), env=env, log=log)
-    if not _is_mounted(mounting, place):
-        os.write(2, log.read_bytes()[-_TAIL_BYTES:])
+    env = {"HOME": "/nonexistent", **python_path()}
+    showing = processes.spawn([*_SHOW, str(place), socket, *exports], env=env, log=log)
+    is_shown = _is_shown(showing, place)
+    os.write(2, log.read_bytes()[-_TAIL_BYTES:])
+    if not is_shown:
         return NOT_MOUNTED
     try:
-        said = processes.run(scanner_argv(run, place), timeout_s=_WEEK_S)
+        return _scan(processes, scanner_argv(run, place))
+    finally:  # in good order, as libguestfs then removes what it made in /tmp
+        with contextlib.suppress(ProcessFailed):
+            processes.run(["umount", str(place)], timeout_s=_END_S)
+            showing.wait(_END_S)
+
+
+def _scan(processes: Processes, argv: Sequence[str]) -> int:
+    try:
+        said = processes.run(argv, timeout_s=_WEEK_S)
     except ProcessFailed as problem:
         os.write(1, problem.stdout)
-        os.write(2, problem.stderr or problem.message.encode())
-        return NOT_MOUNTED if problem.code is None else problem.code & 0xFF or 1
+        os.write(2, problem.stderr if problem.code is not None else problem.message.encode())
+        return 1 if problem.code is None else problem.code & 0xFF or 1
     os.write(1, said.stdout)
     return 0
 
 
-def _is_mounted(mounting: Child, place: Path) -> bool:
+def _is_shown(showing: Child, place: Path) -> bool:
     clock = SystemClock()
     deadline_s = clock.monotonic_s() + _MOUNT_S
     while clock.monotonic_s() < deadline_s:
         if place.is_mount():
             return True
-        if mounting.wait(_POLL_S):
+        if showing.wait(_POLL_S):
             return False
     return False
 

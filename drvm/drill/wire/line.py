@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_interface
 from pathlib import Path
@@ -122,16 +123,18 @@ class Line:
         self._processes = processes
         self._child = child
         self._broken = ""
+        self._turn = threading.Lock()
 
     def ask(self, request: Request, limit_s: float) -> Answer:
-        """Raises ``HostError``."""
-        if not self._broken:
-            try:
-                tell_order(self._child, msgspec.json.encode(request))
-                said = self._child.hear(limit_s)
-                return msgspec.json.decode(said, type=Answer)
-            except (ProcessFailed, msgspec.MsgspecError) as problem:
-                self._broken = str(problem)
+        """One after the other, also from several threads. Raises ``HostError``."""
+        with self._turn:
+            if not self._broken:
+                try:
+                    tell_order(self._child, msgspec.json.encode(request))
+                    said = self._child.hear(limit_s)
+                    return msgspec.json.decode(said, type=Answer)
+                except (ProcessFailed, msgspec.MsgspecError) as problem:
+                    self._broken = str(problem)
         raise HostError(f"the process in the drill's network is of no use: {self._broken}")
 
     def heard(self, macs: Sequence[str]) -> tuple[Address, ...]:

@@ -92,21 +92,12 @@ class Inside:
         problems = []
         for device, at in sorted(mounts, key=lambda mount: (len(mount[1]), mount[1])):
             try:
-                self._mount_one(device, at)
+                mount_somehow(self._appliance, device, at)
             except GuestfsError as error:
                 if at == b"/":
                     raise
                 problems.append(f"{os.fsdecode(at)}: {error}")
         return tuple(problems)
-
-    def _mount_one(self, device: bytes, at: bytes) -> None:
-        first: GuestfsError | None = None
-        for options in _WAYS.get(self._appliance.type_of(device), (b"ro",)):
-            try:
-                return self._appliance.mount(options, device, at)
-            except GuestfsError as error:
-                first = first or error
-        raise first or AssertionError("there is at least one way")
 
     def _page(self, path: bytes, page: int, *, targets: bool) -> wire.Page:
         if page == 0 or self._listed[0] != path:
@@ -131,6 +122,17 @@ class Inside:
             target = self._appliance.link_target(directory.rstrip(b"/") + b"/" + entry.name)
             return msgspec.structs.replace(entry, target=target)
         return entry
+
+
+def mount_somehow(appliance: Guestfs, device: bytes, at: bytes) -> None:
+    """Raises ``GuestfsError``."""
+    first: GuestfsError | None = None
+    for options in _WAYS.get(appliance.type_of(device), (b"ro",)):
+        try:
+            return appliance.mount(options, device, at)
+        except GuestfsError as error:
+            first = first or error
+    raise first or AssertionError("there is at least one way")
 
 
 def main(directory: Path) -> None:

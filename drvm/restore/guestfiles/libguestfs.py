@@ -16,6 +16,7 @@ from drvm.restore.guestfiles.wire import Entry, FileSystem, System
 
 _LIBRARY = "libguestfs.so.0"
 _READ_ONLY, _FORMAT, _PROTOCOL, _SERVER = 1 << 0, 1 << 1, 1 << 5, 1 << 6
+_LOCAL_READ_ONLY, _LOCAL_OPTIONS = 1 << 0, 1 << 1
 _GIB = 1024**3
 _TAIL_CHARS = 400
 
@@ -36,6 +37,17 @@ class _DriveOptions(ctypes.Structure):
         ("protocol", ctypes.c_char_p),
         ("server", ctypes.POINTER(ctypes.c_char_p)),
         ("rest", ctypes.c_uint64 * 16),
+    )
+
+
+class _LocalOptions(ctypes.Structure):
+    """``struct guestfs_mount_local_argv``."""
+
+    _fields_ = (
+        ("bitmask", ctypes.c_uint64),
+        ("readonly", ctypes.c_int),
+        ("options", ctypes.c_char_p),
+        ("rest", ctypes.c_uint64 * 8),
     )
 
 
@@ -144,6 +156,18 @@ class Guestfs:
 
     def mount(self, options: bytes, device: bytes, at: bytes) -> None:
         self._number("mount_options", options, device, at)
+
+    def make_mount_point(self, at: bytes) -> None:
+        """Where nothing is mounted at the root."""
+        self._number("mkmountpoint", at)
+
+    def show_at(self, directory: bytes, options: bytes) -> None:
+        """All that is mounted, read-only at a directory of this host, by FUSE with these options;
+        until somebody unmounts it there."""
+        local = _LocalOptions(bitmask=_LOCAL_READ_ONLY | _LOCAL_OPTIONS, readonly=1)
+        local.options = options
+        self._number("mount_local_argv", directory, ctypes.byref(local))
+        self._number("mount_local_run")
 
     def type_of(self, device: bytes) -> bytes:
         return self._or_nothing("vfs_type", device)

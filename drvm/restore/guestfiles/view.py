@@ -27,7 +27,7 @@ _MAX_WALKED_BYTES = 256 * MIB
 """Of paths and targets of links, in all: more than the million files that callers take have where
 nobody means harm. Hostile trees may have no end, and fill the memory."""
 _ENCRYPTED = {"crypto_LUKS": "LUKS", "BitLocker": "BitLocker"}
-_NO_FILES = frozenset(
+NO_FILES = frozenset(
     {"", "unknown", "swap", "LVM2_member", "linux_raid_member", "zfs_member", *_ENCRYPTED}
 )
 
@@ -46,7 +46,7 @@ class FoundFileSystem:
 
     @property
     def has_files(self) -> bool:
-        return self.type not in _NO_FILES
+        return self.type not in NO_FILES
 
 
 @dataclass(frozen=True, slots=True)
