@@ -178,7 +178,7 @@ def _memory(
     if host.remote or by_volumes(host, pool):
         raise UsageError(
             "memory is brought back only by drvm on the KVM host itself, into a pool of files",
-            hint="--start boots it there",
+            hint="run it there, with the same repository; from here, --start boots the machine",
         )
     directory = Path(pool.path if pool is not None else "/")
     return PlannedImage(

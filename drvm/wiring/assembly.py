@@ -170,8 +170,9 @@ class Wiring:
         uri = self.settings.host_uris[0]
         if urlsplit(uri).netloc:
             raise UsageError(
-                f"{uri} is another machine: drvm restores to the host that it runs on",
-                hint="run drvm there, with the same repository, or use --output DIR",
+                f"{uri} is another machine, and this needs drvm on the KVM host itself",
+                hint="run it there, with the same repository; from here, drvm restore --to URI "
+                "makes the machine there, also with --replace",
             )
         return self.host(uri)
 
