@@ -26,12 +26,19 @@ class GcConfig(ScheduledSection):
     )
 
 
+HostName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", strict=True, max_length=253)
+]
+
+
 class DashboardConfig(Section):
-    """``token_file``: who knows what stands in it may look and act."""
+    """``token_file``: who knows what stands in it may look and act. ``host_names``: by which
+    browsers know a proxy in front of it; any other name is refused, whoever it leads here."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8467
     address: Literal["127.0.0.1", "::1"] = "127.0.0.1"
     token_file: AbsolutePath
+    host_names: Annotated[tuple[HostName, ...], Field(max_length=20)] = ()
 
 
 class MetricsConfig(Section):

@@ -67,6 +67,9 @@ def row(vm: str, uuid: str, age_h: float | None, **changes: object) -> VmRow:
         rpo_target_seconds=86400.0,
         points=14,
         first_point_created=hours(400),
+        points_per_day=(0,) * 26 + (1,) * 5 + (0,) + (1, 1, 2, 1, 1, 1, 1, 1, 1, 1),
+        disk_bytes=40 * 2**30,
+        stored_bytes=16 * 2**30,
     )
     return msgspec.structs.replace(base, **changes)
 
@@ -133,7 +136,7 @@ class FakeDaemon:
             row("db1", DB1, 31, rpo_state="missed"),
             row("mail", MAIL, 4, rpo_target_seconds=None, rpo_state="no-target"),
             row("scratch", OLD, None, policy=None, rpo_state="never", rpo_age_seconds=None,
-                rpo_target_seconds=None, last_point=None, consistency=None),
+                rpo_target_seconds=None, last_point=None, consistency=None, points=0),
         )  # fmt: skip
         self.drills = (
             *(drill("web1", WEB1, 24 * n, 108.0 + 31 * (n * 7 % 5)) for n in range(1, 9)),
