@@ -62,8 +62,7 @@ def broken_links(page: Path, text: str) -> Iterator[str]:
         if not there.exists():
             yield target
             continue
-        known = anchors(there.read_text("utf-8") if name else text)
-        if anchor and anchor not in known:
+        if anchor and anchor not in anchors(there.read_text("utf-8") if name else text):
             yield target
 
 
