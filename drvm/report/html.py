@@ -88,8 +88,9 @@ def _day(value: dt.datetime) -> str:
     return value.astimezone(dt.UTC).strftime("%Y-%m-%d")
 
 
-def _short(value: dt.datetime) -> str:
-    return value.astimezone(dt.UTC).strftime("%m-%d %H:%M")
+def _minute(value: dt.datetime | None) -> str:
+    """Where the zone is said elsewhere."""
+    return _moment(value).removesuffix(" UTC")
 
 
 def _host(uri: str) -> str:
@@ -106,7 +107,7 @@ _FILTERS = {
     "bytes": lambda value: f"-{format_bytes(-value)}" if value < 0 else format_bytes(value),
     "moment": _moment,
     "day": _day,
-    "short": _short,
+    "minute": _minute,
     "iso": lambda value: value.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     "percent": lambda value: f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %",
 }

@@ -66,6 +66,13 @@ def broken_links(page: Path, text: str) -> Iterator[str]:
             yield target
 
 
+def test_pictures_are_shown_and_small() -> None:
+    shown = "".join(page.read_text("utf-8") for page in pages())
+    for picture in (ROOT / "docs").glob("*.png"):
+        assert picture.name in shown
+        assert picture.stat().st_size <= 300 * 1024
+
+
 def missing_paths(text: str) -> Iterator[str]:
     for path in _PATH.findall(text):
         if "<" not in path and "*" not in path and not (ROOT / path).exists():
