@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from drvm.cli.dashboard import DaemonSource
 from drvm.cli.invocation import Invocation, require_config
 from drvm.cli.jobs import doing_of
 from drvm.cli.opening import opened
 from drvm.config.settings import Settings
+from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, UsageError
 from drvm.daemon.duties import Duties
+from drvm.daemon.gathering import Gathering
 from drvm.daemon.loop import Service, Setup
 from drvm.daemon.systemd import Systemd
+from drvm.daemon.task import Chore
+from drvm.daemon.watch import Watch
+from drvm.notify.postman import Postman
 from drvm.runs.log import RUNS_FILE, RunLog
+from drvm.web.access import read_token
+from drvm.web.app import make_app
+from drvm.web.server import Dashboard, forward_logs
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import finish_leftovers
+from drvm.wiring.telling import pings_of, ways_of
 
 log = logging.getLogger("drvm.daemon")
+
+WATCH_EVERY_S = 60.0
 
 
 @click.command("daemon")
@@ -44,52 +58,106 @@ def command(invocation: Invocation) -> None:
     with opened(invocation) as wiring:
         wiring.repository()  # a wrong key or URL ends the daemon now, not at three in the morning
         _recover(wiring)
-    late = _Daemon(invocation, settings).run()
+    runs = Path(settings.state_dir) / RUNS_FILE
+    with RunLog(runs, invocation.clock) as history:
+        late = _Daemon(invocation, settings, history).run()
     if late:
         logging.shutdown()
         os._exit(1)  # an ordinary exit would wait for their threads
 
 
-class _Daemon:
-    """The service, and the duties of the config in force."""
+@dataclass(slots=True)
+class _InForce:
+    """All that belongs to one config; a reload makes new ones."""
 
-    def __init__(self, invocation: Invocation, settings: Settings) -> None:
+    settings: Settings
+    duties: Duties
+    gathering: Gathering
+    watch: Watch
+    postman: Postman
+    clock: Clock
+
+    def setup(self) -> Setup:
+        look = Chore("alarms", WATCH_EVERY_S, lambda _: self.watch.look(self.clock.now()))
+        return Setup(self.duties.plan, (*self.duties.chores(), look))
+
+    def close(self) -> None:
+        self.postman.stop()
+        self.duties.close()
+        self.gathering.close()
+
+
+class _Daemon:
+    """The service, and what the config in force makes of it."""
+
+    def __init__(self, invocation: Invocation, settings: Settings, history: RunLog) -> None:
         self._invocation = invocation
-        self._settings = settings
-        self._duties = _duties(invocation, settings)
-        self._past: list[Duties] = []
+        self._history = history
+        self._now = self._in_force(settings)
 
     def run(self) -> tuple[str, ...]:
-        invocation = self._invocation
-        runs = Path(self._settings.state_dir) / RUNS_FILE
-        log.info("%d jobs; stop with SIGTERM", len(self._duties.scheduled))
-        with RunLog(runs, invocation.clock) as history:
-            service = Service(
-                self._setup(),
-                history,
-                invocation.clock,
-                Systemd(invocation.environ, invocation.clock),
-                self._reload,
-            )
-            late = service.run()
-        for duties in (*self._past, self._duties):
-            duties.close()
-        return late
+        clock, environ = self._invocation.clock, self._invocation.environ
+        log.info("%d jobs; stop with SIGTERM", len(self._now.duties.scheduled))
+        systemd = Systemd(environ, clock)
+        service = Service(self._now.setup(), self._history, clock, systemd, self._reload)
+        dashboard = self._dashboard(service)
+        self._now.postman.start()
+        try:
+            if dashboard is not None:
+                dashboard.start()
+            return service.run()
+        finally:
+            if dashboard is not None:
+                dashboard.stop()
+            self._now.close()
 
-    def _setup(self) -> Setup:
-        return Setup(self._duties.plan, self._duties.chores())
+    def _in_force(self, settings: Settings) -> _InForce:
+        """Raises ``UsageError`` where a passphrase can't be had, or nothing has a schedule."""
+        clock = self._invocation.clock
+        doing = doing_of(self._invocation, settings)
+        duties = Duties(settings, doing, clock)
+        if not duties.scheduled:
+            raise UsageError(
+                "no policy or copy of the config has a schedule",
+                hint='add schedule: "0 3 * * *" to a policy',
+            )
+        gathering = Gathering(doing.open_wiring, self._history)
+        textfile = settings.daemon.metrics.textfile
+        path = Path(textfile) if textfile is not None else None
+        watch = Watch(gathering.report, self._history, clock, socket.gethostname(), path)
+        ways, pings = ways_of(settings), pings_of(settings)
+        postman = Postman(ways, pings, self._history, clock, watch.works)
+        watch.tell_by(postman)
+        return _InForce(settings, duties, gathering, watch, postman, clock)
 
     def _reload(self) -> Setup:
         """Raises for a config that is not valid; then nothing has changed."""
         require_config(self._invocation)
-        settings = self._invocation.settings()
-        duties = _duties(self._invocation, settings)
+        before, settings = self._now, self._invocation.settings()
         for name in ("state_dir", "daemon.dashboard"):
-            if _value(settings, name) != _value(self._settings, name):
+            if _value(settings, name) != _value(before.settings, name):
                 log.warning("%s changes only when the daemon is started again", name)
-        self._past = [self._duties]  # its source may be being asked
-        self._duties, self._settings = duties, settings
-        return self._setup()
+        self._now = self._in_force(settings)
+        before.close()
+        self._now.postman.start()
+        return self._now.setup()
+
+    def _dashboard(self, service: Service) -> Dashboard | None:
+        wanted = self._now.settings.daemon.dashboard
+        if wanted is None:
+            return None
+        source = DaemonSource(
+            service,
+            self._history,
+            lambda: self._now.duties,
+            lambda: self._now.gathering,
+            lambda: self._now.watch.metrics(),
+        )
+        token_file = Path(wanted.token_file)
+        forward_logs()
+        return Dashboard(
+            lambda: make_app(source, read_token(token_file)), wanted.address, wanted.port
+        )
 
 
 def _value(settings: Settings, name: str) -> object:
@@ -97,18 +165,6 @@ def _value(settings: Settings, name: str) -> object:
     for part in name.split("."):
         found = getattr(found, part)
     return found
-
-
-def _duties(invocation: Invocation, settings: Settings) -> Duties:
-    """Raises ``UsageError`` where nothing has a schedule."""
-    duties = Duties(settings, doing_of(invocation, settings), invocation.clock)
-    if not duties.scheduled:
-        duties.close()
-        raise UsageError(
-            "no policy or copy of the config has a schedule",
-            hint='add schedule: "0 3 * * *" to a policy',
-        )
-    return duties
 
 
 def _recover(wiring: Wiring) -> None:

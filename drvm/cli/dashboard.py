@@ -1,0 +1,89 @@
+"""What the daemon tells its dashboard, and does for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from drvm.core.clock import parse_rfc3339
+from drvm.core.errors import Locked, UsageError
+from drvm.daemon.duties import Duties
+from drvm.daemon.gathering import Gathering
+from drvm.daemon.loop import Service
+from drvm.daemon.task import Task
+from drvm.report.input import ReportInput
+from drvm.report.model import DrillResult
+from drvm.repository.points import Point
+from drvm.runs.log import RunLog
+from drvm.runs.model import Run
+from drvm.web.source import ACTIONS, Action, PointRow
+
+
+class DaemonSource:
+    """Fulfils ``Source``. ``duties``, ``gathering`` and ``metrics``: those of the config in
+    force."""
+
+    def __init__(
+        self,
+        service: Service,
+        history: RunLog,
+        duties: Callable[[], Duties],
+        gathering: Callable[[], Gathering],
+        metrics: Callable[[], str],
+    ) -> None:
+        self._service = service
+        self._history = history
+        self._duties = duties
+        self._gathering = gathering
+        self._metrics = metrics
+
+    def report(self) -> ReportInput:
+        return self._gathering().report()
+
+    def running(self) -> Sequence[Run]:
+        """Those of other processes of this host, too."""
+        found = {run.id: run for run in self._history.running()}
+        found |= {run.id: run for run in self._service.running()}
+        return sorted(found.values(), key=lambda run: (run.started, run.id))
+
+    def recent(self, limit: int, vm_uuid: str | None = None) -> Sequence[Run]:
+        return self._history.recent(limit, vm_uuid)
+
+    def points(self, vm_uuid: str) -> Sequence[PointRow]:
+        listing = self._gathering().ask(lambda wiring: wiring.repository().points(vm_uuid))
+        return [_row(point) for point in reversed(listing.points)]
+
+    def picture(self, drill: DrillResult) -> bytes | None:
+        return drill.screenshot_png
+
+    def may_start(self, vm_uuid: str) -> Sequence[Action]:
+        return [action for action in ACTIONS if self._task(action, vm_uuid) is not None]
+
+    def start(self, action: Action, vm_uuid: str) -> str:
+        task = self._duties().asked(action, vm_uuid)
+        if any((run.job, run.vm_uuid) == task.key for run in self._service.running()):
+            raise Locked(f"{task.job}: {task.vm} runs already", hint="wait until it has ended")
+        return self._service.ask(task)
+
+    def metrics(self) -> str:
+        return self._metrics()
+
+    def _task(self, action: Action, vm_uuid: str) -> Task | None:
+        try:
+            return self._duties().asked(action, vm_uuid)
+        except UsageError:
+            return None
+
+
+def _row(point: Point) -> PointRow:
+    manifest = point.manifest
+    return PointRow(
+        id=manifest.id,
+        vm=manifest.vm,
+        created=parse_rfc3339(manifest.created),
+        consistency=manifest.consistency,
+        engine=manifest.engine,
+        disks=len(manifest.disks),
+        disk_bytes=sum(disk.size_bytes for disk in manifest.disks),
+        stored_bytes=manifest.stored_bytes,
+        warnings=manifest.warnings,
+    )
