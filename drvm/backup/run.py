@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from drvm import __version__
 from drvm.backup.transfer import transfer
 from drvm.core.clock import Clock, rfc3339
-from drvm.core.errors import CaptureError, DrvmError, Interrupted, PacksCondemned
+from drvm.core.errors import (
+    CaptureError,
+    DrvmError,
+    Interrupted,
+    ObjectMissing,
+    PacksCondemned,
+    RepositoryError,
+)
+from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace
 from drvm.repository.disk_writer import DiskWriter
 from drvm.repository.manifest import Disk, Manifest, StoredBlob
@@ -63,8 +71,22 @@ class Backup:
         unreachable store costs no snapshot. The source stays frozen until the final is written.
         A crash leaves uploaded packs (found again by their ids), perhaps a pending point (not
         listed), and the journal of the capture, from which recovery puts the guest back.
+
+        Where the parent was ended meanwhile, and what it needs collected, all of it is done once
+        more, without that parent.
         """
         parent = self._parent(vm_uuid)
+        try:
+            return self._run(engine, request, parent)
+        except (ObjectMissing, RepositoryError):
+            if parent is None or self._repository.current(parent) is not None:
+                raise
+        self._trace("parent-gone")
+        self._progress.stage(f"beginning anew, as point {parent.id} was removed meanwhile")
+        request = replace(request, point_id=new_point_id())
+        return self._run(engine, request, self._parent(vm_uuid))
+
+    def _run(self, engine: Engine, request: CaptureRequest, parent: Point | None) -> BackupResult:
         self._refresh()
         self._progress.stage(f"capturing {request.vm}")
         capture = engine.capture(replace(request, parent=_parent_point(parent)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -183,10 +184,16 @@ def _parse(name: str, data: bytes) -> tuple[KeySlot, bytes, bytes]:
     return slot, salt, wrapped
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def _stretch(passphrase: bytes, salt: bytes, memory_kib: int, passes: int, lanes: int) -> bytes:
-    return Argon2id(
-        salt=salt, length=KEY_BYTES, iterations=passes, lanes=lanes, memory_cost=memory_kib
-    ).derive(passphrase)
+    """One at a time: two at once, in threads of one process, wait for each other for ever, as
+    OpenSSL has one pool of threads for all."""
+    with _ONE_AT_A_TIME:
+        return Argon2id(
+            salt=salt, length=KEY_BYTES, iterations=passes, lanes=lanes, memory_cost=memory_kib
+        ).derive(passphrase)
 
 
 def _bind(config_text: bytes) -> bytes:
