@@ -16,6 +16,7 @@ from drvm.repository.points import Point
 from drvm.runs.log import RunLog
 from drvm.runs.model import Run
 from drvm.web.source import ACTIONS, Action, PointRow
+from drvm.wiring.reporting import drill_of
 
 
 class DaemonSource:
@@ -53,7 +54,8 @@ class DaemonSource:
         return [_row(point) for point in reversed(listing.points)]
 
     def picture(self, drill: DrillResult) -> bytes | None:
-        return drill.screenshot_png
+        found = self._gathering().ask(lambda wiring: drill_of(wiring, drill.id))
+        return found.screenshot_png if found is not None else None
 
     def may_start(self, vm_uuid: str) -> Sequence[Action]:
         return [action for action in ACTIONS if self._task(action, vm_uuid) is not None]
