@@ -23,7 +23,7 @@ class BandwidthConfig(Section):
 
 
 class HourlyBandwidthConfig(BandwidthConfig):
-    """Instead of the usual one, while ``when`` lasts."""
+    """Instead of the usual one, while ``when`` lasts; what it does not name is as usual."""
 
     when: Text
 

@@ -50,9 +50,19 @@ PasswordSource = PasswordFile | PasswordCommand | PasswordVariable | None
 
 
 @dataclass(frozen=True, slots=True)
+class HourlyLimits:
+    """In MiB/s, while the window ``when`` holds; ``None``: as usual."""
+
+    when: str
+    upload_mib_s: int | None
+    download_mib_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    """``endpoint`` is ``None`` for AWS itself and for directories. A bandwidth of 0 is no limit.
-    ``profile``: of the AWS files; ``None``: whatever the environment says."""
+    """``endpoint`` is ``None`` for AWS itself and for directories. A bandwidth of 0 is no limit;
+    ``at_times``: others, while their windows hold in ``time_zone``. ``profile``: of the AWS files;
+    ``None``: whatever the environment says."""
 
     url: str
     endpoint: str | None
@@ -62,6 +72,8 @@ class RepositorySettings:
     object_lock: ObjectLockConfig | None = None
     profile: str | None = None
     max_parallel: int | None = None
+    at_times: tuple[HourlyLimits, ...] = ()
+    time_zone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +202,11 @@ def _repository(
         object_lock=section.object_lock if section is not None else None,
         profile=(section and section.profile) or None,
         max_parallel=max_parallel,
+        at_times=tuple(
+            HourlyLimits(hourly.when, hourly.upload_mib_s, hourly.download_mib_s)
+            for hourly in bandwidth.at_times
+        ),
+        time_zone=bandwidth.time_zone,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from drvm.core.clock import Clock
@@ -10,34 +11,40 @@ from drvm.core.units import MIB
 
 
 class Pace:
-    """At most ``mib_per_s`` for all threads together; 0: as fast as it goes.
+    """At most ``mib_per_s`` for all threads together, by a number or by what is asked for with
+    each transfer; 0: as fast as it goes.
 
     Every transfer books its time behind those booked before, so the rate holds over any stretch,
     and what was not used is not saved up for a burst.
     """
 
-    def __init__(self, mib_per_s: int, clock: Clock) -> None:
-        self._bytes_per_s = mib_per_s * MIB
+    def __init__(self, mib_per_s: int | Callable[[], int], clock: Clock) -> None:
+        self._rate = mib_per_s
         self._clock = clock
         self._lock = threading.Lock()
         self._booked_until_s = clock.monotonic_s()
 
     @property
     def limited(self) -> bool:
-        return self._bytes_per_s > 0
+        """Now."""
+        return self._bytes_per_s() > 0
 
     def wait(self, length: int) -> float:
         """Returns when ``length`` bytes may be moved, with the seconds that it slept: no more than
         all that is booked by other threads takes."""
-        if not self._bytes_per_s:
+        bytes_per_s = self._bytes_per_s()
+        if not bytes_per_s:
             return 0.0
         with self._lock:
             now_s = self._clock.monotonic_s()
             start_s = max(now_s, self._booked_until_s)
-            self._booked_until_s = start_s + length / self._bytes_per_s
+            self._booked_until_s = start_s + length / bytes_per_s
         if start_s > now_s:
             self._clock.sleep(start_s - now_s)
         return start_s - now_s
+
+    def _bytes_per_s(self) -> int:
+        return (self._rate if isinstance(self._rate, int) else self._rate()) * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,8 @@ class Bandwidth:
     download: Pace
 
     @staticmethod
-    def of(upload_mib_s: int, download_mib_s: int, clock: Clock) -> Bandwidth:
+    def of(
+        upload_mib_s: int | Callable[[], int], download_mib_s: int | Callable[[], int], clock: Clock
+    ) -> Bandwidth:
         """0: no limit."""
         return Bandwidth(Pace(upload_mib_s, clock), Pace(download_mib_s, clock))

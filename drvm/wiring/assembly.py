@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from drvm.chunker.frames import LEVELS
 from drvm.config.policies import PolicyConfig
-from drvm.config.settings import Settings
+from drvm.config.settings import HourlyLimits, RepositorySettings, Settings
 from drvm.core.clock import Clock, rfc3339
 from drvm.core.errors import HostUnreachable, UnknownVm, UsageError
 from drvm.core.pace import Bandwidth
@@ -33,6 +33,7 @@ from drvm.restore.sysprep import run_sysprep
 from drvm.restore.targets.block_device import DeviceRestorer
 from drvm.restore.targets.images import ImageRestorer
 from drvm.restore.targets.volumes import VolumeRestorer
+from drvm.schedule.windows import parse_window
 from drvm.snapshot.journal import Journal
 from drvm.snapshot.parts import Parts
 from drvm.store.base import Store
@@ -107,9 +108,7 @@ class Wiring:
             profile=named.profile,
             create=create,
             clock=self.clock,
-            limits=_limits(
-                named.url, named.upload_mib_s, named.download_mib_s, cast(Hashable, self.clock)
-            ),
+            limits=_limits(named, cast(Hashable, self.clock)),
             lock=self.lock_rule,
         )
         self._stack.callback(store.close)
@@ -251,6 +250,24 @@ class Wiring:
 
 
 @functools.lru_cache(maxsize=16)
-def _limits(url: str, upload_mib_s: int, download_mib_s: int, clock: Clock) -> Bandwidth:
+def _limits(named: RepositorySettings, clock: Clock) -> Bandwidth:
     """One for all jobs of a process that go to one place: a daemon's run in parallel."""
-    return Bandwidth.of(upload_mib_s, download_mib_s, clock)
+    hourly = [(parse_window(one.when), one) for one in named.at_times]
+    if not hourly:
+        return Bandwidth.of(named.upload_mib_s, named.download_mib_s, clock)
+
+    def now() -> HourlyLimits | None:
+        moment = clock.now()
+        return next((one for window, one in hourly if window.holds(named.time_zone, moment)), None)
+
+    def upload() -> int:
+        one = now()
+        chosen = one.upload_mib_s if one is not None else None
+        return named.upload_mib_s if chosen is None else chosen
+
+    def download() -> int:
+        one = now()
+        chosen = one.download_mib_s if one is not None else None
+        return named.download_mib_s if chosen is None else chosen
+
+    return Bandwidth.of(upload, download, clock)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from drvm.config.settings import RepositorySettings, Settings, resolve
+from drvm.config.settings import HourlyLimits, RepositorySettings, Settings, resolve
 from drvm.core.clock import Clock, SystemClock
 from drvm.core.errors import DrvmError, UnknownPoint, UsageError
 from drvm.core.process import SystemProcesses
@@ -48,6 +48,8 @@ class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     region: str | None
     profile: str | None
     download_mib_s: int
+    at_times: tuple[HourlyLimits, ...]
+    time_zone: str
     state_dir: str
     cache_dir: str
     id_cache_bytes: int
@@ -82,6 +84,8 @@ def service_of(
         region=named.region,
         profile=named.profile,
         download_mib_s=named.download_mib_s,
+        at_times=named.at_times,
+        time_zone=named.time_zone,
         state_dir=str(settings.state_dir),
         cache_dir=str(settings.cache_dir),
         id_cache_bytes=settings.id_cache_bytes,
@@ -198,6 +202,8 @@ def _settings(order: _Order) -> Settings:
             order.region,
             download_mib_s=order.download_mib_s,
             profile=order.profile,
+            at_times=order.at_times,
+            time_zone=order.time_zone,
         ),
         state_dir=Path(order.state_dir),
         cache_dir=Path(order.cache_dir),

@@ -15,6 +15,7 @@ from drvm.cli.jobs import doing_of
 from drvm.cli.output import Column
 from drvm.config.settings import Settings
 from drvm.core.errors import DrvmError, UsageError
+from drvm.core.progress import NoProgress, Progress
 from drvm.core.units import format_bytes
 from drvm.daemon.alone import Ended, run_alone
 from drvm.daemon.task import Task
@@ -98,7 +99,10 @@ def command(invocation: Invocation, words: tuple[str, ...], show: bool, dry_run:
 
 def _run(invocation: Invocation, settings: Settings, tasks: Sequence[Task]) -> list[Ended]:
     path = Path(settings.state_dir) / RUNS_FILE
-    with RunLog(path, invocation.clock) as history, invocation.progress() as progress:
+    with RunLog(path, invocation.clock) as history, contextlib.ExitStack() as stack:
+        progress: Progress = NoProgress()  # the log tells where there is no terminal
+        if invocation.stderr.isatty():
+            progress = stack.enter_context(invocation.progress())
         return list(run_alone(tasks, history, invocation.clock, progress))
 
 
