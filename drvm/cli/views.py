@@ -124,8 +124,9 @@ def show_drills(output: Output, results: Sequence[DrillResult], report: Path) ->
         Column("found", wraps=True),
     ]
     for result in results:
-        verdict = "passed" if result.passed else "FAILED"
-        output.line(f"{result.vm}, point {result.point}: {verdict}")
+        verdict = "passed" if result.passed else "FAILED" if result.ran else "NOT RUN"
+        stage = f", stage {result.stage}" if result.group else ""
+        output.line(f"{result.vm}, point {result.point}{stage}: {verdict}")
         rows = [
             [
                 "yes" if check.passed else "NO",
@@ -141,6 +142,10 @@ def show_drills(output: Output, results: Sequence[DrillResult], report: Path) ->
             output.line(f"  {result.failure}")
         rto = "not reached" if result.rto_seconds is None else format_seconds(result.rto_seconds)
         output.line(f"  RTO {rto}, RPO {format_seconds(result.rpo_seconds)}")
+    groups = {result.group: result.group_rto_seconds for result in results if result.group}
+    for group, seconds in groups.items():
+        rto = "not reached" if seconds is None else format_seconds(seconds)
+        output.line(f"group {group}: RTO {rto}")
     output.line(f"report: {report}")
 
 

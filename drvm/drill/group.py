@@ -78,7 +78,7 @@ def plan_group(
             machines.append(plan)
         planned.append(StagePlan(tuple(machines), stage.wait_s))
     every = [machine for stage in planned for machine in stage.machines]
-    found += room_problems(host, every, look)
+    found += room_problems(host, every, look, clock)
     if found:
         raise PreflightFailed(f"the group can't be drilled on {host.uri}", problems=found)
     groups = {request.point.group for request in requests}

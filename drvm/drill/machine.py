@@ -213,7 +213,8 @@ class Machine:
 
     def _tear_down(self) -> None:
         if not self._is_gone:
-            self._warnings += tear_down(self._tools.host, self.plan.directory)
+            tools = self._tools
+            self._warnings += tear_down(tools.host, self.plan.directory, tools.trace)
             self._is_gone = True
 
     def _place_tpm_state(self) -> None:

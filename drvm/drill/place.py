@@ -28,6 +28,7 @@ import msgspec
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, Locked, RestoreError
 from drvm.core.files import write_durably
+from drvm.core.progress import Trace, no_trace
 from drvm.host.model import Host
 from drvm.host.tpm import remove_state
 from drvm.restore.targets.volume_lease import is_token
@@ -126,7 +127,7 @@ def noted(directory: Path) -> Note | None:
     return note if not note.token or is_token(note.token) else None
 
 
-def tear_down(host: Host, directory: Path) -> list[str]:
+def tear_down(host: Host, directory: Path, trace: Trace = no_trace) -> list[str]:
     """End the machine, destroy the network, remove its volumes, its TPM's state and the directory;
     the caller holds its lock, and ``host`` is the one that is noted.
 
@@ -139,17 +140,20 @@ def tear_down(host: Host, directory: Path) -> list[str]:
         domain = host.find_domain(name)
         if domain is not None:
             domain.destroy()
+            trace("machine-ended")
     except DrvmError as problem:
         problems.append(f"the machine {name} could not be ended: {problem.message}")
     try:
         if name in host.network_names():
             host.destroy_network(name)
+            trace("network-destroyed")
     except DrvmError as problem:
         problems.append(f"the network {name} could not be destroyed: {problem.message}")
     note = noted(directory)
     try:
         if not problems and note is not None and note.pool:
             clear(host, FoundLease(note.pool, note.token, b"", ()))
+            trace("volumes-removed")
     except DrvmError as problem:
         problems.append(f"the volumes of {name} could not be removed: {problem.message}")
     if not problems and host.places is not None:
@@ -160,6 +164,7 @@ def tear_down(host: Host, directory: Path) -> list[str]:
     if not problems:
         try:
             _remove(directory)
+            trace("directory-removed")
         except OSError as problem:
             problems.append(f"{directory} could not be removed: {problem.strerror}")
     return problems

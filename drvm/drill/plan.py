@@ -19,6 +19,7 @@ from drvm.drill.checks.base import Card, Check
 from drvm.drill.console import with_console
 from drvm.drill.place import Volumes, drill_name, drill_uuid
 from drvm.drill.room import Room
+from drvm.drill.taken import alone, storage_of
 from drvm.drill.ways import cards_of, needed, way_problems
 from drvm.host.model import Host, Pool
 from drvm.repository.manifest import Manifest
@@ -136,7 +137,7 @@ def plan_drill(
     disks and all other hardware are the original's.
     """
     plan, found = plan_machine(repository, host, request, clock)
-    found += room_problems(host, [plan], look)
+    found += room_problems(host, [plan], look, clock)
     if found:
         raise PreflightFailed(f"{plan.vm} can't be drilled on {host.uri}", problems=found)
     return plan
@@ -231,19 +232,28 @@ def _spec(
     )
 
 
-def room_problems(host: Host, plans: Sequence[DrillPlan], look: Look) -> list[str]:
-    """Of machines that run at once, on one host. Raises ``HostError``."""
+def room_problems(host: Host, plans: Sequence[DrillPlan], look: Look, clock: Clock) -> list[str]:
+    """Of machines that run at once, on one host; what other drills have they give back. Raises
+    ``HostError``."""
     first = plans[0]
     data = sum(plan.data_bytes for plan in plans)
     memory = sum(plan.memory_bytes for plan in plans)
+    storage, whose = claims_of(host, first)
     return list(
         rooms.problems(
-            room_of(host, first, look),
+            alone(room_of(host, first, look), clock, storage=storage, host=whose),
             first.request.directory,
             data_bytes=data,
             memory_bytes=memory,
         )
     )
+
+
+def claims_of(host: Host, plan: DrillPlan) -> tuple[str, str]:
+    """Which room its images take, and whose memory: as ``Taken`` has them."""
+    if plan.volumes is not None:
+        return f"{host.uri} {plan.volumes.pool}", host.uri
+    return storage_of(plan.directory), ""
 
 
 def room_of(host: Host, plan: DrillPlan, look: Look) -> Room:

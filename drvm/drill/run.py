@@ -66,7 +66,9 @@ class _Group:
                 try:
                     self._run()
                 finally:
-                    self._problems = tear_down(self._tools.host, self._plan.directory)
+                    self._problems = tear_down(
+                        self._tools.host, self._plan.directory, self._tools.trace
+                    )
                     self._tools.trace("group-torn-down")
         except Interrupted:
             raise

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from drvm.config.drills import DrillConfig
+from drvm.config.drills import DrillConfig, StageConfig
 from drvm.config.policies import PolicyConfig
 from drvm.config.section import matches
 from drvm.core.errors import DrvmError, Interrupted, RepositoryError
@@ -100,18 +100,25 @@ def plan_group_of(
     """The stages of a policy, of the machines that have these ``points``, one of each. Machines
     that no stage names come last, together. Raises ``PreflightFailed``."""
     assert policy.drill is not None
-    stages, left = [], list(points)
-    for stage in policy.drill.stages:
-        mine = [point for point in left if matches(point.manifest.vm, stage.vms)]
-        left = [point for point in left if point not in mine]
-        stages.append((mine, stage.wait_s or 0.0))
     requests = [
         StageRequest(tuple(_request(wiring, policy, p.manifest, wish) for p in mine), wait_s)
-        for mine, wait_s in [*stages, (left, 0.0)]
-        if mine
+        for mine, wait_s in in_stages(policy.drill.stages, points)
     ]
     host = _host(wiring, policy, wish)
     return plan_group(wiring.repository(), host, requests, wiring.clock)
+
+
+def in_stages(
+    stages: Sequence[StageConfig], points: Sequence[Point]
+) -> list[tuple[tuple[Point, ...], float]]:
+    """Which machines come up together, in their order, and how long is waited behind them (s). Each
+    in the first stage that names it; a stage that names none is left out."""
+    found, left = [], list(points)
+    for stage in stages:
+        mine = tuple(point for point in left if matches(point.manifest.vm, stage.vms))
+        left = [point for point in left if point not in mine]
+        found.append((mine, stage.wait_s or 0.0))
+    return [(mine, wait_s) for mine, wait_s in [*found, (tuple(left), 0.0)] if mine]
 
 
 def plan_policy(
@@ -145,19 +152,27 @@ def owed(wiring: Wiring, points: Sequence[Point]) -> list[Owed]:
     every = points_by_policy(wiring, points)
     found = []
     for policy in wiring.settings.policies:
-        if policy.drill is None or policy.drill.schedule is None:
-            continue
-        mine = every.get(policy.name, ())
-        when = policy.drill.schedule, policy.time_zone
-        due = {
-            uuid
-            for uuid in {point.manifest.vm_uuid for point in mine}
-            if uuid not in last or fires_between(*when, last[uuid], now, limit=1)
-        }
-        if due:
-            wanted = [p for p in mine if policy.drill.stages or p.manifest.vm_uuid in due]
-            found.append(Owed(policy, tuple(wanted)))
+        mine = due_of(policy, every.get(policy.name, ()), last, now)
+        if mine:
+            found.append(Owed(policy, mine))
     return found
+
+
+def due_of(
+    policy: PolicyConfig, points: Sequence[Point], last: Mapping[str, datetime], now: datetime
+) -> tuple[Point, ...]:
+    """Those of the points whose machines are to be drilled. ``last``: as ``last_drills``."""
+    if policy.drill is None or policy.drill.schedule is None:
+        return ()
+    when = policy.drill.schedule, policy.time_zone
+    due = {
+        uuid
+        for uuid in {point.manifest.vm_uuid for point in points}
+        if uuid not in last or fires_between(*when, last[uuid], now, limit=1)
+    }
+    if policy.drill.stages and due:
+        return tuple(points)
+    return tuple(point for point in points if point.manifest.vm_uuid in due)
 
 
 def last_drills(wiring: Wiring) -> dict[str, datetime]:
@@ -215,13 +230,6 @@ def carry_out_all(
     finally:
         end.set()
         threads.end()
-
-
-def drill_latest(wiring: Wiring, vm: str, progress: Progress) -> DrillResult:
-    """Drill the latest good point of a VM. Raises ``UnknownPoint`` where there is none."""
-    point = select(wiring.repository().points().points, vm)
-    (result,) = carry_out(wiring, plan_drill_of(wiring, point.manifest), progress)
-    return result
 
 
 def find_drill_leftovers(wiring: Wiring, host: Host) -> Leftovers:

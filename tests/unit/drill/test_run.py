@@ -85,7 +85,7 @@ def test_the_guest_runs_in_isolation_between_directory_and_checks(stage: Stage) 
     drill(stage, steps=steps)
     assert steps == [
         *("directory-made", "restored vda", "network-made", "machine-started"),
-        *("checks-ended", "torn-down"),
+        *("checks-ended", "machine-ended", "network-destroyed", "directory-removed", "torn-down"),
     ]
 
 

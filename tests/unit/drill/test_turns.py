@@ -15,7 +15,7 @@ import pytest
 from drvm.core.clock import SystemClock
 from drvm.core.errors import Interrupted, PreflightFailed
 from drvm.core.progress import NoProgress
-from drvm.drill import turns
+from drvm.drill import taken, turns
 from drvm.drill.plan import DrillPlan
 from drvm.drill.room import RESERVE_BYTES, Room
 from drvm.drill.turns import turn
@@ -38,7 +38,7 @@ def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Instead of /run/drvm."""
     directory = tmp_path / "run"
     directory.mkdir()
-    monkeypatch.setattr(turns, "shared_directory", lambda: directory)
+    monkeypatch.setattr(taken, "shared_directory", lambda: directory)
     return directory
 
 
@@ -95,6 +95,17 @@ def test_what_another_has_written_already_is_not_counted_twice(stage: Stage) -> 
             pass
 
 
+def test_a_drill_is_planned_as_if_it_had_only_to_wait_for_the_others(stage: Stage) -> None:
+    first = stage.plan()
+    with turn_of(stage, first, room(1, memory=1)):
+        first.directory.mkdir()
+        (first.directory / "vda.raw").write_bytes(b"x" * DATA)
+        stage.room = room(0, memory=0)  # all of it is the first one's
+        assert stage.plan().data_bytes == DATA
+    with pytest.raises(PreflightFailed):
+        stage.plan()
+
+
 def test_without_room_and_without_others_a_drill_is_refused_at_once(stage: Stage) -> None:
     with pytest.raises(PreflightFailed), turn_of(stage, stage.plan(), room(0.5)):
         pass
@@ -130,6 +141,15 @@ def test_a_drill_elsewhere_takes_nothing_of_this_one(stage: Stage) -> None:
     here, there = room(1, memory=1), room(1, memory=1)
     with turn_of(stage, stage.plan(), here), turn_of(stage, stage.plan_there(), there):
         assert stage.clock.passed_s == 0
+
+
+def test_who_does_not_fit_does_not_wait_for_drills_elsewhere(stage: Stage) -> None:
+    here = stage.plan()
+    with turn_of(stage, stage.plan_there(), room(1)):
+        stage.host.uri, stage.host.remote = here.uri, False
+        with pytest.raises(PreflightFailed), turn_of(stage, here, room(0.5)):
+            pass
+    assert stage.clock.passed_s == 0
 
 
 def test_a_kill_frees_the_room(stage: Stage, run_directory: Path) -> None:
