@@ -15,13 +15,13 @@ import datetime as dt
 import functools
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable
 
-from drvm.core.clock import Clock, parse_rfc3339, rfc3339
+from drvm.core.clock import Clock
 from drvm.core.errors import UsageError
 from drvm.core.ids import new_point_id
-from drvm.daemon.owed import Owed, Record, owed, recalled
+from drvm.daemon.memory import History, keep_seen, recall
+from drvm.daemon.owed import Owed, Record, owed
 from drvm.daemon.queue import Queue
 from drvm.daemon.running import Told, carry_out
 from drvm.daemon.slots import MAX_RUNNING, Slots
@@ -37,18 +37,6 @@ JUMP_S = 5.0
 """Wall clock and monotonic clock may drift apart so far between two looks."""
 UNCLAIMED_S = 120.0
 """A run that no worker took up by then never begins: there was no thread for it."""
-SEEN = "seen "
-
-
-class History(Protocol):
-    """What the engine needs of ``RunLog``; none of it raises."""
-
-    def begin(self, run: Run) -> None: ...
-    def finish(self, run: Run) -> None: ...
-    def latest(self) -> tuple[Run, ...]: ...
-    def last_good(self, job: str, vm_uuid: str = "") -> dt.datetime | None: ...
-    def facts(self, prefix: str = "") -> Mapping[str, str]: ...
-    def set_fact(self, key: str, value: str | None) -> None: ...
 
 
 @dataclasses.dataclass(slots=True)
@@ -76,7 +64,7 @@ class Engine:
         self._over = threading.Condition(self._lock)
         self._stop = threading.Event()
         self._tasks: dict[Key, Task] = {}
-        self._limits: Mapping[str, int] = {}
+        self._slots = Slots({})
         self._records: dict[Key, Record] = {}
         self._unkept: dict[Key, dt.datetime | None] = {}
         self._queue = Queue()
@@ -92,23 +80,22 @@ class Engine:
         for task in plan.tasks:
             tasks.setdefault(task.key, task)
         known = self._records.keys()
-        fresh = self._recall([key for key in tasks if key not in known])
+        fresh = recall(self._history, [key for key in tasks if key not in known], self._clock)
         with self._lock:
             for key in self._tasks.keys() - tasks.keys():
                 self._queue.drop(key)
             for key, task in tasks.items():
-                if key not in self._tasks or _differs(self._tasks[key], task):
+                if _differs(self._tasks.get(key), task):
                     self._queue.reconsider(key)
-            self._tasks, self._limits = tasks, dict(plan.limits)
+            self._tasks = tasks
+            self._slots = Slots(dict(plan.limits), [run.task for run in self._running.values()])
             for key, record in fresh.items():
                 self._records.setdefault(key, record)
             busy = {running.task.key for running in self._running.values()}
             for key in self._records.keys() - tasks.keys() - busy:
                 del self._records[key]
             unkept, self._unkept = self._unkept, {}
-        for (job, vm_uuid), seen in unkept.items():
-            kept = None if seen is None else rfc3339(seen)
-            self._history.set_fact(f"{SEEN}{job}\n{vm_uuid}", kept)
+        keep_seen(self._history, unkept)
         self._wake()
 
     def look(self) -> dt.datetime | None:
@@ -192,20 +179,6 @@ class Engine:
     def _claimed(self) -> list[_Running]:
         return [running for running in self._running.values() if running.claimed]
 
-    def _recall(self, keys: list[Key]) -> dict[Key, Record]:
-        if not keys:
-            return {}
-        now, now_s = self._clock.now(), self._clock.monotonic_s()
-        latest = {(run.job, run.vm_uuid): run for run in self._history.latest()}
-        seen = self._history.facts(SEEN)
-        found = {}
-        for key in keys:
-            good = self._history.last_good(*key)
-            record = recalled(latest.get(key), good, now, now_s)
-            fact = seen.get(f"{SEEN}{key[0]}\n{key[1]}")
-            found[key] = dataclasses.replace(record, seen=_moment(fact))
-        return found
-
     def _place(self, key: Key, now: dt.datetime, now_s: float) -> Owed | None:
         """Into the queue, at its moment. A run that cannot be reckoned must not stop the others."""
         task = self._tasks.get(key)
@@ -233,10 +206,10 @@ class Engine:
             return owed(task, record, now, now_s)
 
     def _choose(self, now: dt.datetime, now_s: float) -> list[_Running]:
-        slots = Slots(self._limits, [running.task for running in self._running.values()])
-        chosen = []
+        slots, chosen = self._slots, []
         for identity, (task, run) in list(self._asked.items()):
-            if slots.take(task):
+            if slots.fits(task):
+                slots.add(task)
                 del self._asked[identity]
                 run = dataclasses.replace(run, started=now)
                 chosen.append(_Running(task, run, Told(self._stop), now_s))
@@ -249,7 +222,7 @@ class Engine:
             found = self._place(key, now, now_s)
             if found is None or found.begin > now:
                 continue  # a blackout has begun meanwhile, or it is not owed any more
-            slots.take(task)
+            slots.add(task)
             self._queue.drop(key)
             run = self._new_run(task, found.due, found.attempt)
             chosen.append(_Running(task, run, Told(self._stop), now_s))
@@ -276,7 +249,7 @@ class Engine:
         except Exception as error:
             log.exception("no worker takes up %s", running.run.job)
             with self._lock:
-                if running.claimed or self._running.pop(running.run.id, None) is None:
+                if running.claimed or not self._take_out(running):
                     return
             run = self._unbegun(running, str(error))
             self._history.finish(run)
@@ -286,7 +259,7 @@ class Engine:
         found = []
         for running in list(self._running.values()):
             if not running.claimed and now_s - running.since_s > UNCLAIMED_S:
-                del self._running[running.run.id]
+                self._take_out(running)
                 run = self._unbegun(running, "no thread took it up")
                 self._note(running, run, now_s)
                 log.error("%s %s: %s", run.job, run.vm, run.message)
@@ -304,7 +277,7 @@ class Engine:
             given_up = self._stop.is_set() or running.run.id not in self._running
             running.claimed = not given_up
             if given_up:
-                self._running.pop(running.run.id, None)
+                self._take_out(running)
         if given_up:
             return
         ended = dataclasses.replace(running.run, state="failed", message="this is a bug")
@@ -317,10 +290,17 @@ class Engine:
 
     def _ended(self, running: _Running, run: Run) -> None:
         with self._lock:
-            self._running.pop(run.id, None)
+            self._take_out(running)
             self._note(running, run, self._clock.monotonic_s())
             self._over.notify_all()
         self._wake()
+
+    def _take_out(self, running: _Running) -> bool:
+        """Whether it was still in."""
+        found = self._running.pop(running.run.id, None) is not None
+        if found:
+            self._slots.remove(running.task)
+        return found
 
     def _note(self, running: _Running, run: Run, now_s: float) -> None:
         key = running.task.key
@@ -331,18 +311,13 @@ class Engine:
         self._queue.reconsider(key)
 
 
-def _differs(old: Task, new: Task) -> bool:
+def _differs(old: Task | None, new: Task) -> bool:
     """Whether it may be owed at another moment now."""
+    if old is None or old is new:
+        return old is None
     return (
         old.last_good != new.last_good
         or old.timing != new.timing
         or old.retry != new.retry
         or old.order != new.order
     )
-
-
-def _moment(text: str | None) -> dt.datetime | None:
-    try:
-        return None if text is None else parse_rfc3339(text)
-    except ValueError:
-        return None

@@ -104,6 +104,9 @@ def owed(task: Task, record: Record, now: dt.datetime, now_s: float) -> Owed | N
             settled = [moment for moment in (good, failed) if moment is not None and moment < last]
             first = timing.next_fire(max(settled)) if settled else last
             begin = timing.begin(first, subject)
+            if begin is not None and begin <= now:
+                clear = timing.clear(now)  # who is late may have come into a blackout
+                begin = begin if clear == now else clear
             return None if begin is None else Owed(last, begin, 1)
     following = timing.next_fire(now if last is None else last)
     begin = timing.begin(following, subject)

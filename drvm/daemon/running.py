@@ -9,10 +9,19 @@ import threading
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, Interrupted
 from drvm.daemon.logs import about
-from drvm.daemon.task import Task
+from drvm.daemon.task import Outcome, Task
 from drvm.runs.model import Run, State
 
 log = logging.getLogger("drvm.daemon")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Where:
+    """What ``Run`` says of a progress."""
+
+    stage: str
+    done_bytes: int
+    total_bytes: int | None
 
 
 class Told:
@@ -41,11 +50,16 @@ class Told:
     def stopping(self) -> bool:
         return self._stop.is_set()
 
+    def now(self) -> Where:
+        with self._lock:
+            return Where(self._stage, self._done_bytes, self._total_bytes)
+
     def of(self, run: Run) -> Run:
         """``run``, where it is now."""
-        with self._lock:
-            stage, done, total = self._stage, self._done_bytes, self._total_bytes
-        return dataclasses.replace(run, stage=stage, done_bytes=done, total_bytes=total)
+        now = self.now()
+        return dataclasses.replace(
+            run, stage=now.stage, done_bytes=now.done_bytes, total_bytes=now.total_bytes
+        )
 
 
 def carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
@@ -57,29 +71,37 @@ def carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
 def _carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
     name = f"{task.job}: {task.vm}" if task.vm else task.job
     log.info("%s: started", name)
+    state: State = "failed"
+    outcome = Outcome()
     try:
         outcome = task.run(told)
-        ended = dataclasses.replace(
-            run,
-            state="warned" if outcome.warned else "done",
-            message=outcome.message,
-            hint=outcome.hint,
-            result=outcome.result,
-            stored_bytes=outcome.stored_bytes,
-        )
+        state = "warned" if outcome.warned else "done"
     except Interrupted as error:
         # What ends early by itself must not begin again at once.
-        state: State = "stopped" if told.stopping else "failed"
-        ended = dataclasses.replace(run, state=state, message=error.message, hint=error.hint)
+        state = "stopped" if told.stopping else "failed"
+        outcome = Outcome(message=error.message, hint=error.hint)
         log.warning("%s: ended early: %s", name, error.message)
     except DrvmError as error:
-        ended = dataclasses.replace(run, state="failed", message=error.message, hint=error.hint)
+        outcome = Outcome(message=error.message, hint=error.hint)
         hint = f" (hint: {error.hint})" if error.hint else ""
         log.error("%s: %s%s", name, error.message, hint)
     except BaseException as error:  # also what would end a thread silently
         bug = f"this is a bug: {type(error).__name__}: {error}"
-        ended = dataclasses.replace(run, state="failed", message=bug, hint="see the daemon's log")
+        outcome = Outcome(message=bug, hint="see the daemon's log")
         log.exception("%s: this is a bug", name)
     else:
-        log.info("%s: done%s", name, f", with a warning: {ended.message}" if outcome.warned else "")
-    return told.of(dataclasses.replace(ended, ended=clock.now()))
+        warned = f", with a warning: {outcome.message}" if outcome.warned else ""
+        log.info("%s: done%s", name, warned)
+    now = told.now()
+    return dataclasses.replace(
+        run,
+        ended=clock.now(),
+        state=state,
+        message=outcome.message,
+        hint=outcome.hint,
+        result=outcome.result,
+        stored_bytes=outcome.stored_bytes,
+        stage=now.stage,
+        done_bytes=now.done_bytes,
+        total_bytes=now.total_bytes,
+    )

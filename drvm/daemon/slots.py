@@ -12,44 +12,52 @@ MAX_RUNNING = 64
 
 
 class Slots:
-    """What is free at one look.
+    """What is free and what is taken. One thread at a time.
 
     Whoever is first and finds one of its limits taken is passed by those who need others. It does
     not wait for ever: what runs on its host holds all other limits that it needs, too, and gives
     them back with that one.
     """
 
-    def __init__(self, limits: Mapping[str, int], running: Iterable[Task]) -> None:
+    def __init__(self, limits: Mapping[str, int], running: Iterable[Task] = ()) -> None:
         self._limits = limits
         self._used: collections.Counter[str] = collections.Counter()
-        self._busy: set[str] = set()
+        self._taken: set[str] = {key for key, limit in limits.items() if limit <= 0}
+        self._busy: collections.Counter[str] = collections.Counter()
         self._keys: set[Key] = set()
-        self._count = 0
         for task in running:
-            self._add(task)
+            self.add(task)
 
     @property
     def full(self) -> bool:
-        return self._count >= MAX_RUNNING
+        return len(self._keys) >= MAX_RUNNING
 
     def fits(self, task: Task) -> bool:
-        if self.full or task.key in self._keys or not self._busy.isdisjoint(_machines(task)):
-            return False
-        limits, used = self._limits, self._used
-        return all(key not in limits or used[key] < limits[key] for key in task.uses)
+        return (
+            self._taken.isdisjoint(task.uses)
+            and self._busy.keys().isdisjoint(_machines(task))
+            and task.key not in self._keys
+            and len(self._keys) < MAX_RUNNING
+        )
 
-    def take(self, task: Task) -> bool:
-        """Whether it fits; then its slots are taken."""
-        fits = self.fits(task)
-        if fits:
-            self._add(task)
-        return fits
-
-    def _add(self, task: Task) -> None:
-        self._count += 1
-        self._used.update(task.uses)
-        self._busy.update(_machines(task))
+    def add(self, task: Task) -> None:
         self._keys.add(task.key)
+        self._busy.update(_machines(task))
+        for key in task.uses:
+            self._used[key] += 1
+            if self._used[key] >= self._limits.get(key, MAX_RUNNING):
+                self._taken.add(key)
+
+    def remove(self, task: Task) -> None:
+        self._keys.discard(task.key)
+        for machine in _machines(task):
+            self._busy[machine] -= 1
+            if not self._busy[machine]:
+                del self._busy[machine]
+        for key in task.uses:
+            self._used[key] -= 1
+            if self._used[key] < self._limits.get(key, MAX_RUNNING):
+                self._taken.discard(key)
 
 
 def _machines(task: Task) -> Iterable[str]:

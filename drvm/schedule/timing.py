@@ -5,6 +5,7 @@ All of it is arithmetic on moments, in UTC, and the same on every host and after
 
 from __future__ import annotations
 
+import bisect
 import datetime as dt
 import functools
 import hashlib
@@ -15,7 +16,10 @@ from drvm.schedule.windows import Window, blacked_out_until
 
 MAX_BACKOFF_S = 3600.0
 _FRACTIONS = 1 << 48
-_MAX_KNOWN = 1024
+_MAX_SCHEDULES = 1024
+_MAX_FIRES = 100
+_MAX_STEPS = 50
+_Around = tuple[dt.datetime | None, dt.datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,10 @@ class Timing:
 
     def last_fire(self, now: dt.datetime) -> dt.datetime | None:
         """The last one up to ``now``; ``None`` where it has not fired for years."""
-        return _last_fire(self.schedule, self.time_zone, now)
+        return _around(self.schedule, self.time_zone, now)[0]
 
     def next_fire(self, after: dt.datetime) -> dt.datetime:
-        return _next_fire(self.schedule, self.time_zone, after)
+        return _around(self.schedule, self.time_zone, after)[1]
 
     def begin(self, fire: dt.datetime, subject: str) -> dt.datetime | None:
         """When the run of ``subject`` (job and VM) begins that ``fire`` asks for: after a blackout
@@ -76,22 +80,30 @@ def _fraction(subject: str, fire: dt.datetime) -> float:
     return int.from_bytes(digest, "big") / _FRACTIONS
 
 
-@functools.lru_cache(1024)
-def _next_fire(schedule: str, time_zone: str, after: dt.datetime) -> dt.datetime:
-    return cron.next_fire(schedule, time_zone, after)
+_fires: dict[tuple[str, str], tuple[dt.datetime, ...]] = {}
+"""Of each schedule the fires of late, each the next one of the one before."""
 
 
-_known: dict[tuple[str, str], tuple[dt.datetime, dt.datetime]] = {}
-"""Of each schedule two fires that follow each other: where the clock mostly is between them."""
-
-
-def _last_fire(schedule: str, time_zone: str, now: dt.datetime) -> dt.datetime | None:
+def _around(schedule: str, time_zone: str, moment: dt.datetime) -> _Around:
+    """The last fire up to ``moment``, where there is one, and the next one."""
     key = (schedule, time_zone)
-    if key in _known and _known[key][0] <= now < _known[key][1]:
-        return _known[key][0]
-    last = cron.last_fire(schedule, time_zone, now)
-    if last is not None:
-        if len(_known) >= _MAX_KNOWN:
-            _known.clear()
-        _known[key] = (last, _next_fire(schedule, time_zone, last))
-    return last
+    fires = _fires.get(key, ())
+    if fires and fires[0] <= moment:
+        for _ in range(_MAX_STEPS):
+            if moment < fires[-1]:
+                place = bisect.bisect(fires, moment)
+                return fires[place - 1], fires[place]
+            fires = (*fires[-_MAX_FIRES:], cron.next_fire(schedule, time_zone, fires[-1]))
+            _fires[key] = fires
+    last, following = _reckoned(schedule, time_zone, moment)
+    if last is not None and (not fires or fires[-1] < last):
+        if len(_fires) >= _MAX_SCHEDULES:
+            _fires.clear()
+        _fires[key] = (last, following)
+    return last, following
+
+
+@functools.lru_cache(1024)
+def _reckoned(schedule: str, time_zone: str, moment: dt.datetime) -> _Around:
+    last = cron.last_fire(schedule, time_zone, moment)
+    return last, cron.next_fire(schedule, time_zone, moment)
