@@ -209,6 +209,24 @@ def test_a_drill_boots_the_point_in_isolation_checks_it_and_leaves_nothing(drill
 
 
 @pytest.mark.long
+def test_a_console_that_never_stops_is_bounded_on_disk_and_in_time(drills: Drills) -> None:
+    flood = CommandCheck(("/bin/sh", "-c", "(yes >/dev/ttyS0 &) >/dev/null 2>&1"))
+    plan = drills.plan(AgentCheck(), flood, ConsoleCheck("^never$", timeout_s=20.0))
+    sizes: list[int] = []
+
+    def trace(step: str) -> None:
+        if step == "checks-ended":
+            sizes.extend(path.stat().st_size for path in plan.directory.glob("console.log*"))
+
+    result = drills.run(plan, trace)
+    assert [check.passed for check in result.checks] == [True, True, False]
+    assert result.checks[2].seconds < 60
+    assert "it ends with" in result.checks[2].detail
+    assert 0 < sum(sizes) < 10 << 20
+    assert drills.left_of(plan) == []
+
+
+@pytest.mark.long
 def test_the_result_of_a_drill_is_kept_and_rendered(drills: Drills) -> None:
     result = drills.run(drills.plan(AgentCheck()))
     drills.repository.drills.put(result.vm_uuid, result.id, encode_drill(result))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 
 from drvm.core.errors import AgentError
 from drvm.core.text import printable
 from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
+from drvm.drill.checks.matching import search
 from drvm.drill.checks.said import shown
 from drvm.host.model import GuestCommandResult
 
@@ -47,9 +47,9 @@ class CommandCheck:
             return Attempt(False, False, problem.message)
         try:
             result = guest.domain.guest_run(self.run, timeout_s=self.timeout_s)
+            wrong = self._wrong(result)
         except AgentError as problem:
             return Attempt(False, True, problem.message)
-        wrong = self._wrong(result)
         return Attempt(
             not wrong,
             True,
@@ -60,8 +60,6 @@ class CommandCheck:
         if result.exit_code != self.expect_exit:
             return [f"exit code {result.exit_code} instead of {self.expect_exit}"]
         output = result.stdout.decode(errors="replace")
-        if self.expect_output is not None and not re.search(
-            self.expect_output, output, re.MULTILINE
-        ):
+        if self.expect_output is not None and search(self.expect_output, output) is None:
             return [f"the output does not match {self.expect_output}"]
         return []

@@ -13,8 +13,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from drvm.core.errors import AgentError
 from drvm.core.text import printable
 from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
+from drvm.drill.checks.matching import search
 
 TAIL_BYTES = 256 * 1024
 """Of the console's text, as much is looked at."""
@@ -57,9 +59,12 @@ class ConsoleCheck:
         if guest.console is None:
             return Attempt(False, False, "the machine has no serial console", final=True)
         text = plain(tail(guest.console))
-        found = re.search(self.expect, text, re.MULTILINE)
+        try:
+            found = search(self.expect, text)
+        except AgentError as problem:
+            return Attempt(False, False, problem.message)
         if found is not None:
-            return Attempt(True, True, found.group()[:_SHOWN_CHARS])
+            return Attempt(True, True, found)
         end = text.rstrip()[-_SHOWN_CHARS:]
         words = f"; it ends with\n{end}" if end else ": nothing was written"
         return Attempt(False, False, f"nothing on the console matches {self.expect}{words}")
