@@ -23,6 +23,7 @@ from drvm.runs.model import Kind
 from drvm.schedule.timing import NO_RETRY, Retry, Timing
 from drvm.schedule.windows import parse_window
 from drvm.wiring.fleet import FleetVm
+from drvm.wiring.upkeep import UPKEEP_RETRY
 
 BACKUPS, DRILLS, UPKEEP = "backups", "drills", "upkeep"
 """Keys of limits, beside ``host URI`` and ``repository URL``."""
@@ -33,7 +34,6 @@ ASKED = Timing("0 0 1 1 *")
 LOCKS_SCHEDULE = "17 4 * * *"
 """Once a day: a quarter of the shortest lock there may be."""
 
-_UPKEEP_RETRY = Retry(times=3, after_s=600.0)
 _FIRST_DRILL, _FIRST_UPKEEP = 10_000, 20_000
 """Orders: backups go first, in the order of their policies."""
 
@@ -241,6 +241,6 @@ def _upkeep(name: str, kind: Kind, about: str, when: tuple[str | None, str], run
         run=run,
         uses=(f"copy {name}" if kind == "copy" else UPKEEP,),
         order=_FIRST_UPKEEP,
-        retry=NO_RETRY if kind == "check" else _UPKEEP_RETRY,
+        retry=NO_RETRY if kind == "check" else UPKEEP_RETRY,
     )
     return Job(name, kind, about, timing, lambda _view: [task], needs_fleet=False)

@@ -61,6 +61,8 @@ def _order(concern: Concern) -> tuple[bool, int, dt.datetime, str, str]:
 
 
 def _vm(report: ReportInput, row: VmRow) -> Iterator[Concern]:
+    if not row.machine or (row.policy is None and row.doubt):
+        return  # nothing is due; or a host is away, which is a concern of its own
     if row.gone:
         yield from _gone(report, row)
         return

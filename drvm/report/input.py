@@ -24,10 +24,12 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
     """One VM in the fleet at a glance.
 
     ``host``: its URI; ``gone``: it is on none of the hosts any more, and all of them answered.
-    ``rpo_age_seconds``: what would be lost now. ``points_per_day``: of the good points that are
-    kept, how many show an instant of each of the last ``DAYS_SHOWN`` days (UTC), the oldest first.
-    ``disk_bytes``: the disks of its last point, as large as the guest sees them; ``stored_bytes``:
-    what its points added to the repository. ``drill_due``: a drill should have begun since then.
+    ``machine``: false for image files and imports, which are stored by hand. ``doubt``: why nobody
+    can tell its policy, else empty. ``rpo_age_seconds``: what would be lost now.
+    ``points_per_day``: of the good points that are kept, how many show an instant of each of the
+    last ``DAYS_SHOWN`` days (UTC), the oldest first. ``disk_bytes``: the disks of its last point,
+    as large as the guest sees them; ``stored_bytes``: what its points added to the repository.
+    ``drill_due``: a drill should have begun since then.
     """
 
     vm: str
@@ -41,6 +43,8 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
     rpo_age_seconds: float | None
     rpo_target_seconds: float | None
     gone: bool = False
+    machine: bool = True
+    doubt: str = ""
     points: int = 0
     first_point_created: dt.datetime | None = None
     points_per_day: tuple[int, ...] = ()

@@ -108,8 +108,7 @@ class DrillGroup:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job and its last runs: of each VM, or the one of the repository. ``failed``: those that
-    ended badly, ``done``: how many did not."""
+    """A job and its last runs, of VMs or of the repository; those that were stopped don't count."""
 
     job: str
     last: dt.datetime | None
@@ -146,6 +145,7 @@ class Overview:
     unfolded: int
     gone: tuple[VmView, ...]
     unprotected: tuple[VmView, ...]
+    images: tuple[VmView, ...]
     drills: tuple[DrillGroup, ...]
     drills_left_out: int
     storage: StorageChart | None
@@ -162,7 +162,7 @@ def overview(report: ReportInput) -> Overview:
     anchors = {id(drill): f"drill-{number}" for number, drill in enumerate(shown, 1)}
     vms = [_vm_view(report, row, worst, anchors) for row in report.vms]
     vms.sort(key=lambda view: (_urgency(view.severity), view.row.vm, view.row.vm_uuid))
-    present = [view for view in vms if not view.row.gone]
+    present = [view for view in vms if view.row.machine and not view.row.gone]
     wanting = sum(view.severity is not None for view in present)
     expected = forecast(report.storage)
     return Overview(
@@ -172,7 +172,8 @@ def overview(report: ReportInput) -> Overview:
         vms=tuple(present),
         unfolded=len(present) if len(present) <= ROWS_UNFOLDED else wanting,
         gone=tuple(view for view in vms if view.row.gone),
-        unprotected=tuple(view for view in present if view.row.policy is None),
+        unprotected=tuple(v for v in present if v.row.policy is None and not v.row.doubt),
+        images=tuple(view for view in vms if not view.row.machine),
         drills=_groups(shown, anchors, _latest_ids(report)),
         drills_left_out=len(report.drills) - len(shown),
         storage=storage_chart(report.storage, expected),
@@ -342,6 +343,7 @@ def _jobs(report: ReportInput) -> tuple[JobView, ...]:
 
 def _job(job: str, runs: Iterable[RunRow], due: JobRow | None) -> JobView:
     ended = [run for run in runs if run.ended is not None]
-    failed = tuple(run for run in ended if run.state not in ("done", "warned"))
+    failed = tuple(run for run in ended if run.state in ("failed", "lost"))
+    done = sum(run.state in ("done", "warned") for run in ended)
     last = max((run.started for run in ended), default=None)
-    return JobView(job, last, len(ended) - len(failed), failed, due)
+    return JobView(job, last, done, failed, due)

@@ -38,12 +38,14 @@ from drvm.repository.repository import Repository
 from drvm.runs.log import RunLog
 from drvm.runs.model import Run
 from drvm.schedule.cron import fires_between
-from drvm.schedule.timing import Retry
+from drvm.schedule.timing import NO_RETRY, Retry
+from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.base import ObjectInfo
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, fleet_of
 from drvm.wiring.growth import samples_with, stored_bytes
 from drvm.wiring.remembering import remembered_of
+from drvm.wiring.upkeep import UPKEEP_RETRY
 
 GRACE = dt.timedelta(days=1)
 """How long after its schedule's time something may still not have begun: retries, blackout windows
@@ -159,10 +161,11 @@ class _DueTimes:
 
 def _row(vm: FleetVm, points: Sequence[Point], due: _DueTimes, *, gone: bool) -> VmRow:
     last = vm.last.manifest if vm.last is not None else None
+    machine = last is None or vm.host is not None or last.engine != ImageFilesEngine.name
     return VmRow(
         vm=vm.name,
         vm_uuid=vm.uuid,
-        host=vm.host or ("gone" if gone else "not seen"),
+        host=vm.host or ("image files" if not machine else "gone" if gone else "not seen"),
         policy=vm.policy,
         last_point=last.id if last is not None else None,
         last_point_created=parse_rfc3339(last.created) if last is not None else None,
@@ -170,7 +173,9 @@ def _row(vm: FleetVm, points: Sequence[Point], due: _DueTimes, *, gone: bool) ->
         rpo_state=vm.rpo.state.value,
         rpo_age_seconds=vm.rpo.age_seconds,
         rpo_target_seconds=vm.rpo.target_seconds,
-        gone=gone and vm.host is None,
+        gone=gone and machine and vm.host is None,
+        machine=machine,
+        doubt=vm.doubt,
         points=vm.points,
         first_point_created=parse_rfc3339(points[0].manifest.created) if points else None,
         points_per_day=_per_day(points, due),
@@ -296,11 +301,14 @@ def _run_row(run: Run, settings: Settings) -> RunRow:
 
 
 def _retry_at(run: Run, settings: Settings) -> dt.datetime | None:
-    """When a backup that failed is tried again by its policy; nobody knows where it was by hand."""
-    policy = next((one for one in settings.policies if run.job == f"backup {one.name}"), None)
-    if run.state != "failed" or policy is None or run.due is None or run.ended is None:
+    """When what failed is tried again by its schedule; by hand nobody knows."""
+    if run.state != "failed" or run.due is None or run.ended is None:
         return None
-    wait_s = Retry(policy.retry.times, policy.retry.after_s).wait_s(run.attempt)
+    policy = next((one for one in settings.policies if run.job == f"backup {one.name}"), None)
+    retry = NO_RETRY if run.kind in ("drill", "check") else UPKEEP_RETRY
+    if policy is not None:
+        retry = Retry(policy.retry.times, policy.retry.after_s)
+    wait_s = retry.wait_s(run.attempt)
     return None if wait_s is None else run.ended + dt.timedelta(seconds=wait_s)
 
 

@@ -83,6 +83,13 @@ def test_a_vm_without_a_policy_is_unprotected_and_nothing_else() -> None:
     assert (concern.kind, concern.severity) == ("unprotected", "warning")
 
 
+@pytest.mark.parametrize("change", [{"machine": False}, {"policy": None, "doubt": "kvm2 is away"}])
+def test_what_is_stored_by_hand_or_has_a_policy_that_nobody_knows_is_no_concern(
+    change: dict[str, Any],
+) -> None:
+    assert concerns_of(row={"rpo_state": "missed", "rpo_age_seconds": 9e9, **change}) == []
+
+
 @pytest.mark.parametrize(("days", "count"), [(2, 1), (40, 0)])
 def test_a_vm_that_is_gone_is_asked_about_for_a_month(days: int, count: int) -> None:
     gone = {"gone": True, "rpo_state": "missed", "last_point_created": NOW - days * DAY}

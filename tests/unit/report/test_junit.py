@@ -24,6 +24,13 @@ def test_each_drill_is_a_suite_and_each_check_a_case(drill: Make, report: Make) 
     assert cases == ["drill", "check: agent", "RTO", "RPO"]
 
 
+def test_a_suite_tells_the_method_the_group_and_the_stage(drill: Make, report: Make) -> None:
+    grouped = drill(method="boot", group="g1", stage=2)
+    root = SafeElementTree.fromstring(junit_report(report(grouped)))
+    told = {one.get("name"): one.get("value") for one in root.iter("property")}
+    assert (told["method"], told["group"], told["stage"]) == ("boot", "g1", "2")
+
+
 def test_counts_agree_with_the_cases(drill: Make, report: Make) -> None:
     failed = drill(
         passed=False, rto_seconds=None, checks=(check(), check(name="file", passed=False))
