@@ -24,6 +24,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from drvm.core.clock import Clock, rfc3339
 from drvm.core.errors import DrvmError, Interrupted
+from drvm.core.progress import Progress
 from drvm.daemon.engine import MAX_RUNNING, Engine, History
 from drvm.daemon.running import Told
 from drvm.daemon.systemd import Systemd
@@ -34,6 +35,8 @@ log = logging.getLogger("drvm.daemon")
 
 LOOK_EVERY_S = 10.0
 ASK_EVERY_S = 60.0
+TELL_EVERY_S = 5.0
+"""How often the record is told where the runs are, for ``drvm status``: never by what copies."""
 STOP_S = 25.0
 """systemd, and whoever stops the daemon by hand, is promised 30 s."""
 ANSWERED = "daemon answered"
@@ -68,6 +71,7 @@ class Service:
         self._pokes: queue.SimpleQueue[None] = queue.SimpleQueue()  # put: also by a signal handler
         self._stopping = threading.Event()
         self._told_to_stop = self._told_to_reload = False
+        self._progress: dict[str, tuple[str, int, int | None]] = {}
         self._adopting = threading.Lock()
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
@@ -151,7 +155,8 @@ class Service:
         self._scheduler.add_job(
             self._ask_source, asking, id="source", executor="source", next_run_time=now, **_ANEW
         )
-        wanted = {f"chore {chore.name}": chore for chore in self._setup.chores}
+        telling = Chore("progress", TELL_EVERY_S, self._tell_progress)
+        wanted = {f"chore {chore.name}": chore for chore in (telling, *self._setup.chores)}
         for job in self._scheduler.get_jobs():
             if job.id.startswith("chore ") and job.id not in wanted:
                 job.remove()
@@ -192,6 +197,14 @@ class Service:
             log.error("%s: %s%s", chore.name, error.message, hint)
         except Exception:
             log.exception("%s: this is a bug", chore.name)
+
+    def _tell_progress(self, _progress: Progress) -> None:
+        before, self._progress = self._progress, {}
+        for run in self.engine.running():
+            now = (run.stage, run.done_bytes, run.total_bytes)
+            self._progress[run.id] = now
+            if before.get(run.id) != now:
+                self._history.progress(run.id, *now)
 
     def _read_anew(self) -> None:
         """A config that is not valid changes nothing."""

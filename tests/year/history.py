@@ -43,6 +43,10 @@ class FakeHistory:
             self._kept.under_way[run.id] = run
             self._kept.span_s[run.id] = (self._clock.true_s, self._clock.true_s)
 
+    def progress(
+        self, run_id: str, stage: str, done_bytes: int, total_bytes: int | None
+    ) -> None: ...
+
     def finish(self, run: Run) -> None:
         if not self.open:
             return

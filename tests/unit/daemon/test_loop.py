@@ -147,6 +147,27 @@ def test_a_stop_reaches_running_work_which_is_stopped_and_not_failed(
     assert [run.state for run in history.latest()] == ["stopped"] and history.running() == ()
 
 
+def test_the_record_is_told_where_a_run_is(
+    start: Callable[..., Started], history: RunLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "TELL_EVERY_S", 0.1)
+    free = threading.Event()
+
+    def slow(progress: Progress) -> Outcome:
+        progress.stage("reading vda", 100)
+        progress.advance(40)
+        free.wait(LIMIT_S)
+        return Outcome()
+
+    start(Setup(lambda: Plan([owed_at_once(slow)])))
+    deadline_s = CLOCK.monotonic_s() + LIMIT_S
+    while CLOCK.monotonic_s() < deadline_s and not any(r.done_bytes for r in history.running()):
+        CLOCK.sleep(0.05)
+    (run,) = history.running()
+    free.set()
+    assert (run.stage, run.done_bytes, run.total_bytes) == ("reading vda", 40, 100)
+
+
 def test_what_does_not_stop_is_named_and_not_waited_for(
     start: Callable[..., Started], history: RunLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
