@@ -28,7 +28,7 @@ from drvm.core.progress import Progress
 from drvm.daemon.engine import MAX_RUNNING, Engine, History
 from drvm.daemon.running import Told
 from drvm.daemon.systemd import Systemd
-from drvm.daemon.task import Chore, Source, Task
+from drvm.daemon.task import ANSWERED, Chore, Source, Task
 from drvm.runs.model import Run
 
 log = logging.getLogger("drvm.daemon")
@@ -39,8 +39,8 @@ TELL_EVERY_S = 5.0
 """How often the record is told where the runs are, for ``drvm status``: never by what copies."""
 STOP_S = 25.0
 """systemd, and whoever stops the daemon by hand, is promised 30 s."""
-ANSWERED = "daemon answered"
-"""The fact that says when the source last told what there is to do."""
+ALIVE_S = 60.0
+"""The loop turns every few seconds."""
 
 _CHORES_AT_ONCE = 4
 _LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
@@ -72,6 +72,8 @@ class Service:
         self._stopping = threading.Event()
         self._told_to_stop = self._told_to_reload = False
         self._progress: dict[str, tuple[str, int, int | None]] = {}
+        self._turned_s = clock.monotonic_s()
+        self._untold = ""
         self._adopting = threading.Lock()
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
@@ -117,6 +119,10 @@ class Service:
     def running(self) -> tuple[Run, ...]:
         return self.engine.running()
 
+    def lives(self) -> bool:
+        """Whether the loop turns: what systemd's watchdog knows, for others."""
+        return self._clock.monotonic_s() - self._turned_s < ALIVE_S
+
     def _loop(self) -> None:
         jumps = self.engine.jumps
         while not self._told_to_stop:
@@ -131,6 +137,7 @@ class Service:
                 trigger = DateTrigger(soonest)
                 self._scheduler.add_job(self._poke, trigger, id="look", executor="chores", **_ANEW)
             self._systemd.alive()
+            self._turned_s = self._clock.monotonic_s()
             self._tell_status(soonest)
             self._wait()
 
@@ -177,11 +184,14 @@ class Service:
             plan = setup.source()
         except DrvmError as error:
             hint = f" (hint: {error.hint})" if error.hint else ""
-            log.error("what there is to do can't be told: %s%s", error.message, hint)
+            if error.message != self._untold:  # once, however long it lasts
+                log.error("what there is to do can't be told: %s%s", error.message, hint)
+            self._untold = error.message
             return
         except Exception:
             log.exception("what there is to do can't be told: this is a bug")
             return
+        self._untold = ""
         with self._adopting:
             if setup is self._setup:  # else the config has changed meanwhile
                 self.engine.adopt(plan)

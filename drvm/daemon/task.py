@@ -72,6 +72,9 @@ class Plan:
 Source = Callable[[], Plan]
 """May take long and may fail with a ``DrvmError``: then what it said before holds on."""
 
+ANSWERED = "daemon answered"
+"""The fact that says when the source last told what there is to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chore:

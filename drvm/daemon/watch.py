@@ -18,12 +18,13 @@ from typing import Protocol
 
 import msgspec
 
-from drvm.core.clock import Clock
+from drvm.core.clock import Clock, parse_rfc3339
 from drvm.core.errors import DrvmError
 from drvm.core.text import printable
 from drvm.daemon import alarms
 from drvm.daemon.alarms import Alarm, Rules
 from drvm.daemon.figures import job_figures, way_figures
+from drvm.daemon.task import ANSWERED
 from drvm.notify.outbox import Outbox
 from drvm.notify.postman import Postman
 from drvm.report.attention import Concern, attention
@@ -42,6 +43,8 @@ AWAY_AFTER = dt.timedelta(minutes=5)
 STUCK_AFTER_S = 6 * 3600.0
 SILENT_AFTER = dt.timedelta(minutes=15)
 BLIND_AFTER_S = 300.0
+DEAF_AFTER = dt.timedelta(minutes=15)
+"""The source of what there is to do answers once a minute, unless the repository is away."""
 
 
 class Looked(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +106,8 @@ class Watch:
     def works(self) -> bool:
         """For the dead man's ping: looks come and end, and no run stands still."""
         blind = self._clock.monotonic_s() - self._looked_s > BLIND_AFTER_S
-        return not blind and not list(self._stuck(self._record.running()))
+        deaf = next(self._deaf(self._clock.now()), None)
+        return not blind and deaf is None and not list(self._stuck(self._record.running()))
 
     def look(self, now: dt.datetime) -> None:
         """Raises nothing."""
@@ -164,6 +168,7 @@ class Watch:
                 f"the repository can't be looked at: {self._problem}",
                 "drvm doctor; no point can be taken meanwhile, nor restored", self._away_since,
             )  # fmt: skip
+        yield from self._deaf(now)
         for run in self._stuck(running):
             yield Concern(
                 f"{_OWN} stuck {run.id}", "failure", "warning", run.vm,
@@ -183,6 +188,17 @@ class Watch:
             )  # fmt: skip
         boxes = self._postman.outboxes() if self._postman is not None else {}
         yield from silent_ways(boxes, now)
+
+    def _deaf(self, now: dt.datetime) -> Iterator[Concern]:
+        """Nothing new begins: VMs, fires of schedules, what somebody took out of the config."""
+        answered = _moment(self._record.fact(ANSWERED))
+        last = max(answered, self._started) if answered is not None else self._started
+        if not self._problem and now - last >= DEAF_AFTER:
+            yield Concern(
+                f"{_OWN} source", "failure", "critical", "",
+                f"the daemon has not learnt since {last:%Y-%m-%d %H:%M} UTC what there is to do",
+                "its log says what it waits for; systemctl restart drvm", last,
+            )  # fmt: skip
 
     def _note_moves(self, running: Sequence[Run]) -> None:
         now_s = self._clock.monotonic_s()
@@ -232,6 +248,13 @@ class Watch:
 
 _OWN = "daemon"
 """Keys of what the daemon sees of itself begin so."""
+
+
+def _moment(text: str | None) -> dt.datetime | None:
+    try:
+        return parse_rfc3339(text) if text is not None else None
+    except ValueError:
+        return None
 
 
 def silent_ways(boxes: Mapping[str, Outbox], now: dt.datetime) -> Iterator[Concern]:

@@ -93,6 +93,7 @@ class _Daemon:
     def __init__(self, invocation: Invocation, settings: Settings, history: RunLog) -> None:
         self._invocation = invocation
         self._history = history
+        self._service: Service | None = None
         self._now = self._in_force(settings)
 
     def run(self) -> tuple[str, ...]:
@@ -100,6 +101,7 @@ class _Daemon:
         log.info("%d jobs; stop with SIGTERM", len(self._now.duties.scheduled))
         systemd = Systemd(environ, clock)
         service = Service(self._now.setup(), self._history, clock, systemd, self._reload)
+        self._service = service
         dashboard = self._dashboard(service)
         self._now.postman.start()
         try:
@@ -126,9 +128,12 @@ class _Daemon:
         path = Path(textfile) if textfile is not None else None
         watch = Watch(gathering.report, self._history, clock, socket.gethostname(), path)
         ways, pings = ways_of(settings), pings_of(settings)
-        postman = Postman(ways, pings, self._history, clock, watch.works)
+        postman = Postman(ways, pings, self._history, clock, lambda: self._works(watch))
         watch.tell_by(postman)
         return _InForce(settings, duties, gathering, watch, postman, clock)
+
+    def _works(self, watch: Watch) -> bool:
+        return self._service is not None and self._service.lives() and watch.works()
 
     def _reload(self) -> Setup:
         """Raises for a config that is not valid; then nothing has changed."""

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from drvm.core.clock import rfc3339
 from drvm.core.errors import StoreUnreachable
 from drvm.daemon.alarms import Rules
+from drvm.daemon.task import ANSWERED
 from drvm.daemon.watch import LOOKED, Watch, read_looked
 from drvm.notify.model import Message
 from drvm.notify.outbox import Outbox
@@ -49,6 +51,7 @@ class World:
         self.report = make_report()
         self.error: Exception | None = None
         self.told = Told()
+        self.answers = True
         self.restart()
 
     def restart(self) -> None:
@@ -67,6 +70,8 @@ class World:
         before = len(self.told.messages)
         for _ in range(times):
             self.clock.sleep(60)
+            if self.answers:
+                self.record.set_fact(ANSWERED, rfc3339(self.clock.now()))
             self.watch.look(self.clock.now())
         return self.told.words()[before:]
 
@@ -156,6 +161,17 @@ def test_a_run_that_stands_still_is_told_and_silences_the_dead_mans_ping(world: 
     assert not world.watch.works()
     world.record.finish(world.run(1, "done"))
     assert world.look(4) == ["over daemon stuck 1"]
+    assert world.watch.works()
+
+
+def test_a_source_that_says_nothing_is_told_and_silences_the_ping(world: World) -> None:
+    world.look()
+    world.answers = False
+    assert world.look(14) == []
+    assert world.look(2) == ["raised daemon source"]
+    assert not world.watch.works()
+    world.answers = True
+    assert world.look(4) == ["over daemon source"]
     assert world.watch.works()
 
 
