@@ -14,6 +14,7 @@ from drvm.runs.model import Run
 from drvm.web.source import PointRow
 
 MAX_GROWTH_BARS = 48
+FEW_BARS = 14
 GROWTH_WIDTH, GROWTH_HEIGHT = 480.0, 64.0
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 
@@ -100,7 +101,7 @@ def growth(points: Sequence[PointRow]) -> tuple[GrowthBar, ...]:
     if len(shown) < 2:
         return ()
     highest = max(point.stored_bytes for point in shown) or 1
-    step = GROWTH_WIDTH / len(shown)
+    step = GROWTH_WIDTH / max(len(shown), FEW_BARS)
     bars = []
     for index, point in enumerate(shown):
         height = max(GROWTH_HEIGHT * point.stored_bytes / highest, 1.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from drvm.cli.dashboard import DaemonSource
+from drvm.cli.dashboard import DaemonSource, command_of
 from drvm.cli.invocation import Invocation, require_config
 from drvm.cli.jobs import doing_of
 from drvm.cli.opening import opened
@@ -27,7 +27,7 @@ from drvm.notify.postman import Postman
 from drvm.runs.log import RUNS_FILE, RunLog
 from drvm.web.access import read_token
 from drvm.web.app import make_app
-from drvm.web.server import Dashboard, forward_logs
+from drvm.web.server import Dashboard
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import finish_leftovers
 from drvm.wiring.telling import pings_of, ways_of
@@ -73,6 +73,7 @@ class _InForce:
     settings: Settings
     duties: Duties
     gathering: Gathering
+    asking: Gathering
     watch: Watch
     postman: Postman
     clock: Clock
@@ -85,6 +86,7 @@ class _InForce:
         self.postman.stop()
         self.duties.close()
         self.gathering.close()
+        self.asking.close()
 
 
 class _Daemon:
@@ -124,13 +126,14 @@ class _Daemon:
                 hint='add schedule: "0 3 * * *" to a policy',
             )
         gathering = Gathering(doing.open_wiring, self._history)
+        asking = Gathering(doing.open_wiring, self._history)
         textfile = settings.daemon.metrics.textfile
         path = Path(textfile) if textfile is not None else None
         watch = Watch(gathering.report, self._history, clock, socket.gethostname(), path)
         ways, pings = ways_of(settings), pings_of(settings)
         postman = Postman(ways, pings, self._history, clock, lambda: self._works(watch))
         watch.tell_by(postman)
-        return _InForce(settings, duties, gathering, watch, postman, clock)
+        return _InForce(settings, duties, gathering, asking, watch, postman, clock)
 
     def _works(self, watch: Watch) -> bool:
         return self._service is not None and self._service.lives() and watch.works()
@@ -156,12 +159,16 @@ class _Daemon:
             self._history,
             lambda: self._now.duties,
             lambda: self._now.gathering,
+            lambda: self._now.asking,
             lambda: self._now.watch.metrics(),
+            self._invocation.clock,
         )
-        token_file = Path(wanted.token_file)
-        forward_logs()
+        command = command_of(self._invocation.config_path())
+        token_file, names = Path(wanted.token_file), wanted.host_names
         return Dashboard(
-            lambda: make_app(source, read_token(token_file)), wanted.address, wanted.port
+            lambda: make_app(source, read_token(token_file), host_names=names, command=command),
+            wanted.address,
+            wanted.port,
         )
 
 

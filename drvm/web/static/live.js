@@ -106,6 +106,9 @@
 
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
+  // What was asked for has been said; the page as it is renewed need not say it again.
+  if (location.search.startsWith("?began=")) history.replaceState(null, "", location.pathname);
+
   offerCopies();
   if (running !== null && !document.hidden) open();
 })();
