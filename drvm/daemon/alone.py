@@ -54,18 +54,22 @@ def _run(task: Task, history: RunLog, clock: Clock, progress: Progress) -> Ended
         started=clock.now(),
     )
     errors: list[DrvmError] = []
+    stop = threading.Event()
 
     def work(told: Progress) -> Outcome:
         try:
             return task.run(told)
         except KeyboardInterrupt:
+            stop.set()
             errors.append(Interrupted("ended by SIGINT"))
             raise errors[0] from None
         except DrvmError as error:
+            if isinstance(error, Interrupted):
+                stop.set()
             errors.append(error)
             raise
 
-    told = _Shown(run, history, clock, progress)
+    told = _Shown(run, history, clock, progress, stop)
     history.begin(run)
     ended = carry_out(dataclasses.replace(task, run=work), run, told, clock)
     history.finish(ended)
@@ -75,8 +79,10 @@ def _run(task: Task, history: RunLog, clock: Clock, progress: Progress) -> Ended
 class _Shown(Told):
     """On the terminal too, and now and then in the record, which others look at."""
 
-    def __init__(self, run: Run, history: RunLog, clock: Clock, progress: Progress) -> None:
-        super().__init__(threading.Event())
+    def __init__(
+        self, run: Run, history: RunLog, clock: Clock, progress: Progress, stop: threading.Event
+    ) -> None:
+        super().__init__(stop)
         self._run, self._history, self._clock, self._progress = run, history, clock, progress
         self._told_s = clock.monotonic_s()
 

@@ -38,7 +38,7 @@ from drvm.upkeep.gc import Collected, GcPlan, GcRules, forget_damaged, plan_gc, 
 from drvm.upkeep.prune import run_prune
 from drvm.upkeep.retention import Now
 from drvm.upkeep.survey import _Needs, survey
-from tests.unit.repository.conftest import Vault
+from tests.unit.repository.conftest import VM, Vault
 from tests.unit.repository.test_round_trip import SMALL, noise
 
 HOUR = dt.timedelta(hours=1)
@@ -279,11 +279,12 @@ def test_an_index_object_that_nobody_can_read_is_left_alone(faulty):
     assert f"{INDEX}{'ab' * 32}" in faulty.store.objects
 
 
-def test_old_probes_go_and_young_ones_stay(faulty):
-    faulty.store.put("probe/aa/time", b"")
+@pytest.mark.parametrize("name", ["probe/aa/time", f"leases/{VM}/0123456789abcdef"])
+def test_old_probes_and_leases_go_and_young_ones_stay(faulty, name):
+    faulty.store.put(name, b"")
     assert collect(faulty).probes == 0
     assert collect(faulty, later=DAY).probes == 1
-    assert "probe/aa/time" not in faulty.store.objects
+    assert name not in faulty.store.objects
 
 
 def test_what_is_not_of_the_repository_is_left_alone(faulty):
