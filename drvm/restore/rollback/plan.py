@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +64,7 @@ def plan_rollback(
     machine = domainxml.read(definition)
     limit_s = SERVERS_END_S if sweep_exports(parts.clock) else 0.0
     images, tops, named = [], [], {}
+    users = _users(parts, machine.uuid)
     for source in _sources(machine, set(wanted), found):
         image = _image(source, wanted[source.target], manifest)
         try:
@@ -70,7 +73,7 @@ def plan_rollback(
         except HostError as problem:
             found.append(f"{source.target}: {problem.message}")
             continue
-        found += _unfit(image, own.virtual_size_bytes)
+        found += [*_unfit(image, own.virtual_size_bytes), *_used(image, users)]
         if not await_unused(image.path, parts.clock, limit_s):
             found.append(f"{source.target}: {image.path} is in use by another program")
         elif forbids_writers(image.path):
@@ -100,6 +103,40 @@ def plan_rollback(
         again if again is not None and again.concerns(machine, parts.images) else None,
         (*warnings, *(outside.warnings if outside is not None else ())),
     )
+
+
+def _users(parts: Parts, own_uuid: str) -> dict[Path, tuple[str, ...]]:
+    """Image -> the other machines that have it as a disk, or below one. Of one that is off no lock
+    tells. What can't be looked at is nobody's."""
+    found: dict[Path, tuple[str, ...]] = {}
+    for domain in parts.host.domains():
+        if domain.uuid == own_uuid:
+            continue
+        with contextlib.suppress(CaptureError, HostError):
+            machine = domainxml.read(domain.xml(inactive=True))
+            for disk in machine.disks:
+                for path in _chain(parts, disk):
+                    found[path] = tuple(dict.fromkeys((*found.get(path, ()), domain.name)))
+    return found
+
+
+def _used(image: PlannedImage, users: Mapping[Path, Sequence[str]]) -> list[str]:
+    return [
+        f"{image.disk.target}: a disk of the VM {name!r} is {image.path}, or lies on it: give that "
+        "VM an image of its own first"
+        for name in users.get(image.path, ())
+    ]
+
+
+def _chain(parts: Parts, disk: domainxml.Disk) -> list[Path]:
+    top = disk.layers[0]
+    if top.path is None:
+        return []
+    try:
+        layers = parts.images.chain(top.path, top.format or "raw")
+    except HostError:
+        return [Path(os.path.realpath(top.path))]
+    return [Path(os.path.realpath(layer.path)) for layer in layers]
 
 
 def _not_at_rest(domain: Domain) -> list[str]:

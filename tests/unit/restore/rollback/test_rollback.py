@@ -38,7 +38,7 @@ from tests.fakes.image_domain import qemu_img
 from tests.killing import killed_at
 from tests.loops import loop_device
 from tests.unit.repository.conftest import cheap_key_derivation
-from tests.unit.restore.rollback.conftest import CLUSTER, SIZE, Scene, make_scene
+from tests.unit.restore.rollback.conftest import CLUSTER, SIZE, Scene, WholeDomain, make_scene
 
 __all__ = ["cheap_key_derivation"]  # a fixture
 
@@ -230,6 +230,29 @@ def test_a_disk_that_another_machine_lies_on_is_not_written(scene: Scene, target
     assert "relies on" in found.value.problems[0]
     with pytest.raises(HostError, match="in use"), relied_on(path), write_locked(path):
         pass
+
+
+@pytest.mark.parametrize("target", ["vda", "vdb"])
+@pytest.mark.parametrize("lies_on", [False, True])
+def test_a_disk_of_another_machine_that_is_off_is_not_written(
+    scene: Scene, target: str, lies_on: bool
+) -> None:
+    """Nothing runs, so no lock tells: its guest would find another's blocks at its next start."""
+    point = scene.point()
+    path = Path(scene.domain.chains[target][0])
+    overlay = path.with_name("theirs.qcow2")
+    if lies_on:
+        kind = path.suffix.removeprefix(".")
+        qemu_img("create", "-q", "-f", "qcow2", "-b", path, "-F", kind, overlay)
+    theirs = str(overlay if lies_on else path)
+    other = WholeDomain("web2", str(uuid.uuid4()), {"vda": [theirs]}, running=False)
+    scene.host.there.append(other)
+    with pytest.raises(PreflightFailed) as found:
+        scene.plan(point)
+    (problem,) = found.value.problems
+    assert problem.startswith(f"{target}: a disk of the VM 'web2'")
+    scene.host.there.remove(other)
+    scene.plan(point)
 
 
 @contextmanager
