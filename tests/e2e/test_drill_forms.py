@@ -51,6 +51,7 @@ policies:
           command: {{run: ["/bin/sh", "-c", "ip addr add 10.9.8.2/24 dev eth0 2>/dev/null;
                             ping -c 1 -W 5 10.9.8.1 && cat /data/note"],
                      expect_output: "^web before$", timeout: 30s}}
+        - http: {{expect_body: "^drvm lab guest$"}}
 """
 
 

@@ -108,6 +108,14 @@ def test_a_guest_that_says_something_on_the_wire_is_heard(guest: NetGuest, line:
     assert line.heard(["52:54:00:00:00:08"]) == ()
 
 
+def test_a_guest_that_only_listens_is_asked_whether_it_has_the_address_it_had(
+    guest: NetGuest, processes: Processes
+) -> None:
+    card = Card(MAC, (ip_interface(f"{ADDRESS}/24"),))
+    with joined(processes, guest.bridge, "cccc456789abcdee", [card]) as fresh:
+        assert fresh.heard([MAC])[0] == GUEST
+
+
 @pytest.mark.parametrize(("port", "pattern"), [(23, "^SSH"), (24, "^SSH"), (23, "(x+x+)+y")])
 def test_a_service_without_an_end_costs_the_time_of_one_try(
     line: Line, port: int, pattern: str

@@ -22,6 +22,7 @@ _POOLS = tuple(
 _POOL_FIRST, _POOL_LAST = 50, 199
 _MAX_SUBNETS = 8
 _MAX_CANDIDATES = 16
+_MAX_LIKELY = 100
 
 
 def subnet_of(address: IPv4Interface) -> IPv4Network:
@@ -61,6 +62,16 @@ def plan_dhcp(cards: Iterable[Card]) -> Begin:
                 Subnet(f"{pool[1]}/{pool.prefixlen}", str(pool[_POOL_FIRST]), str(pool[_POOL_LAST]))
             )
     return Begin(tuple(subnets), hosts, tuple(map(str, sorted(taken))))
+
+
+def likely(begin: Begin) -> tuple[IPv4Address, ...]:
+    """What a guest on such a network has, unless nothing was known of it."""
+    found = [*map(IPv4Address, begin.taken)][:_MAX_LIKELY]
+    for subnet in begin.subnets:
+        if subnet.first:
+            first, last = int(IPv4Address(subnet.first)), int(IPv4Address(subnet.last))
+            found += map(IPv4Address, range(first, last + 1))
+    return tuple(found)
 
 
 def usable_ipv4(card: Card) -> tuple[IPv4Interface, ...]:

@@ -16,6 +16,7 @@ import selectors
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, IPv6Network, ip_interface
 from pathlib import Path
 
@@ -27,9 +28,9 @@ from drvm.core.forked import forked
 from drvm.core.process import Child, SystemProcesses
 from drvm.drill.checks.base import INTERFACE
 from drvm.drill.wire import messages
-from drvm.drill.wire.addresses import candidates, subnet_of
+from drvm.drill.wire.addresses import candidates, likely, subnet_of
 from drvm.drill.wire.asking import ask_http, ask_tcp
-from drvm.drill.wire.frames import ETH_P_ARP, ETH_P_IPV6, Neighbours, arp_probe
+from drvm.drill.wire.frames import ETH_P_ARP, ETH_P_IPV6, Ip, Neighbours, arp_probe
 from drvm.drill.wire.messages import Answer, Begin, Heard, Http, Reach, Request, Tcp
 from drvm.restore.served.order import hear_order
 
@@ -56,6 +57,7 @@ class Inside:
         self._own: dict[IPv4Address, IPv4Interface] = {}
         self._taken: set[IPv4Address] = set()
         self._reached: set[str] = set()
+        self._likely: tuple[IPv4Address, ...] = ()
         self._dhcp: Child | None = None
 
     @property
@@ -67,9 +69,7 @@ class Inside:
             self._begin(request)
             return Answer(passed=True)
         if isinstance(request, Heard):
-            self.listen()
-            found = self._neighbours.of(request.macs)[:32]
-            return Answer(addresses=tuple(map(str, found)))
+            return Answer(addresses=tuple(map(str, self._heard(request.macs)[:32])))
         self._reach(request.to)
         if isinstance(request, Reach):
             return Answer(passed=True)
@@ -82,6 +82,16 @@ class Inside:
                 for _ in range(_FRAMES_AT_ONCE):
                     self._neighbours.hear(listener.recv(_FRAME_BYTES))
 
+    def _heard(self, macs: Sequence[str]) -> tuple[Ip, ...]:
+        """A guest that got its address by DHCP, or that only listens, may have said nothing yet:
+        then the addresses that it is likely to have are asked for."""
+        self.listen()
+        found = self._neighbours.of(macs)
+        if any(address.version == 4 for address in found):
+            return found
+        self._probe(self._likely)
+        return self._neighbours.of(macs)
+
     def _begin(self, begin: Begin) -> None:
         for kind in (ETH_P_ARP, ETH_P_IPV6):
             listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
@@ -89,6 +99,7 @@ class Inside:
             listener.setblocking(False)
             self._listening.append(listener)
         self._taken.update(map(IPv4Address, begin.taken))
+        self._likely = likely(begin)
         with contextlib.suppress(OSError):  # a kernel without IPv6
             (_SETTINGS / f"ipv6/conf/{INTERFACE}/accept_ra").write_text("0")
             (_SETTINGS / f"ipv6/conf/{INTERFACE}/accept_dad").write_text("0")
@@ -132,18 +143,21 @@ class Inside:
         raise DrvmError(f"no address next to {to.ip} is free")
 
     def _is_used(self, address: IPv4Address) -> bool:
+        self._probe([address])
+        return self._neighbours.has(address)
+
+    def _probe(self, addresses: Sequence[IPv4Address]) -> None:
+        """Ask who has these, and hear who says so."""
         arp = self._listening[0]
+        for address in addresses:
+            with contextlib.suppress(OSError):  # its queue is full
+                arp.send(arp_probe(arp.getsockname()[4], address))
         deadline_s = self._clock.monotonic_s() + _PROBE_S
-        with contextlib.suppress(OSError):  # its queue is full
-            arp.send(arp_probe(arp.getsockname()[4], address))
-        while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
+        while addresses and (left_s := deadline_s - self._clock.monotonic_s()) > 0:
             with selectors.DefaultSelector() as ready:
                 ready.register(arp, selectors.EVENT_READ)
                 ready.select(left_s)
             self.listen()
-            if self._neighbours.has(address):
-                return True
-        return self._neighbours.has(address)
 
     def _reach_v6(self, to: IPv6Interface) -> None:
         prefix = to.network.prefixlen if to.network.prefixlen < 127 else _USUAL_V6_PREFIX

@@ -108,12 +108,12 @@ def joined(
 def _plug_in(processes: Processes, pid: int, bridge: str, name: str) -> None:
     """A cable between the bridge and the namespace. Its end on the host has no address, not even
     one of its own making."""
-    for words in (
-        ("add", name, "type", "veth", "peer", "name", INTERFACE, "netns", str(pid)),
-        ("set", name, "addrgenmode", "none"),
-        ("set", name, "master", bridge, "up"),
-    ):
-        processes.run(["ip", "link", *words], timeout_s=_IP_S)
+    link = ["ip", "link"]
+    far = ["peer", "name", INTERFACE, "netns", str(pid)]
+    processes.run([*link, "add", name, "type", "veth", *far], timeout_s=_IP_S)
+    with contextlib.suppress(ProcessFailed):  # a kernel without IPv6
+        processes.run([*link, "set", name, "addrgenmode", "none"], timeout_s=_IP_S)
+    processes.run([*link, "set", name, "master", bridge, "up"], timeout_s=_IP_S)
 
 
 class Line:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from drvm.drill.checks.base import Card
 from drvm.drill.wire import line
-from drvm.drill.wire.addresses import candidates, plan_dhcp, subnet_of
+from drvm.drill.wire.addresses import candidates, likely, plan_dhcp, subnet_of
 from drvm.drill.wire.frames import Neighbours, arp_probe, speaker
 from drvm.drill.wire.inside import dnsmasq
 
@@ -119,6 +119,14 @@ def test_a_guest_gets_the_address_it_had_and_an_unknown_one_gets_any() -> None:
     assert "--dhcp-range=172.31.231.50,172.31.231.199,255.255.255.0,1h" in argv
     assert "--port=0" in argv
     assert "--interface=drvm0" in argv
+
+
+def test_the_addresses_that_guests_had_and_those_of_the_pool_are_the_likely_ones() -> None:
+    begin = plan_dhcp([Card(TEXT, (ip_interface("192.0.2.7/24"),)), Card("52:54:00:00:00:02")])
+    found = likely(begin)
+    assert IPv4Address("192.0.2.7") in found
+    assert IPv4Address("172.31.231.199") in found
+    assert len(found) == 152  # and what is ours
 
 
 def test_the_pool_keeps_clear_of_the_guests_own_subnets() -> None:
