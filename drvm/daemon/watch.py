@@ -151,11 +151,17 @@ class Watch:
         self._concerns = ()
 
     def _may_last(self, alarm: Alarm) -> bool:
-        """Where a host does not answer, nobody can say anything of the VMs that are not seen."""
+        """Where a host does not answer, nobody can say anything of the VMs that are not seen. What
+        failed lasts until it is done, also while it is tried again."""
         if alarm.key.startswith(_OWN):
             return False
         if self._problem or self._report is None:
             return True
+        for run in self._report.runs:
+            # what is to be tried again, or was stopped, is not over
+            of_run = alarm.key == f"failure {run.job} {run.vm_uuid}".rstrip()
+            if of_run and run.state not in ("done", "warned"):
+                return True
         if not self._report.unreachable or not alarm.vm_uuid:
             return False
         row = next((row for row in self._report.vms if row.vm_uuid == alarm.vm_uuid), None)

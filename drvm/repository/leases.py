@@ -46,9 +46,10 @@ class Leases:
         create_once(self._store, name, sealed)
         return name
 
-    def before(self, name: str) -> Lease | None:
-        """Who was there before ``name``, which is one's own, and still is. Raises the store's
-        errors."""
+    def before(self, name: str, host: str = "") -> Lease | None:
+        """Who was there before ``name``, which is one's own, and still is. What ``host`` left does
+        not count: on one host locks say what is under way, and a lease may only be one that a
+        killed drvm, or one whose store was away, could not take back. Raises the store's errors."""
         prefix = name.rpartition("/")[0] + "/"
         listed = {info.name: info.modified for info in self._store.list(prefix)}
         if name not in listed:
@@ -62,7 +63,9 @@ class Leases:
         for _, other in earlier[:_MOST]:
             with contextlib.suppress(ObjectMissing, ObjectDamaged, RepositoryError):
                 plain = self._sealer.open_object(b"lease", other, self._store.get(other))
-                return decode_json(plain, Lease, other)
+                lease = decode_json(plain, Lease, other)
+                if lease.host != host:
+                    return lease
         return None
 
     def end(self, name: str) -> None:

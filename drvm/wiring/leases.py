@@ -60,7 +60,7 @@ class _Held:
         try:
             for vm_uuid in self._vm_uuids:
                 self._names.append(self._leases.take(vm_uuid, self._lease))
-            found = (self._leases.before(name) for name in self._names)
+            found = (self._leases.before(name, self._lease.host) for name in self._names)
             return next((other for other in found if other is not None), None)
         except (StoreError, RepositoryError) as error:
             log.info("no leases: %s", error.message)

@@ -16,7 +16,7 @@ from drvm.cli.jobs import doing_of
 from drvm.cli.opening import opened
 from drvm.config.settings import Settings
 from drvm.core.clock import Clock
-from drvm.core.errors import DrvmError, UsageError
+from drvm.core.errors import DrvmError, StoreUnreachable, UsageError
 from drvm.daemon.duties import Duties
 from drvm.daemon.gathering import Gathering
 from drvm.daemon.loop import Service, Setup
@@ -56,7 +56,7 @@ def command(invocation: Invocation) -> None:
     invocation.log_unattended()
     settings = invocation.settings()
     with opened(invocation) as wiring:
-        wiring.repository()  # a wrong key or URL ends the daemon now, not at three in the morning
+        _try_repository(wiring)
         _recover(wiring)
     runs = Path(settings.state_dir) / RUNS_FILE
     with RunLog(runs, invocation.clock) as history:
@@ -177,6 +177,15 @@ def _value(settings: Settings, name: str) -> object:
     for part in name.split("."):
         found = getattr(found, part)
     return found
+
+
+def _try_repository(wiring: Wiring) -> None:
+    """A wrong key or URL ends the daemon now, not at three in the morning. A store that is away
+    does not: guests are put back, people are told, and it will be there again."""
+    try:
+        wiring.repository()
+    except StoreUnreachable as error:
+        log.error("the repository can't be looked at yet: %s", error.message)
 
 
 def _recover(wiring: Wiring) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from drvm.daemon.watch import LOOKED, Watch, read_looked
 from drvm.notify.model import Message
 from drvm.notify.outbox import Outbox
 from drvm.notify.postman import Postman
-from drvm.report.input import ReportInput
+from drvm.report.input import ReportInput, RunRow
 from drvm.runs.log import RunLog
 from drvm.runs.model import Run, State
 from drvm.runs.owner import is_alive
@@ -142,6 +143,23 @@ def test_a_host_that_is_away_withdraws_nothing_of_the_vms_that_it_may_have(world
     assert world.look(9) == ["raised host qemu+ssh://b/system"]
     world.report = make_report()
     assert sorted(world.look(4)) == ["over host qemu+ssh://b/system", "over rpo uuid-web1"]
+
+
+def test_a_failure_is_over_when_it_is_done_and_not_while_it_is_tried_again(world: World) -> None:
+    def seen(state: str, retry_at: dt.datetime | None = None) -> None:
+        run = RunRow(
+            job="backup nightly", kind="backup", vm="web1", vm_uuid="uuid-web1", host="kvm1",
+            started=world.clock.now(), ended=world.clock.now(), state=state, retry_at=retry_at,
+        )  # fmt: skip
+        world.report = make_report(runs=(run,))
+
+    seen("failed")
+    assert world.look() == ["raised failure backup nightly uuid-web1"]
+    for state in ("failed", "stopped", "lost"):
+        seen(state, world.clock.now())
+        assert world.look(9) == [], state
+    seen("done")
+    assert world.look(4) == ["over failure backup nightly uuid-web1"]
 
 
 def test_a_run_that_stands_still_is_told_and_silences_the_dead_mans_ping(world: World) -> None:

@@ -52,6 +52,17 @@ def test_a_lease_of_a_dead_writer_says_no_more_after_its_time(vault: Vault) -> N
     assert leases.before(mine) is None
 
 
+def test_what_a_host_left_itself_keeps_it_from_nothing_and_others_still_do(vault: Vault) -> None:
+    leases = vault.repository.leases
+    dead = leases.take(VM, FIRST)
+    age(vault, dead, dt.timedelta(seconds=9))
+    mine = leases.take(VM, FIRST)
+    assert leases.before(mine, FIRST.host) is None
+    other = leases.take(VM, SECOND)
+    age(vault, other, dt.timedelta(seconds=5))
+    assert leases.before(mine, FIRST.host) == SECOND
+
+
 def test_what_is_no_lease_keeps_nobody_from_anything(vault: Vault) -> None:
     leases = vault.repository.leases
     other = leases.take("0" * 36, FIRST)
