@@ -224,6 +224,9 @@ class _Dashboard:
         return session.csrf if session is not None else ""
 
 
+_UNHELD = {"x-accel-buffering": "no"}
+"""To a proxy: what comes in pieces is to be passed on in pieces."""
+
 _RETRY_AFTER = {"retry-after": f"{TRY_AGAIN_S:.0f}"}
 
 _FILES = {
@@ -289,6 +292,7 @@ class _Events(Response):
         is_valid = functools.partial(self._access.session, self._session_id)
         events = self._live.stream(self._vm_uuid, lambda: is_valid() is not None)
         try:
-            await StreamingResponse(events, media_type="text/event-stream")(scope, receive, send)
+            stream = StreamingResponse(events, headers=_UNHELD, media_type="text/event-stream")
+            await stream(scope, receive, send)
         finally:
             self._live.leave(self._session_id)

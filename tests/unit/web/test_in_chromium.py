@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import re
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -201,26 +203,87 @@ def test_no_page_is_wider_than_its_screen_and_all_are_pictured(
         assert sideways(page) == 0, what
 
 
-def test_a_page_of_another_origin_can_do_nothing(site: Site, browser_pages: Pages) -> None:
-    """A hostile page that the administrator visits while logged in: forms, fetches, frames."""
-    browser_pages.expect(".")
-    page = entered(browser_pages, site, f"/vm/{WEB1}")
-    evil = site.url.replace("127.0.0.1", "localhost")
-    page.goto(f"{evil}/static/icon.svg")
+@pytest.fixture
+def evil_page() -> Iterator[str]:
+    """Somebody else's server on another port of this machine: to browsers the same site, so that
+    even a strict cookie comes along."""
+
+    class Evil(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>evil</title><link rel=icon href=data:,>")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Evil)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_page_of_another_origin_gets_nothing_done_and_nothing_told(
+    site: Site, browser_pages: Pages, evil_page: str
+) -> None:
+    """It has the browser send whatever it can, with the cookie of who is logged in."""
+    page = entered(browser_pages, site)
     other = page.context.new_page()
-    other.goto(f"{evil}/login")
+    other.goto(evil_page)
+    answers: list[tuple[str, int]] = []
+    other.on("response", lambda got: answers.append((got.request.method, got.status)))
     told = other.evaluate(
-        """async (target) => {
-            const form = new URLSearchParams({csrf: "x"});
-            const asked = [fetch(target + "/report.json", {credentials: "include"}),
-                fetch(target + "/vm/x/drill", {method: "POST", body: form, mode: "no-cors",
-                    credentials: "include"})];
-            return (await Promise.allSettled(asked)).map((one) => one.status);
+        """async ([target, vm]) => {
+            const post = {method: "POST", mode: "no-cors", credentials: "include"};
+            const form = () => new URLSearchParams({csrf: "x"});
+            const asked = [
+                fetch(target + "/report.json", {credentials: "include"}),
+                fetch(target + "/", {mode: "no-cors", credentials: "include"}),
+                ...["backup", "drill"].map((what) =>
+                    fetch(`${target}/vm/${vm}/${what}`, {...post, body: form()})),
+                fetch(target + "/logout", {...post, body: form()}),
+            ];
+            const settled = await Promise.allSettled(asked);
+            return settled.map((one) => one.status === "fulfilled" && one.value.type !== "opaque");
         }""",
-        site.url,
+        [site.url, DB1],
     )
-    assert told == ["rejected", "rejected"]
+    assert not any(told)
+    sent = [status for method, status in answers if method == "POST"]
+    assert all(status == 403 for status in sent)
+    other.evaluate(
+        """(target) => {
+            const form = document.createElement("form");
+            form.method = "post";
+            form.action = target;
+            document.body.append(form);
+            form.submit();
+        }""",
+        f"{site.url}/vm/{DB1}/drill",
+    )
+    other.get_by_text("this form is of another site").wait_for()
     assert site.daemon.began == []
+    page.reload()
+    page.get_by_role("heading", name="Overview").wait_for()  # still logged in
+
+
+def test_no_page_of_another_origin_may_frame_ours(
+    site: Site, browser_pages: Pages, evil_page: str
+) -> None:
+    page = entered(browser_pages, site)
+    other = page.context.new_page()
+    other.goto(evil_page)
+    other.set_content(f'<iframe src="{site.url}/vm/{DB1}"></iframe>')
+    frame = other.locator("iframe").element_handle().content_frame()
+    assert frame is not None
+    frame.wait_for_load_state()
+    assert frame.get_by_role("button", name="Drill now").count() == 0
 
 
 def test_the_server_limits_are_what_the_pages_need() -> None:
