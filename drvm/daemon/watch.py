@@ -43,6 +43,8 @@ AWAY_AFTER = dt.timedelta(minutes=5)
 STUCK_AFTER_S = 6 * 3600.0
 SILENT_AFTER = dt.timedelta(minutes=15)
 BLIND_AFTER_S = 300.0
+NEW_FOR_S = 900.0
+"""A VM that has just joined has no point yet, and is about to be backed up."""
 DEAF_AFTER = dt.timedelta(minutes=15)
 """The source of what there is to do answers once a minute, unless the repository is away."""
 
@@ -99,6 +101,7 @@ class Watch:
         self._problem = ""
         self._unwritten = ""
         self._moved: dict[str, tuple[tuple[str, int], float]] = {}
+        self._bare: dict[str, float] = {}
 
     def tell_by(self, postman: Postman) -> None:
         self._postman = postman
@@ -115,7 +118,7 @@ class Watch:
             self._look_around(now)
             running = self._record.running()
             self._note_moves(running)
-            seen = [*self._concerns, *self._own_concerns(now, running)]
+            seen = [*self._grown_up(), *self._own_concerns(now, running)]
             before = alarms.decode(self._record.fact(ALARMS))
             after, messages = alarms.step(
                 before, seen, now, self._host, self._rules, self._may_last
@@ -150,12 +153,25 @@ class Watch:
         self._away_since = min(self._away_since or now, now)
         self._concerns = ()
 
+    def _grown_up(self) -> Iterator[Concern]:
+        """Without those of VMs that have had no point for a short while only."""
+        now_s = self._clock.monotonic_s()
+        before, self._bare = self._bare, {}
+        for concern in self._concerns:
+            if concern.kind == "rpo" and concern.since is None:
+                self._bare[concern.key] = before.get(concern.key, now_s)
+                if now_s - self._bare[concern.key] < NEW_FOR_S:
+                    continue
+            yield concern
+
     def _may_last(self, alarm: Alarm) -> bool:
         """Where a host does not answer, nobody can say anything of the VMs that are not seen. What
         failed lasts until it is done, also while it is tried again."""
         if alarm.key.startswith(_OWN):
             return False
         if self._problem or self._report is None:
+            return True
+        if alarm.key in self._bare:
             return True
         for run in self._report.runs:
             # what is to be tried again, or was stopped, is not over

@@ -162,6 +162,20 @@ def test_a_failure_is_over_when_it_is_done_and_not_while_it_is_tried_again(world
     assert world.look(4) == ["over failure backup nightly uuid-web1"]
 
 
+def test_a_vm_that_has_just_joined_is_given_some_time_for_its_first_point(world: World) -> None:
+    never = make_report(vms=(make_row(rpo_state="never", last_point=None),))
+    world.report = never
+    assert world.look(14) == []
+    world.report = make_report()
+    assert world.look(5) == []
+    world.report = never
+    assert world.look(17) == ["raised rpo uuid-web1"]
+    world.restart()
+    assert world.look(5) == []
+    world.report = make_report()
+    assert world.look(4) == ["over rpo uuid-web1"]
+
+
 def test_a_run_that_stands_still_is_told_and_silences_the_dead_mans_ping(world: World) -> None:
     world.record.begin(world.run(1))
     for _ in range(6):
