@@ -90,7 +90,7 @@ class NbdExport:
             sweep_exports(self._clock)
             directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
             cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
-            cleanup.callback(os.close, _owned(directory))
+            cleanup.callback(os.close, owned(directory))
             self.socket = directory / "socket"
             log = directory / "log"
             child = self._processes.spawn(self._argv(), log=log)
@@ -276,6 +276,16 @@ def sweep_exports(clock: Clock) -> int:
     return len(dead)
 
 
+def owned(directory: Path) -> int:
+    """A lock in the directory of an export: whoever sweeps leaves it alone until we close it, or
+    end, however that happens."""
+    making, flags = directory / "owner.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(making, flags, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    making.rename(directory / _OWNER)
+    return descriptor
+
+
 def _directories() -> list[Path]:
     """Of this user's exports."""
     found = []
@@ -295,15 +305,6 @@ def await_unused(path: Path, clock: Clock, limit_s: float) -> bool:
             return False
         clock.sleep(_POLL_S)
     return True
-
-
-def _owned(directory: Path) -> int:
-    """A lock in the directory that ends with us, however we end."""
-    making, flags = directory / "owner.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(making, flags, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    making.rename(directory / _OWNER)
-    return descriptor
 
 
 def _owner_lives(directory: Path) -> bool:

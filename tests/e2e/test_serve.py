@@ -20,7 +20,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import HostError, RestoreError
 from drvm.core.progress import NoProgress
 from drvm.core.units import MIB
-from drvm.host.nbd import NbdReader
+from drvm.host.nbd import NbdReader, sweep_exports
 from drvm.host.nbd_probe import nbd_answers
 from drvm.repository.points import Point
 from drvm.restore.served.hints import UNIT_BYTES, read_hint
@@ -176,6 +176,16 @@ def test_damage_is_an_error_of_the_disk_and_is_told_with_its_range(stored, tmp_p
     assert wrong == 0
     assert 1 <= len(failed) <= 3
     assert all(f"bytes {at} to {at + MIB} can't be read: pack" in told for _, at in failed)
+
+
+def test_the_log_of_one_that_lives_long_is_not_swept_away(stored, tmp_path):
+    """Its socket may be anywhere; where the log is gone, the server can't be started anew."""
+    processes, clock = stored.wiring.processes, stored.wiring.clock
+    service = service_of(stored.wiring, stored.point)
+    with serving(processes, clock, service, socket=tmp_path / "socket") as served:
+        os.utime(served.log.parent, (1, 1))
+        sweep_exports(clock)
+        assert served.log.exists()
 
 
 def test_a_port_that_somebody_has_is_refused(stored):

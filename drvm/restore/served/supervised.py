@@ -20,7 +20,7 @@ from drvm.core.detached import end_process
 from drvm.core.errors import DrvmError, ProcessFailed, RestoreError, UsageError
 from drvm.core.process import Child, Processes
 from drvm.core.threads import Threads
-from drvm.host.nbd import sweep_exports
+from drvm.host.nbd import owned, sweep_exports
 from drvm.restore.served import keeper
 from drvm.restore.served.order import tell_order
 from drvm.restore.served.server import (
@@ -65,6 +65,7 @@ def serving(
         _check_port(port)
     sweep_exports(clock)
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = owned(directory)
     try:
         if owner is not None:
             directory.chmod(0o711)
@@ -74,6 +75,7 @@ def serving(
     finally:
         if socket is not None:
             socket.unlink(missing_ok=True)
+        os.close(lock)
         shutil.rmtree(directory, ignore_errors=True)
 
 
