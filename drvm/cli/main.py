@@ -25,12 +25,16 @@ from drvm.cli.registry import VERBS
 from drvm.core.clock import SystemClock
 from drvm.core.errors import Interrupted
 from drvm.core.process import SystemProcesses, hide_memory
+from drvm.core.redact import keep_secret
 from drvm.daemon.logs import FORMATS, LogFormat, chosen_format, start_logging
 
 _COMPLETE = "_DRVM_COMPLETE"
 """The variable by which click's completion scripts call us."""
 
 _PASSWORD = "DRVM_PASSWORD"  # noqa: S105 - the name of the variable
+
+_SECRET = (_PASSWORD, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""Variables whose values no log may show, whatever a library quotes."""
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
@@ -184,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         hide_memory()
         os.environ.pop(_PASSWORD, None)  # libraries start children too
+    for name in _SECRET:
+        keep_secret(environ.get(name, ""))
     flags = Flags()
     colour = not os.environ.get("NO_COLOR")
     output = Output(sys.stdout, flags, colour=colour)

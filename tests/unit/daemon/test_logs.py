@@ -182,3 +182,17 @@ def test_a_daemon_without_a_terminal_logs_json(tmp_path: Path) -> None:
     assert json.loads(result.err.splitlines()[-1])["level"] == "error"
     result = run_command(["daemon", "--log-format", "people"], env)
     assert result.err.splitlines()[-2].startswith("drvm: error: ")
+
+
+def test_what_the_environment_holds_in_secret_stands_in_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redact, "_known", {})
+    secret = "planted-secret-of-aws"
+    absent = tmp_path / secret
+    result = run_command(
+        ["--log-format", "json", "--config", str(absent), "points"],
+        {"AWS_SECRET_ACCESS_KEY": secret},
+    )
+    assert result.code == 2
+    assert secret not in result.err and "[secret]" in result.err
