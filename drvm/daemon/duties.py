@@ -25,7 +25,7 @@ class Duties:
     def __init__(self, settings: Settings, doing: Doing, clock: Clock) -> None:
         self.settings = settings
         self.jobs: tuple[Job, ...] = jobs_of(settings, doing)
-        self._watch = FleetWatch(doing.open_wiring, clock)
+        self._watch = FleetWatch(doing.open_wiring, clock, tells=True)
         self._upkeep = UpkeepWork(doing.open_wiring)
         self._view: View | None = None
 

@@ -40,11 +40,17 @@ class View:
 
 class FleetWatch:
     """For one thread, and ``forget`` and ``close`` for any. Connections are kept; whatever fails
-    is opened anew at the next look."""
+    is opened anew at the next look. ``tells``: VMs that no policy protects, and hosts that don't
+    answer, are logged once."""
 
     def __init__(
-        self, open_wiring: Callable[[], AbstractContextManager[Wiring]], clock: Clock
+        self,
+        open_wiring: Callable[[], AbstractContextManager[Wiring]],
+        clock: Clock,
+        *,
+        tells: bool = False,
     ) -> None:
+        self._tells = tells
         self._open_wiring = open_wiring
         self._clock = clock
         self._hosts: ExitStack | None = None
@@ -61,7 +67,8 @@ class FleetWatch:
         if self._view is None or now_s - self._looked_s >= EVERY_S:
             self._view = self._look()
             self._looked_s = now_s
-            self._tell(self._view.fleet)
+            if self._tells:
+                self._tell(self._view.fleet)
         return self._view
 
     def forget(self) -> None:

@@ -27,7 +27,12 @@ def test_a_daemon_recovers_at_the_start_takes_points_on_schedule_and_stops_on_si
     program: str, make_guest: MakeGuest, seaweedfs: S3Server, libvirt_uri: str, tmp_path: Path
 ) -> None:
     guest = make_guest("daemon")
-    policy = f'policies:\n  - {{name: often, vms: ["{guest.name}"], schedule: "* * * * *"}}\n'
+    told = tmp_path / "hooks"
+    hook = f'["sh", "-c", "echo $DRVM_VM $DRVM_OUTCOME >> {told}"]'
+    policy = (
+        f'policies:\n  - {{name: often, vms: ["{guest.name}"], schedule: "* * * * *", '
+        f"hooks: {{before: [{hook}], after: [{hook}]}}}}\n"
+    )
     url = f"s3://{seaweedfs.bucket}/{guest.name}"
     appliance = make_appliance(tmp_path, url, seaweedfs, policy)
     appliance.drvm("init")
@@ -51,6 +56,11 @@ def test_a_daemon_recovers_at_the_start_takes_points_on_schedule_and_stops_on_si
         daemon.send_signal(signal.SIGTERM)
         code = daemon.wait(30)
     assert code == 0, log.read_text()
+    told.unlink()
+    by_hand = appliance.json("run", "backup", "often")["runs"]
+    assert [(run["vm"], run["state"]) for run in by_hand] == [(guest.name, "done")]
+    assert told.read_text() == f"{guest.name}\n{guest.name} done\n"
     points = appliance.json("points", guest.name)["points"]
+    assert points[-1]["id"] == by_hand[0]["result"]
     assert {point["consistency"] for point in points} == {"filesystem"}
     assert "overlay" not in guest.virsh("domblklist")

@@ -49,7 +49,7 @@ class World:
     def __init__(self, vault: Vault, clock: Any, *hosts: Counted) -> None:
         self.vault, self.hosts, self.away = vault, hosts, False
         self.clock = clock
-        self.watch = FleetWatch(self.opened, clock)
+        self.watch = FleetWatch(self.opened, clock, tells=True)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Any]:

@@ -52,6 +52,12 @@ def kept(decisions: dict[str, Decision]) -> list[str]:
     return [identity for identity, decision in decisions.items() if decision.kept]
 
 
+def test_where_nobody_can_tell_the_rules_nothing_goes_and_that_is_said() -> None:
+    decisions = run(nightly(4), Rules(last=1, doubt="its host is away"))
+    assert all(decision.kept and decision.doubt for decision in decisions.values())
+    assert decisions["kvm1-3"].reasons == ("its host is away",)
+
+
 def test_without_rules_nothing_is_ever_removed() -> None:
     decisions = run(nightly(400))
     assert len(kept(decisions)) == 400

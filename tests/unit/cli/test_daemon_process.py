@@ -1,0 +1,51 @@
+"""The daemon as a process: signals reach it, and a wrong config changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from drvm.core.clock import SystemClock
+from drvm.lab.guest import wait_for_text
+from tests.commands import run_command
+
+LIMIT_S = 60.0
+CONFIG = """
+repository: {{url: "file://{0}/store", password_file: {0}/passphrase}}
+hosts: [{{uri: "test:///default"}}]
+state_dir: {0}/state
+cache_dir: {0}/cache
+policies: [{{name: nightly, vms: [web1], schedule: "0 3 1 1 *"}}]
+"""
+
+
+def test_sighup_reads_a_valid_config_refuses_a_wrong_one_and_sigterm_ends_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "passphrase").write_text("a passphrase for tests only")
+    (tmp_path / "passphrase").chmod(0o600)
+    config, log = tmp_path / "config.yaml", tmp_path / "log"
+    good = CONFIG.format(tmp_path)
+    config.write_text(good)
+    env = {"DRVM_CONFIG": str(config), "PATH": os.environ["PATH"]}
+    assert run_command(["init"], env).code == 0
+    with log.open("wb") as stream:
+        daemon = subprocess.Popen([sys.executable, "-m", "drvm", "daemon"], env=env, stderr=stream)
+    try:
+        # the first look at the fleet proves that several threads have opened the repository
+        assert wait_for_text(log, "no policy protects test", LIMIT_S, SystemClock())
+        config.write_text(good + "nonsense: 1\nmore: 2\n")
+        daemon.send_signal(signal.SIGHUP)
+        assert wait_for_text(log, "more: unknown key", LIMIT_S, SystemClock()), log.read_text()
+        assert "nonsense: unknown key" in log.read_text()
+        config.write_text(good.replace("web1", "test"))
+        daemon.send_signal(signal.SIGHUP)
+        assert wait_for_text(log, "was read anew", LIMIT_S, SystemClock()), log.read_text()
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        code = daemon.wait(30)
+    assert code == 0, log.read_text()
+    assert log.read_text().count("stays as it was") == 1

@@ -1,0 +1,107 @@
+"""A group's backup: hooks for each of its machines, and what becomes of each is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from drvm.config.load import parse_config
+from drvm.config.policies import PolicyConfig
+from drvm.core.errors import CaptureError, DrillFailed, ProcessFailed
+from drvm.core.process import SystemProcesses
+from drvm.core.progress import NoProgress
+from drvm.daemon import tasks_vms
+from drvm.daemon.tasks_vms import Member, VmWork, _drilled
+from tests.unit.wiring.test_selection import point
+
+MEMBERS = [Member("db1", "uuid 1", "qemu:///system"), Member("db2", "uuid 2", "qemu:///system")]
+
+
+def policy(log: Path, before: str = "true") -> PolicyConfig:
+    text = f"""
+policies:
+  - name: together
+    vms: ["db*"]
+    group: true
+    hooks:
+      before: [["sh", "-c", "echo before $DRVM_VM >> {log}; {before}"]]
+      after: [["sh", "-c", "echo after $DRVM_VM $DRVM_OUTCOME $DRVM_POINT >> {log}"]]
+"""
+    return parse_config(text.encode(), "c.yaml", {}).policies[0]
+
+
+def work(monkeypatch: pytest.MonkeyPatch, results: Sequence[Any]) -> VmWork:
+    def take(*_: Any, **__: Any) -> list[Any]:
+        return list(zip(["db1", "db2"], results, strict=True))
+
+    monkeypatch.setattr(tasks_vms, "take_group", take)
+    monkeypatch.setattr(
+        tasks_vms, "leased", lambda _wiring, _uuids, progress: contextlib.nullcontext(progress)
+    )
+    nothing: Any = contextlib.nullcontext
+    return VmWork(nothing, SystemProcesses())
+
+
+def taken(vm: str) -> Any:
+    return SimpleNamespace(point=point(vm, "u"), cleanup=None)
+
+
+def test_each_machine_of_a_group_has_its_hooks_and_all_are_one_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    made = work(monkeypatch, [taken("db1"), taken("db2")])
+    outcome = made.group("backup together", policy(log), MEMBERS)(NoProgress())
+    zeroes = "0" * 16
+    assert outcome.result == f"{zeroes}, {zeroes}" and not outcome.warned
+    assert log.read_text().splitlines() == [
+        "before db1",
+        "before db2",
+        f"after db1 done {zeroes}",
+        f"after db2 done {zeroes}",
+    ]
+
+
+def test_one_that_fails_fails_the_run_and_the_others_points_are_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    made = work(monkeypatch, [taken("db1"), CaptureError("no agent")])
+    with pytest.raises(CaptureError, match="db2: no agent"):
+        made.group("backup together", policy(log), MEMBERS)(NoProgress())
+    assert log.read_text().splitlines()[2:] == [f"after db1 done {'0' * 16}", "after db2 failed"]
+
+
+def test_where_a_hook_of_one_fails_none_is_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    made = work(monkeypatch, [])
+    monkeypatch.setattr(tasks_vms, "take_group", lambda *_, **__: pytest.fail("captured"))
+    refusing = policy(log, "test $DRVM_VM = db0")
+    with pytest.raises(ProcessFailed):
+        made.group("backup together", refusing, MEMBERS)(NoProgress())
+    assert log.read_text().splitlines() == ["before db1", "after db1 failed"]
+
+
+def test_a_drill_that_did_not_pass_is_a_failure_that_says_why() -> None:
+    def result(vm: str, *, passed: bool, failure: str = "") -> Any:
+        checks = [SimpleNamespace(name="agent", passed=passed)]
+        return SimpleNamespace(
+            id="d1", vm=vm, point="p1", passed=passed, rto_seconds=9.6, warnings=(),
+            failure=failure, checks=checks,
+        )  # fmt: skip
+
+    good = cast(Any, [result("web1", passed=True)])
+    outcome = _drilled(good, ["point p1 was written by another host: kvm2"])
+    assert outcome.message == "web1: RTO 10 s; point p1 was written by another host: kvm2"
+    assert (outcome.result, outcome.warned) == ("d1", False)
+    with pytest.raises(DrillFailed, match="db1: the drill of point p1 failed: not passed: agent"):
+        _drilled([*good, result("db1", passed=False)], [])
+    with pytest.raises(DrillFailed, match="never booted"):
+        _drilled(cast(Any, [result("db1", passed=False, failure="never booted")]), [])
