@@ -38,10 +38,12 @@ def chromium() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"not installed: {CHROMIUM}")
     arguments = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"]
-    if os.geteuid() == 0:
-        arguments.append("--no-sandbox")  # Chromium refuses to sandbox what root starts
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=arguments,
+            chromium_sandbox=os.geteuid() != 0,  # Chromium refuses to sandbox what root starts
+        )
         try:
             yield browser
         finally:
