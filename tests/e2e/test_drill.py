@@ -95,8 +95,10 @@ class Drills:
             return run_drill(plan, Tools(host, disks, CLOCK, NoProgress(), trace))
 
     def left_of(self, plan: DrillPlan) -> list[str]:
-        """What virsh and the directory still show of it."""
+        """What virsh, the directory and the host's network still show of it."""
         found = [f"file {path.name}" for path in self.directory.iterdir()]
+        if Path(f"/sys/class/net/drv{plan.id[-12:]}").exists():
+            found.append("cable")
         for kind, command in (("machine", "list"), ("network", "net-list")):
             names = self.virsh(command, "--all", "--name").split()
             found += [f"{kind} {name}" for name in names if name == plan.name]
@@ -270,11 +272,11 @@ def test_a_guest_that_powers_off_fails_its_checks_and_leaves_nothing(drills: Dri
 def test_a_killed_drill_ends_its_guest_and_its_leftovers_are_removed(
     drills: Drills, step: str
 ) -> None:
-    plan = drills.plan(AgentCheck())
+    plan = drills.plan(AgentCheck(), TcpCheck(80))
 
     killed_at(step, lambda trace: drills.run(plan, trace))
     deadline_s = CLOCK.monotonic_s() + 30
-    while f"machine {plan.name}" in drills.left_of(plan):
+    while {f"machine {plan.name}", "cable"} & {*drills.left_of(plan)}:
         assert CLOCK.monotonic_s() < deadline_s, "the guest outlived its drill"
         CLOCK.sleep(0.1)
     made = f"network {plan.name}"
