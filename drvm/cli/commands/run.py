@@ -39,7 +39,10 @@ def _complete(ctx: click.Context, _parameter: click.Parameter, begun: str) -> li
     with contextlib.suppress(DrvmError):
         invocation: Invocation = ctx.obj
         config = invocation.config()
-        names = ["prune", "gc", "check", "locks"]
+        names = ["prune", "gc", "check"]
+        stored = config.repository if config is not None else None
+        if stored is not None and stored.object_lock is not None:
+            names.append("locks")
         for policy in config.policies if config is not None else ():
             names.append(f"backup {policy.name}")
             names += [f"drill {policy.name}"] if policy.drill is not None else []

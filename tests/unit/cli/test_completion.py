@@ -27,6 +27,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = directory / "drvm"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m drvm "$@"\n')
     program.chmod(0o755)
+    (directory / "config.yaml").write_text("policies: [{name: nightly, vms: [web1]}]\n")
     return directory
 
 
@@ -38,7 +39,11 @@ def completed(directory: Path, *words: str) -> list[str]:
         text=True,
         timeout=60,
         check=True,
-        env={**known, "PATH": f"{directory}:{known['PATH']}"},
+        env={
+            **known,
+            "PATH": f"{directory}:{known['PATH']}",
+            "DRVM_CONFIG": str(directory / "config.yaml"),
+        },
     )
     return done.stdout.split()
 
@@ -55,6 +60,8 @@ def completed(directory: Path, *words: str) -> list[str]:
         (["drvm", "points", "--js"], ["--json"]),
         (["drvm", "config", "show", "--conf"], ["--config"]),
         (["drvm", "backup", "we"], []),
+        (["drvm", "run", "b"], ["backup"]),
+        (["drvm", "run", "backup", ""], ["nightly"]),
     ],
 )
 def test_verbs_options_and_their_values_are_completed(
