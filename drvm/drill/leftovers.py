@@ -11,7 +11,7 @@ from pathlib import Path
 from drvm.core.errors import Locked
 from drvm.drill.place import is_drill_name, is_empty, noted, taken_over, tear_down
 from drvm.host.model import Host
-from drvm.restore.targets.volume_lease import owner_token
+from drvm.restore.targets.volume_lease import lease_token, owner_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,9 @@ def _parts(host: Host, place: Path, networks: list[str]) -> tuple[str, ...]:
     parts += [f"network {place.name}"] if place.name in networks else []
     note = noted(place)
     if note is not None and note.pool:
-        names = host.storage.names(note.pool)
-        parts += [f"volume {name}" for name in sorted(names) if owner_token(name) == note.token]
+        for name in sorted(host.storage.names(note.pool)):
+            if note.token in (owner_token(name), lease_token(name)):
+                parts.append(f"volume {name}")
     return (*parts, str(place))
 
 
