@@ -138,6 +138,7 @@ def _leased(
             held(*terms, what=plan.what, resumed=plan.resumed) as lease,
         ):
             yield lease
+        trace("volume-lease-given-back")
     except KEPT as error:
         if isinstance(error, DrvmError):
             told = f"{error.hint}; " if error.hint else ""
@@ -164,6 +165,7 @@ def _define(
         trace("machine-defined")
         if lease is not None:
             lease.check()
+            trace("machine-stays")
         undo.pop_all()
     except BaseException as error:
         images = undo.pop_all()
