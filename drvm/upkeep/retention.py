@@ -115,25 +115,25 @@ def decide(
     settled: dt.timedelta = SETTLED,
 ) -> tuple[Decision, ...]:
     """A decision for each point, by machine and date. ``rules`` are asked for once for each series,
-    by its newest point; ``pins`` has a note for each pinned id."""
+    by its newest point that counts; ``pins`` has a note for each pinned id."""
     ordered = sorted(points, key=lambda p: (p.vm, p.vm_uuid, p.host, p.created, p.id))
     decisions: list[Decision] = []
     for _, group in itertools.groupby(ordered, lambda point: point.series):
-        mine = list(group)
-        decisions += _decide_series(mine, rules(mine[-1]), pins, now, settled)
+        decisions += _decide_series(list(group), rules, pins, now, settled)
     return tuple(sorted(decisions, key=lambda d: (d.point.vm, d.point.created, d.point.id)))
 
 
 def _decide_series(
     points: Sequence[Candidate],
-    rules: Rules,
+    rules_of: Callable[[Candidate], Rules],
     pins: Mapping[str, str],
     now: Now,
     settled: dt.timedelta,
 ) -> list[Decision]:
-    """``points`` are the oldest first."""
+    """``points`` are the oldest first. What counts for nothing says nothing about the rules."""
     doubts = [_doubt(point, now) for point in points]
     counted = [point for point, doubt in zip(points, doubts, strict=True) if doubt is None]
+    rules = rules_of((counted or points)[-1])
     by_rules = _by_rules(counted, rules)
     decisions = []
     for point, doubt in zip(points, doubts, strict=True):

@@ -58,6 +58,18 @@ def test_where_nobody_can_tell_the_rules_nothing_goes_and_that_is_said() -> None
     assert decisions["kvm1-3"].reasons == ("its host is away",)
 
 
+def test_a_point_that_counts_for_nothing_does_not_choose_the_rules() -> None:
+    future = point(NOW + DAY, name="future", stored=NOW)
+    asked: list[str] = []
+
+    def rules(newest: Candidate) -> Rules:
+        asked.append(newest.id)
+        return NO_RULES
+
+    decide([*nightly(3), future], rules, {}, Now(NOW, NOW))
+    assert asked == ["kvm1-0"]
+
+
 def test_without_rules_nothing_is_ever_removed() -> None:
     decisions = run(nightly(400))
     assert len(kept(decisions)) == 400
