@@ -315,3 +315,29 @@ def test_a_group_comes_up_on_another_host(shop: Shop, elsewhere: SecondHost) -> 
     db, web = shop.drill("--policy", "shop", "--to", elsewhere.uri)
     assert (db["passed"], web["passed"]) == (True, True), (db, web)
     assert left_there(elsewhere) == []
+
+
+THERE_STEPS = (
+    *("directory-made", "volume-lease-taken", "volume-made-vda", "volume-begun-vda"),
+    *("volume-filled-vda", "network-made", "machine-started", "machine-ended", "volumes-removed"),
+    "directory-removed",
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("step", THERE_STEPS)
+def test_what_a_kill_leaves_on_another_host_is_removed_from_here(
+    shop: Shop, elsewhere: SecondHost, step: str
+) -> None:
+    plan = shop.plan("restore", group=False, host_uri=elsewhere.uri)
+    killed_at(step, lambda trace: shop.run(plan, trace))
+    for _ in range(600):
+        if not elsewhere.virsh("list", "--name").split():
+            break
+        CLOCK.sleep(0.1)
+    left = [part for part in left_there(elsewhere) if not part.startswith("/")]
+    told = " ".join(shop.findings())
+    assert all(part in told for part in left), (left, told)
+    assert shop.doctor("--fix") == []
+    assert left_there(elsewhere) == []
+    assert shop.noted() == []
