@@ -44,7 +44,7 @@ STUCK_AFTER_S = 6 * 3600.0
 SILENT_AFTER = dt.timedelta(minutes=15)
 BLIND_AFTER_S = 300.0
 NEW_FOR_S = 900.0
-"""A VM that has just joined has no point yet, and is about to be backed up."""
+"""For the first point of a VM that has just joined."""
 DEAF_AFTER = dt.timedelta(minutes=15)
 """The source of what there is to do answers once a minute, unless the repository is away."""
 
@@ -101,7 +101,7 @@ class Watch:
         self._problem = ""
         self._unwritten = ""
         self._moved: dict[str, tuple[tuple[str, int], float]] = {}
-        self._bare: dict[str, float] = {}
+        self._fresh: dict[str, float] = {}
 
     def tell_by(self, postman: Postman) -> None:
         self._postman = postman
@@ -118,7 +118,7 @@ class Watch:
             self._look_around(now)
             running = self._record.running()
             self._note_moves(running)
-            seen = [*self._grown_up(), *self._own_concerns(now, running)]
+            seen = [*self._patient(), *self._own_concerns(now, running)]
             before = alarms.decode(self._record.fact(ALARMS))
             after, messages = alarms.step(
                 before, seen, now, self._host, self._rules, self._may_last
@@ -153,14 +153,16 @@ class Watch:
         self._away_since = min(self._away_since or now, now)
         self._concerns = ()
 
-    def _grown_up(self) -> Iterator[Concern]:
-        """Without those of VMs that have had no point for a short while only."""
+    def _patient(self) -> Iterator[Concern]:
+        """Without what mostly passes: a VM that has just joined has no point yet and is about to be
+        backed up, a libvirtd that is restarted does not answer for some seconds."""
         now_s = self._clock.monotonic_s()
-        before, self._bare = self._bare, {}
+        before, self._fresh = self._fresh, {}
         for concern in self._concerns:
-            if concern.kind == "rpo" and concern.since is None:
-                self._bare[concern.key] = before.get(concern.key, now_s)
-                if now_s - self._bare[concern.key] < NEW_FOR_S:
+            patience_s = _patience_s(concern)
+            if patience_s:
+                self._fresh[concern.key] = before.get(concern.key, now_s)
+                if now_s - self._fresh[concern.key] < patience_s:
                     continue
             yield concern
 
@@ -171,7 +173,7 @@ class Watch:
             return False
         if self._problem or self._report is None:
             return True
-        if alarm.key in self._bare:
+        if alarm.key in self._fresh:
             return True
         for run in self._report.runs:
             # what is to be tried again, or was stopped, is not over
@@ -288,6 +290,12 @@ def silent_ways(boxes: Mapping[str, Outbox], now: dt.datetime) -> Iterator[Conce
                 f"nobody can be told by {name}: {box.failure}", "see notify in the config",
                 box.failing_since,
             )  # fmt: skip
+
+
+def _patience_s(concern: Concern) -> float:
+    if concern.kind == "rpo" and concern.since is None:
+        return NEW_FOR_S
+    return AWAY_AFTER.total_seconds() if concern.key.startswith("host ") else 0.0
 
 
 def read_looked(text: str | None) -> Looked | None:
