@@ -76,13 +76,13 @@ def good_since(task: Task, record: Record, now: dt.datetime) -> dt.datetime | No
     latest = now + CLOCK_TOLERANCE
     known = [moment for moment in (task.last_good, record.good) if moment is not None]
     believed = [moment for moment in known if moment <= latest]
-    if believed:
+    if believed and (len(believed) == len(known) or record.good in believed):
         return max(believed)
     if not known and task.kind == "backup":
         return None
     if record.seen is None or record.seen > latest:
         raise LookupError
-    return record.seen
+    return max(*believed, record.seen) if believed else record.seen
 
 
 def owed(task: Task, record: Record, now: dt.datetime, now_s: float) -> Owed | None:

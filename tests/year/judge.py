@@ -55,6 +55,21 @@ class Judge:
             self._fires[key] = fires_between(*key, begin, end, limit=20_000)
         return self._fires[key]
 
+    def faults(self) -> list[str]:
+        """All that must not be, with a word for its kind. And it was a year worth judging."""
+        fires, lost = self.lost()
+        owed, late = self.not_caught_up()
+        assert fires > self._end_s / 86400 * len(self._world.members) / 2 and owed > 0
+        found = {
+            "broken": self._world.violations,
+            "doubled": self.doubled(),
+            "lost": lost,
+            "late": late,
+            "stopped": self.stopped_for_good(),
+            "tried": self.tried_too_often(),
+        }
+        return [f"{kind}: {line}" for kind, lines in found.items() for line in lines]
+
     def doubled(self) -> list[str]:
         """Between two good runs of a task lies a fire: by the clock at the second one, and from the
         earliest moment that it has shown since the first one."""

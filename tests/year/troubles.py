@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tests.year.fleet import HOSTS, HOUR_S, LIMITS
 from tests.year.time import START
@@ -22,19 +22,24 @@ def change_s(text: str) -> float:
     return (moment - START).total_seconds()
 
 
-def plan_troubles(world: World, busy_changes: frozenset[str]) -> None:
+Rare = Sequence[tuple[Callable[[World], None], int]]
+
+
+def plan_troubles(
+    world: World, busy_changes: frozenset[str], rare: Rare | None = None, days: int = DAYS
+) -> None:
     """Days on which a clock changes are calm, but for ``busy_changes``: then daemons die in the
-    very hours."""
+    very hours. ``rare``: what happens once, on which day."""
     dice = world.rng
     calm = [change_s(text) for text in CHANGES if text not in busy_changes]
-    for day in range(2, DAYS - 3):
+    for day in range(2, days - 3):
         for happens, chance in _USUAL:
             at_s = day * DAY_S + dice.uniform(0, DAY_S)
             if dice.random() < chance and not any(abs(at_s - c) < 1.5 * DAY_S for c in calm):
                 world.events.at(at_s, _bound(happens, world))
     for text, hours in itertools.product(busy_changes, (-1.2, -0.6, 0.1, 0.7, 1.3)):
         world.events.at(change_s(text) + hours * HOUR_S, _bound(_restart, world))
-    for happens, day in _RARE:
+    for happens, day in rare or _RARE:
         at_s = (day + dice.uniform(0, 1)) * DAY_S
         world.events.at(at_s, _bound(happens, world))
 
@@ -169,3 +174,6 @@ _RARE = (
     (_forward_hours, 320),
     (_back_days, 335),
 )
+
+FEW: Rare = ((_downtime, 12), (_forward_days, 24), (_asleep, 35), (_back_days, 43), (_downtime, 55))
+"""One of each kind, for a shorter life."""

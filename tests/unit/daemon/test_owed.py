@@ -140,6 +140,14 @@ def test_a_point_from_the_future_stops_nothing_for_ever_and_brings_no_run_at_onc
     assert owed(ahead, again, FIRE + HOUR, 0) == Owed(FIRE + DAY, FIRE + DAY, 1)
 
 
+def test_a_run_of_ones_own_from_the_future_brings_none_at_once_though_the_source_is_late() -> None:
+    ahead = Record(good=FIRE + 5 * DAY, good_due=FIRE + 5 * DAY)
+    with pytest.raises(LookupError):
+        owed(task(FIRE - 9 * DAY), ahead, FIRE + HOUR, 0)
+    seen = dataclasses.replace(ahead, seen=FIRE + HOUR)
+    assert owed(task(FIRE - 9 * DAY), seen, FIRE + HOUR, 0) == Owed(FIRE + DAY, FIRE + DAY, 1)
+
+
 def test_a_clock_that_goes_back_a_little_brings_no_second_run_of_the_same_fire() -> None:
     good = Record(good=FIRE + HOUR, good_due=FIRE, seen=FIRE - HOUR)
     found = owed(task(FIRE + HOUR), good, FIRE + HOUR / 2, 0)
