@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from drvm.snapshot.recovery import recover
+from drvm.wiring.jobs import BackupOptions
 from tests.appliance import make_appliance
 from tests.guests import MakeGuest, all_qcow2, with_qcow2
 from tests.kills import WAYS, Harness, Way, harness
@@ -69,13 +71,13 @@ class History:
     def powered_off(self) -> None:
         self.kills.guest.virsh("destroy")
         if self.random.random() < 0.5:
-            self.point()
+            self.point(replace(self.way.options, memory=False))  # what is off has none
         self.kills.guest.start()
         self.kills.guest.run("umount /data || true")
 
-    def point(self) -> None:
+    def point(self, options: BackupOptions | None = None) -> None:
         kills = self.kills
-        proven_point(kills.wiring, kills.guest, kills.scratch, self.way.options)
+        proven_point(kills.wiring, kills.guest, kills.scratch, options or self.way.options)
 
     def recover(self) -> None:
         wiring = self.kills.wiring
