@@ -113,14 +113,15 @@ def _summary(status: Status) -> str:
 def _vms(status: Status) -> dict[str, int]:
     """``rpo_missed``: those with a target that nobody can say is met."""
     assert status.report is not None
-    here = [row for row in status.report.vms if not row.gone]
+    machines = [row for row in status.report.vms if row.machine]
+    here = [row for row in machines if not row.gone]
     aimed = Counter(row.rpo_state == "met" for row in here if row.rpo_target_seconds is not None)
     return {
         "total": len(here),
         "protected": sum(row.policy is not None for row in here),
         "rpo_met": aimed[True],
         "rpo_missed": aimed[False],
-        "gone": len(status.report.vms) - len(here),
+        "gone": len(machines) - len(here),
     }
 
 
@@ -152,7 +153,7 @@ def _run(run: Run, now: dt.datetime) -> str:
 def _daemon(status: Status) -> str:
     looked = status.record.looked
     if looked is None:
-        return "none has run here"
+        return "nobody can tell" if status.record.problem else "none has run here"
     if not status.record.alive:
         return f"none runs here; the last one looked at {_time(looked.looked)}"
     return f"runs since {_time(looked.started)}, looked at {_time(looked.looked)}"

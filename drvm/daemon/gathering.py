@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
-from drvm.core.errors import DrvmError
 from drvm.report.input import ReportInput
 from drvm.runs.log import RunLog
 from drvm.wiring.assembly import Wiring
@@ -38,7 +37,7 @@ class Gathering:
                 if self._wiring is None:
                     self._wiring = self._opened.enter_context(self._open_wiring())
                 return question(self._wiring)
-            except DrvmError:
+            except Exception:
                 self._let_go()
                 raise
 

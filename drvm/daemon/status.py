@@ -9,6 +9,7 @@ from typing import Literal
 
 from drvm.config.settings import Settings
 from drvm.core.errors import DrvmError
+from drvm.core.text import printable
 from drvm.core.units import format_seconds
 from drvm.daemon.watch import LOOKED, Looked, read_looked, silent_ways
 from drvm.notify import outbox
@@ -32,13 +33,14 @@ FORGOTTEN = dt.timedelta(days=30)
 @dataclass(frozen=True, slots=True)
 class Record:
     """What this host's record of runs says. ``looked``: of the daemon that looked last;
-    ``alive``: whether that one still runs."""
+    ``alive``: whether that one still runs. ``problem``: why the record can't be read."""
 
     running: tuple[Run, ...] = ()
     latest: tuple[Run, ...] = ()
     ways: Mapping[str, Outbox] | None = None
     looked: Looked | None = None
     alive: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def read_record(log: RunLog, settings: Settings) -> Record:
         ways={way.name: outbox.decode(log.fact(KEY + way.name)) for way in settings.notify},
         looked=looked,
         alive=looked is not None and is_alive(looked.owner),
+        problem=log.problem or "",
     )
 
 
@@ -95,6 +98,12 @@ def _blind(problem: DrvmError | None, now: dt.datetime) -> Iterator[Concern]:
 
 def _daemon(record: Record, now: dt.datetime) -> Iterator[Concern]:
     looked = record.looked
+    if record.problem:
+        yield Concern(
+            "daemon record", "failure", "warning", "",
+            f"what jobs did here can't be told: {printable(record.problem, 300)}",
+            "ask as the user of the daemon, usually root; or free some space in state_dir",
+        )  # fmt: skip
     if looked is None or now - looked.looked > FORGOTTEN:
         return
     silent = now - looked.looked

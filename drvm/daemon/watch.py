@@ -95,6 +95,7 @@ class Watch:
         self._started = clock.now()
         self._report: ReportInput | None = None
         self._concerns: tuple[Concern, ...] = ()
+        self._seen: tuple[Concern, ...] = ()
         self._looked: dt.datetime | None = None
         self._looked_s = clock.monotonic_s()
         self._away_since: dt.datetime | None = None
@@ -108,7 +109,7 @@ class Watch:
 
     def works(self) -> bool:
         """For the dead man's ping: looks come and end, and no run stands still."""
-        blind = self._clock.monotonic_s() - self._looked_s > BLIND_AFTER_S
+        blind = self._looked is None or self._clock.monotonic_s() - self._looked_s > BLIND_AFTER_S
         deaf = next(self._deaf(self._clock.now()), None)
         return not blind and deaf is None and not list(self._stuck(self._record.running()))
 
@@ -118,7 +119,7 @@ class Watch:
             self._look_around(now)
             running = self._record.running()
             self._note_moves(running)
-            seen = [*self._patient(), *self._own_concerns(now, running)]
+            self._seen = seen = (*self._patient(), *self._own_concerns(now, running))
             before = alarms.decode(self._record.fact(ALARMS))
             after, messages = alarms.step(
                 before, seen, now, self._host, self._rules, self._may_last
@@ -132,12 +133,12 @@ class Watch:
                 self._record.set_fact(ALARMS, alarms.encode(after))
             self._looked, self._looked_s = now, self._clock.monotonic_s()
             self._note_look(now)
-            self._write_textfile(seen)
+            self._write_textfile()
 
     def metrics(self) -> str:
         """In the text format of Prometheus."""
         with self._lock:
-            return self._exposition(self._concerns).decode()
+            return self._exposition().decode()
 
     def _look_around(self, now: dt.datetime) -> None:
         try:
@@ -245,11 +246,11 @@ class Watch:
         )
         self._record.set_fact(LOOKED, msgspec.json.encode(looked).decode())
 
-    def _exposition(self, concerns: Sequence[Concern]) -> bytes:
+    def _exposition(self) -> bytes:
         boxes = self._postman.outboxes() if self._postman is not None else {}
         figures = Figures(
             report=self._report,
-            concerns=concerns,
+            concerns=self._seen,
             reachable=self._report is not None and not self._problem,
             looked=self._looked,
             jobs=job_figures(self._record, self._clock.now()),
@@ -257,11 +258,11 @@ class Watch:
         )
         return exposition(figures)
 
-    def _write_textfile(self, concerns: Sequence[Concern]) -> None:
+    def _write_textfile(self) -> None:
         if self._textfile is None:
             return
         try:
-            write_for_all(self._textfile, self._exposition(concerns))
+            write_for_all(self._textfile, self._exposition())
             self._unwritten = ""
         except OSError as error:
             text = f"{(error.strerror or str(error)).lower()}: {self._textfile}"

@@ -21,6 +21,9 @@ Severity = Literal["critical", "warning"]
 GONE_FOR = dt.timedelta(days=30)
 """How long a VM that is gone is asked about; then it is taken to be gone for good."""
 
+RETRIED_WITHIN = dt.timedelta(days=1)
+"""How long after its time a retry may still not have begun; then nobody tries again any more."""
+
 _KINDS: tuple[ConcernKind, ...] = ("damage", "rpo", "drill", "failure", "unprotected")
 _LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 
@@ -127,7 +130,7 @@ def _drills(report: ReportInput, row: VmRow) -> Iterator[Concern]:
         yield Concern(
             f"drill {row.vm_uuid}", "drill", "critical", row.vm,
             f"its last drill failed: {_reason(last)}",
-            "look at the drill below; back up again, or put the check right, then"
+            "see what its checks found; back up again, or put the check right, then"
             f" drvm drill {row.vm}",
             failed_since, row.vm_uuid,
         )  # fmt: skip
@@ -159,28 +162,42 @@ def _reason(drill: DrillResult) -> str:
 
 
 def _failed_run(report: ReportInput, run: RunRow) -> Iterator[Concern]:
-    if run.state != "failed" or run.retry_at is not None:
+    if run.state not in ("failed", "lost"):
+        return
+    if run.retry_at is not None and report.generated - run.retry_at < RETRIED_WITHIN:
         return
     row = next((row for row in report.vms if row.vm_uuid == run.vm_uuid), None)
-    if run.vm_uuid and (row is None or row.gone):
+    if row is not None and row.gone:
         return
-    if run.kind == "drill" and run.result:
-        return  # the drill's own result tells more
+    if run.kind == "drill" and (run.result or _is_told_by_drills(report, run)):
+        return
     safe = row.rpo_state in ("met", "no-target") if row is not None else run.kind != "check"
+    together = f" of {run.vm}" if row is None and run.vm else ""
     yield Concern(
         f"failure {run.job} {run.vm_uuid}".rstrip(), "failure",
-        "warning" if safe else "critical", run.vm,
-        f"{run.job} failed: {run.message or 'no reason was given'}",
+        "warning" if safe else "critical", run.vm if row is not None else "",
+        f"{run.job}{together} failed: {run.message or 'no reason was given'}",
         run.hint or "drvm run does it again; the daemon's log says more",
-        run.ended or run.started, run.vm_uuid,
+        run.ended or run.started, run.vm_uuid if row is not None else "",
     )  # fmt: skip
+
+
+def _is_told_by_drills(report: ReportInput, run: RunRow) -> bool:
+    """Whether the run got as far as a result, which tells more: its machine's, or one of those that
+    were drilled together."""
+    for drill in report.latest_first():
+        if drill.started < run.started:
+            return False
+        if drill.vm_uuid == run.vm_uuid or (drill.group and not drill.passed):
+            return True
+    return False
 
 
 def _overdue_job(job: JobRow) -> Iterator[Concern]:
     if job.due is None or (job.last_good is not None and job.last_good >= job.due):
         return
     behind = "the copy is behind" if job.kind == "copy" else "it is overdue"
-    done = "never done" if job.last_good is None else f"last done {job.last_good:%Y-%m-%d %H:%M}"
+    done = "not on record" if job.last_good is None else f"last done {job.last_good:%Y-%m-%d %H:%M}"
     yield Concern(
         f"overdue {job.job}", "failure", "warning", "",
         f"{job.job}: {behind}, {done}" + ("" if job.last_good is None else " UTC"),

@@ -97,7 +97,7 @@ def _concerns(concerns: Sequence[Concern]) -> Iterator[Metric]:
 
 def _vms(report: ReportInput) -> Iterator[Metric]:
     rows = report.vms[:MAX_VMS]
-    here = [row for row in rows if not row.gone]
+    here = [row for row in rows if row.machine and not row.gone]
 
     def of(names: Sequence[VmRow], value: str) -> list[tuple[list[str], float]]:
         return [

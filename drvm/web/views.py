@@ -16,17 +16,20 @@ from drvm.web.source import PointRow
 MAX_GROWTH_BARS = 48
 FEW_BARS = 14
 GROWTH_WIDTH, GROWTH_HEIGHT = 480.0, 64.0
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """``mark``: class and words of its state. ``amount``: how far it is."""
+    """``mark``: class and words of its state. ``amount``: how far it is. ``vm_page``: the UUID of
+    the one machine that it is about, else empty."""
 
     run: Run | RunRow
     mark: tuple[str, str]
     took_seconds: float
     amount: str = ""
+    vm_page: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ def run_view(run: Run | RunRow, now: dt.datetime) -> RunView:
         if run.total_bytes:
             amount += f" of {format_bytes(run.total_bytes)}"
     took = ((run.ended or now) - run.started).total_seconds()
-    return RunView(run, _MARKS.get(run.state, ("none", run.state)), max(took, 0.0), amount)
+    page = run.vm_uuid if _UUID.fullmatch(run.vm_uuid) else ""  # else several together
+    return RunView(run, _MARKS.get(run.state, ("none", run.state)), max(took, 0.0), amount, page)
 
 
 def point_view(point: PointRow, command: str, now: dt.datetime, *, is_there: bool) -> PointView:

@@ -236,13 +236,17 @@ def _storage(
 
 
 def _known_runs(runs: Sequence[Run], fleet: Sequence[FleetVm], settings: Settings) -> Iterator[Run]:
-    """Of jobs that the config still has, and of VMs that are still its policy's."""
-    policies = {vm.uuid: vm.policy for vm in fleet}
-    of_repository = _repository_jobs(settings)
-    for run in runs:
-        known = f"{run.kind} {policies.get(run.vm_uuid)}"
-        if run.job in of_repository if not run.vm_uuid else run.job == known:
-            yield run
+    """Of jobs that the config still has, of VMs that are still its policy's, and of all of a policy
+    that are backed up or drilled together (``drvm/daemon/tasks.py`` names them)."""
+    jobs = {(vm.uuid, f"{kind} {vm.policy}") for vm in fleet for kind in ("backup", "drill")}
+    jobs |= {("", job) for job in _repository_jobs(settings)}
+    for policy in settings.policies:
+        if policy.group:
+            hosts = {vm.host for vm in fleet if vm.policy == policy.name and vm.host is not None}
+            jobs |= {(f"{policy.name} on {host}", f"backup {policy.name}") for host in hosts}
+        if policy.drill is not None and policy.drill.stages:
+            jobs.add((policy.name, f"drill {policy.name}"))
+    yield from (run for run in runs if (run.vm_uuid, run.job) in jobs)
 
 
 def _repository_jobs(settings: Settings) -> dict[str, tuple[str, str | None, str]]:
@@ -270,7 +274,10 @@ def _jobs(due: _DueTimes, runs: Sequence[Run], points: Sequence[Point]) -> Itera
         good = max((run.started for run in mine if run.state in _GOOD), default=None)
         moment = due.of(schedule, time_zone)
         unknown = not mine and (oldest is None or moment is None or oldest >= moment)
-        if unknown or (mine and good is None):
+        tried = good is None and any(
+            run.state != "stopped" or (moment is not None and run.started >= moment) for run in mine
+        )
+        if unknown or tried:
             moment = None
         behind = None
         if job in copies and good is not None:
@@ -302,7 +309,7 @@ def _run_row(run: Run, settings: Settings) -> RunRow:
 
 def _retry_at(run: Run, settings: Settings) -> dt.datetime | None:
     """When what failed is tried again by its schedule; by hand nobody knows."""
-    if run.state != "failed" or run.due is None or run.ended is None:
+    if run.state not in ("failed", "lost") or run.due is None or run.ended is None:
         return None
     policy = next((one for one in settings.policies if run.job == f"backup {one.name}"), None)
     retry = NO_RETRY if run.kind in ("drill", "check") else UPKEEP_RETRY

@@ -80,8 +80,11 @@ def command(invocation: Invocation, limit_s: float) -> int:
 
 def _record(invocation: Invocation, settings: Settings) -> Record:
     path = Path(settings.state_dir) / RUNS_FILE
-    if not path.exists():  # nothing is made by looking
-        return Record()
+    try:
+        if not path.exists():  # nothing is made by looking
+            return Record()
+    except OSError as error:
+        return Record(problem=f"{path} can't be used: {error.strerror}")
     with RunLog(path, invocation.clock) as log:
         return read_record(log, settings)
 

@@ -255,3 +255,16 @@ def test_names_of_guests_reach_no_terminal_raw(appliance: Appliance, seen: Any) 
     result = appliance.drvm("status")
     assert "\x1b" not in result.out and "\\x1b[2Jweb" in result.out.splitlines()[0]
     json.loads(appliance.drvm("status", "--json").out)
+
+
+def test_a_record_that_cant_be_read_is_no_silence(appliance: Appliance, seen: Any) -> None:
+    seen(make_report())
+    (appliance.directory / "state" / RUNS_FILE).mkdir(parents=True)
+    result = appliance.drvm("status")
+    assert result.code == 3 and "what jobs did here can't be told" in result.out
+    assert "daemon: nobody can tell" in result.out
+
+
+def test_image_files_are_no_vms(appliance: Appliance, seen: Any) -> None:
+    seen(make_report(vms=(make_row(machine=False, rpo_state="missed"),)))
+    assert appliance.drvm("status").out.startswith("drvm OK: 0 of 0 VMs are protected")

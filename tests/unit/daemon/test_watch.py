@@ -210,6 +210,7 @@ def test_a_source_that_says_nothing_is_told_and_silences_the_ping(world: World) 
 
 
 def test_the_dead_mans_ping_is_silent_while_nobody_looks(world: World) -> None:
+    assert not world.watch.works()  # a daemon that dies again and again before its first look
     world.look()
     world.clock.sleep(299)
     assert world.watch.works()
@@ -267,3 +268,9 @@ def test_others_learn_that_the_daemon_lives_and_what_it_saw(world: World) -> Non
 
 def test_metrics_can_be_asked_for_before_the_first_look(world: World) -> None:
     assert "drvm_repository_reachable 0.0" in world.watch.metrics()
+
+
+def test_metrics_say_what_the_daemon_sees_of_itself_too(world: World) -> None:
+    world.error = StoreUnreachable("no route")
+    world.look(7)
+    assert 'drvm_concerns{kind="failure",severity="critical"} 1.0' in world.watch.metrics()

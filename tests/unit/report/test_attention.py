@@ -101,7 +101,7 @@ def test_a_job_that_failed_for_good_says_why() -> None:
     (concern,) = concerns_of(row={}, runs=(run(),))
     assert (concern.kind, concern.severity) == ("failure", "warning")
     assert "the store can't be reached" in concern.text and concern.hint == "look at the network"
-    assert concerns_of(runs=(run(retry_at=NOW + HOUR), run(state="done"), run(vm_uuid="x"))) == []
+    assert concerns_of(runs=(run(retry_at=NOW + HOUR), run(state="done"))) == []
 
 
 @pytest.mark.parametrize(("kind", "severity"), [("gc", "warning"), ("check", "critical")])
@@ -112,6 +112,37 @@ def test_a_failed_check_is_critical_and_other_upkeep_can_wait(kind: str, severit
 
 def test_a_drill_job_that_has_a_result_is_told_by_that() -> None:
     assert concerns_of(runs=(run(job="drill nightly", kind="drill", result="d1"),)) == []
+
+
+def test_a_drill_that_failed_is_one_concern_whoever_ran_it() -> None:
+    failed = make_drill(started=NOW, passed=False, rto_seconds=None)
+    alone = run(job="drill nightly", kind="drill")
+    assert [c.key for c in concerns_of(failed, runs=(alone,))] == ["drill uuid-web1"]
+    together = run(job="drill nightly", kind="drill", vm="web1, db1", vm_uuid="nightly")
+    grouped = make_drill(started=NOW, passed=False, rto_seconds=None, group="g")
+    assert [c.key for c in concerns_of(grouped, runs=(together,))] == ["drill uuid-web1"]
+    before = make_drill(started=NOW - DAY)
+    assert [c.key for c in concerns_of(before, runs=(alone, together))] == [
+        "failure drill nightly nightly",
+        "failure drill nightly uuid-web1",
+    ]
+
+
+def test_a_failure_of_machines_together_names_them_and_is_no_vms() -> None:
+    (concern,) = concerns_of(runs=(run(vm="web1, db1", vm_uuid="nightly on kvm1"),))
+    assert (concern.vm, concern.vm_uuid) == ("", "")
+    assert "web1, db1" in concern.text and concern.key == "failure backup nightly nightly on kvm1"
+
+
+def test_a_run_whose_process_died_failed() -> None:
+    (concern,) = concerns_of(runs=(run(state="lost", message="drvm ended in the middle of it"),))
+    assert concern.kind == "failure" and "in the middle" in concern.text
+    assert concerns_of(runs=(run(state="lost", retry_at=NOW + HOUR), run(state="stopped"))) == []
+
+
+def test_a_retry_that_nobody_made_for_a_day_is_awaited_no_more() -> None:
+    assert concerns_of(runs=(run(retry_at=NOW - HOUR),)) == []
+    assert len(concerns_of(runs=(run(retry_at=NOW - 2 * DAY),))) == 1
 
 
 def test_a_copy_is_behind_where_it_was_not_made_since_it_was_due() -> None:

@@ -61,6 +61,11 @@ def test_a_vm_that_is_gone_keeps_its_points_and_rings_no_bell() -> None:
     assert ("drvm_vm_rpo_met", "web1") not in found
 
 
+def test_image_files_that_were_stored_by_hand_ring_no_bell() -> None:
+    found = samples(Figures(make_report(vms=(make_row(machine=False, rpo_state="missed"),))))
+    assert ("drvm_vm_rpo_met", "web1") not in found and ("drvm_vm_points", "web1") in found
+
+
 def test_jobs_ways_and_the_repository_have_theirs() -> None:
     sample = StorageSample(
         taken=NOW, stored_bytes=10**15, protected_bytes=2, points_bytes=3, points=4

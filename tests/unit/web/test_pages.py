@@ -241,3 +241,20 @@ def test_a_fleet_of_two_hundred_is_one_page(
     page = client.get("/").text
     assert page.count('class="name"><a href="/vm/') == 200
     assert page.count("have no good point that is young enough") == 1
+
+
+def test_a_job_that_was_only_stopped_is_not_called_done(
+    client: TestClient, daemon: FakeDaemon
+) -> None:
+    daemon.ended = (run("gc", "", "", 1, state="stopped"),)
+    (line,) = re.findall(r"<strong class=\"break\">gc</strong>.*?</tr>", client.get("/").text, re.S)
+    assert "stopped" in line and "done" not in line
+
+
+def test_a_run_of_machines_together_leads_to_no_page_of_one(
+    client: TestClient, daemon: FakeDaemon
+) -> None:
+    daemon.ended = (run("backup shop", "web1, db1", "shop on kvm1", 1),)
+    daemon.now_running = ()
+    page = client.get("/runs").text
+    assert "web1, db1" in page and 'href="/vm/' not in page

@@ -29,6 +29,7 @@ from drvm.repository.checks import CIRCLE, Arc, CheckRecord, History, Past, arc_
 from drvm.repository.layout import point_object
 from drvm.repository.manifest import Disk, Manifest
 from drvm.repository.repository import Repository
+from drvm.runs.model import Kind, Run, State
 from drvm.store.base import ObjectInfo
 from drvm.store.memory import MemoryStore
 from drvm.wiring.assembly import Wiring
@@ -98,8 +99,10 @@ class CountedStore(MemoryStore):
 
 
 class OneRepository(Wiring):
-    def __init__(self, repository: Repository, hosts: Sequence[Host], state_dir: Path) -> None:
-        config = parse_config(CONFIG, "config.yaml", {})
+    def __init__(
+        self, repository: Repository, hosts: Sequence[Host], state_dir: Path, config_text: bytes
+    ) -> None:
+        config = parse_config(config_text, "config.yaml", {})
         settings = dataclasses.replace(resolve(config, {}), state_dir=state_dir)
         super().__init__(
             settings, clock=FakeClock(), processes=SystemProcesses(), passphrase=lambda: b"x"
@@ -152,13 +155,15 @@ def filled(repository: Repository, vms: int, points_each: int, drills_each: int)
     store.put_if_absent("packs/" + "0" * 64, bytes(1000))
 
 
-def wired(tmp_path: Path, vms: int, points_each: int, drills_each: int) -> OneRepository:
+def wired(
+    tmp_path: Path, vms: int, points_each: int, drills_each: int, config: bytes = CONFIG
+) -> OneRepository:
     repository = Repository.create(CountedStore(), b"x", tmp_path / "cache")
     filled(repository, vms, points_each, drills_each)
     hosts = [
         cast(Host, cast(Any, FakeHost(*(FakeDomain(f"vm{n}", uuid_of(n), {}) for n in range(vms)))))
     ]
-    return OneRepository(repository, hosts, tmp_path / "state")
+    return OneRepository(repository, hosts, tmp_path / "state", config)
 
 
 def test_a_second_report_reads_nothing_again_but_what_is_new(
@@ -212,6 +217,53 @@ def test_a_kept_record_is_not_trusted_over_the_repository(tmp_path: Path, cheap_
     kept[0].write_bytes(kept[1].read_bytes())  # sealed, but under another name
     kept[1].write_bytes(b"torn")
     assert repository.drills.records() == before
+
+
+TOGETHER = b"""
+policies:
+  - name: shop
+    vms: ["vm*"]
+    schedule: "0 3 * * *"
+    group: true
+    drill: {schedule: "0 5 * * 0", stages: [{vms: [vm0]}, {vms: [vm1]}]}
+gc: {schedule: "0 4 * * *"}
+"""
+HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+
+
+def ended(job: str, vm_uuid: str = "", state: State = "failed", ago: dt.timedelta = HOUR) -> Run:
+    started = FakeClock().now() - ago
+    kind = cast(Kind, job.split(" ")[0])
+    return Run("1", job, kind, "vm0, vm1", vm_uuid, "", None, started, started, state)
+
+
+def test_failures_of_machines_that_go_together_are_told(tmp_path: Path, cheap_keys: None) -> None:
+    wiring = wired(tmp_path, 2, 1, 0, TOGETHER)
+    uri = wiring.hosts()[0].uri
+    ours = [ended("backup shop", f"shop on {uri}"), ended("drill shop", "shop")]
+    gone = [ended("backup shop", "shop on elsewhere"), ended("backup old", "old on kvm1")]
+    assert [run.job for run in gather_report(wiring, [*ours, *gone]).runs] == [
+        "backup shop",
+        "drill shop",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "ago", "told"),
+    [
+        ("done", HOUR, False),
+        ("done", 3 * DAY, True),
+        ("failed", 3 * DAY, False),  # told by that
+        ("stopped", HOUR, False),
+        ("stopped", 3 * DAY, True),
+    ],
+)
+def test_a_job_that_did_nothing_since_it_was_due_is_overdue(
+    state: State, ago: dt.timedelta, told: bool, tmp_path: Path, cheap_keys: None
+) -> None:
+    wiring = wired(tmp_path, 1, 1, 0, TOGETHER)
+    report = gather_report(wiring, [ended("gc", "", state, ago)])
+    assert [c.key for c in attention(report) if c.key == "overdue gc"] == ["overdue gc"] * told
 
 
 @pytest.mark.long
