@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_interface
 from itertools import islice
 
 from drvm.core.process import Processes, SystemProcesses
 from drvm.core.progress import Trace, no_trace
 from drvm.drill.checks.base import Address, Card, Check, Need, Wire
+from drvm.drill.checks.http import HttpCheck
 from drvm.drill.checks.malware import MalwareCheck, malware_problems
 from drvm.drill.checks.reaching import parse_address
 from drvm.drill.checks.script import ScriptCheck
+from drvm.drill.checks.tcp import TcpCheck
 from drvm.drill.wire.line import joined, wire_problems
 from drvm.host.model import Host
 from drvm.restore.machine.source import parse
@@ -80,7 +83,7 @@ def way_into(
     network: str | None,
     drill_id: str,
     cards: Sequence[Card],
-    checks: Iterable[Check],
+    checks: Collection[Check],
     trace: Trace = no_trace,
     processes: Processes | None = None,
 ) -> Iterator[Wire | None]:
@@ -91,5 +94,10 @@ def way_into(
         yield None
         return
     bridge = host.network_bridge(network)
-    with joined(processes or SystemProcesses(), bridge, drill_id, cards, trace) as line:
+    asked = [
+        ip_interface(check.address)
+        for check in checks
+        if isinstance(check, TcpCheck | HttpCheck) and check.address is not None
+    ]
+    with joined(processes or SystemProcesses(), bridge, drill_id, cards, trace, asked) as line:
         yield line

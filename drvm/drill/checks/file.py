@@ -69,6 +69,7 @@ class FileCheck:
             raise AgentError("the guest agent's handle of a file is no number")
         try:
             if self.sha256 is None:
+                ask("guest-file-read", handle=handle, count=1)  # a directory can be opened, too
                 return Attempt(True, True, "the file is there")
             found, length = self._sum(ask, handle)
         finally:

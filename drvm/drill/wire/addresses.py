@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import islice
 
-from drvm.drill.checks.base import Card
+from drvm.drill.checks.base import Address, Card
 from drvm.drill.wire.messages import Begin, Subnet
 
 _USUAL_PREFIX = 24
@@ -42,11 +42,14 @@ def candidates(subnet: IPv4Network, taken: Collection[IPv4Address]) -> Iterator[
     return islice((address for address in free if address not in taken), _MAX_CANDIDATES)
 
 
-def plan_dhcp(cards: Iterable[Card]) -> Begin:
-    """Each card gets the address that it had, where that is known, and others one of a pool."""
+def plan_dhcp(cards: Iterable[Card], asked: Iterable[Address] = ()) -> Begin:
+    """Each card gets the address that it had, where that is known, and others one of a pool. None
+    is given twice: machines of a cluster may each have had the one that they share. ``asked``: is
+    none of ours either."""
     listed = tuple(cards)
     had = {card.mac: usable_ipv4(card) for card in listed}
     taken = {address.ip for addresses in had.values() for address in addresses}
+    taken |= {address.ip for address in asked if isinstance(address, IPv4Interface)}
     networks = list(dict.fromkeys(subnet_of(a[0]) for a in had.values() if a))[:_MAX_SUBNETS]
     subnets = []
     for network in networks:
@@ -54,14 +57,26 @@ def plan_dhcp(cards: Iterable[Card]) -> Begin:
         if own is not None:
             taken.add(own)
             subnets.append(Subnet(f"{own}/{network.prefixlen}"))
-    hosts = tuple((mac, str(addresses[0].ip)) for mac, addresses in had.items() if addresses)
-    if not all(had.values()):
-        pool = next((p for p in _POOLS if not any(p.overlaps(n) for n in networks)), None)
+    given: dict[IPv4Address, str] = {}
+    for mac, addresses in had.items():
+        free = next((address.ip for address in addresses if address.ip not in given), None)
+        if free is not None:
+            given[free] = mac
+    hosts = tuple((mac, str(address)) for address, mac in given.items())
+    if len(hosts) < len(had):
+        pool = next((p for p in _POOLS if _is_clear(p, networks, taken)), None)
         if pool is not None:
             subnets.append(
                 Subnet(f"{pool[1]}/{pool.prefixlen}", str(pool[_POOL_FIRST]), str(pool[_POOL_LAST]))
             )
     return Begin(tuple(subnets), hosts, tuple(map(str, sorted(taken))))
+
+
+def _is_clear(
+    pool: IPv4Network, networks: Iterable[IPv4Network], taken: Iterable[IPv4Address]
+) -> bool:
+    used = any(pool.overlaps(network) for network in networks)
+    return not used and not any(address in pool for address in taken)
 
 
 def likely(begin: Begin) -> tuple[IPv4Address, ...]:

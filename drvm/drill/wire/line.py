@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -74,10 +74,11 @@ def joined(
     drill_id: str,
     cards: Sequence[Card],
     trace: Trace = no_trace,
+    asked: Collection[Address] = (),
 ) -> Iterator[Line]:
     """A way into the network behind ``bridge``, where machines with these cards will be, for as
     long as the context lasts. To be entered before they start, so that what they say of their
-    addresses is heard, and left by the same thread.
+    addresses is heard, and left by the same thread. ``asked``: addresses that checks go to.
 
     Raises ``HostError`` where it can't be had.
     """
@@ -94,7 +95,9 @@ def joined(
             ) from None
         trace("network-joined")
         line = Line(processes, child)
-        line.ask(plan_dhcp(cards), _START_S)
+        begun = line.ask(plan_dhcp(cards, asked), _START_S)
+        if begun.failed:
+            raise HostError(f"the drill's network can't be served: {begun.failed}")
         trace("network-served")
         yield line
     finally:

@@ -63,10 +63,25 @@ def test_a_file_with_another_content_fails_with_its_sum() -> None:
     assert hashlib.sha256(b"version 8\n").hexdigest() in found.detail
 
 
-def test_a_file_that_need_only_exist_is_not_read() -> None:
-    found, host = attempt(FileCheck("/etc/app"), pieces_of(CONTENT))
+def test_of_a_file_that_need_only_exist_one_byte_is_read() -> None:
+    counts = []
+
+    def read(handle: int, count: int) -> Any:
+        counts.append(count)
+        return piece(CONTENT[:count], eof=False)
+
+    found, _ = attempt(FileCheck("/etc/app"), read)
     assert found.passed
-    assert "guest-file-read" not in host.calls
+    assert counts == [1]
+
+
+def test_a_directory_which_the_agent_opens_is_no_file() -> None:
+    def is_directory(**_: Any) -> None:
+        raise AgentError("failed to read file: Is a directory")
+
+    found, _ = attempt(FileCheck("/etc"), is_directory)
+    assert (found.passed, found.answered) == (False, True)
+    assert "Is a directory" in found.detail
 
 
 def test_a_file_that_is_not_there_says_why() -> None:

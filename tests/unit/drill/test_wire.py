@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_interface
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drvm.core.errors import HostError
 from drvm.drill.checks.base import Card
 from drvm.drill.wire import line
 from drvm.drill.wire.addresses import candidates, likely, plan_dhcp, subnet_of
@@ -119,6 +122,51 @@ def test_a_guest_gets_the_address_it_had_and_an_unknown_one_gets_any() -> None:
     assert "--dhcp-range=172.31.231.50,172.31.231.199,255.255.255.0,1h" in argv
     assert "--port=0" in argv
     assert "--interface=drvm0" in argv
+
+
+def test_an_address_that_two_guests_had_is_given_once_as_dnsmasq_refuses_more() -> None:
+    shared = ip_interface("192.0.2.9/24")
+    begin = plan_dhcp([Card(TEXT, (shared,)), Card("52:54:00:00:00:02", (shared,))])
+    assert begin.hosts == ((TEXT, "192.0.2.9"),)
+    assert begin.subnets[-1].first, "the other gets one of the pool"
+
+
+def test_no_address_of_ours_is_one_that_a_check_asks() -> None:
+    card = Card(TEXT, (ip_interface("192.0.2.7/24"),))
+    (usual,) = plan_dhcp([card]).subnets
+    (other,) = plan_dhcp([card], [ip_interface(usual.own)]).subnets
+    assert other.own != usual.own
+    unknown = Card(TEXT)
+    (pool,) = plan_dhcp([unknown]).subnets
+    (clear,) = plan_dhcp([unknown], [ip_interface(pool.own)]).subnets
+    assert clear.own != pool.own
+
+
+class Failing:
+    """Implements ``Child``: in the network, but unable to serve it."""
+
+    pid = 1
+
+    def hear(self, timeout_s: float) -> str:
+        return '{"failed": "dnsmasq ended as soon as it was started"}'
+
+    def wait(self, timeout_s: float) -> bool:
+        return True
+
+    def leave(self) -> None:
+        pass
+
+
+def test_a_network_that_can_not_be_served_is_told_of_before_machines_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processes: Any = SimpleNamespace(spawn=lambda *_, **__: Failing(), run=lambda *_, **__: None)
+    monkeypatch.setattr(line, "tell_order", lambda *_: None)
+    with (
+        pytest.raises(HostError, match="dnsmasq ended"),
+        line.joined(processes, "virbr9", "0" * 16, ()),
+    ):
+        pytest.fail("it was not joined")
 
 
 def test_the_addresses_that_guests_had_and_those_of_the_pool_are_the_likely_ones() -> None:
