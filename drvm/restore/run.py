@@ -28,7 +28,7 @@ from drvm.restore.targets.block_device import DeviceRestorer, device_problems
 from drvm.restore.targets.images import ImageRestorer, PlannedImage, sweep_partial
 from drvm.restore.targets.partial import GOES_ON
 from drvm.restore.targets.volume_lease import KEPT, HeldLease, held, on_host
-from drvm.restore.targets.volume_leftovers import cleared
+from drvm.restore.targets.volume_leftovers import cleared, to_go_on_with
 from drvm.restore.targets.volumes import VolumeRestorer
 
 Sysprep = Callable[[RestorePlan], None]
@@ -126,10 +126,16 @@ def _bring_back(plan: RestorePlan, host: Host, memory: Path) -> None:
 def _leased(
     plan: RestorePlan, host: Host, volumes: VolumeRestorer, trace: Trace
 ) -> Iterator[HeldLease | None]:
-    """A lease of the pools in which volumes are made; what dead ones left there is cleared."""
+    """A lease of the pools in which volumes are made; what dead ones left there is cleared. What a
+    plan wants to go on with may be a machine's by now: only the name is ours since it was made."""
     if not plan.volume_pools:
         yield None
         return
+    if plan.resumed and to_go_on_with(host, plan.what) != plan.token:
+        raise RestoreError(
+            f"another has gone on with the volumes that end in -{plan.token}, or removed them",
+            hint="run it again: it begins anew",
+        )
     about = f"{on_host(host.hostname())}restore of {plan.manifest.vm}, point {plan.manifest.id}"
     terms = host.storage, plan.volume_pools, plan.token, about, trace
     try:

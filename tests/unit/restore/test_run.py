@@ -159,6 +159,27 @@ def test_an_interrupted_restore_into_volumes_is_gone_on_with_by_the_same_alone(
     assert not planned(repository, target, replace=True).resumed, "a machine has the volumes"
 
 
+def test_what_another_has_gone_on_with_meanwhile_is_not_written_to(
+    repository: Repository, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be planned twice, and confirmed when the machine has long run on these volumes."""
+    monkeypatch.setattr(volume_lease, "shared_directory", lambda: tmp_path / "run")
+    target.remote = True
+    target.machines["here"] = OLD.format(planned(repository, target).uuid)
+    target.behind = raises(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(planned(repository, target, replace=True), repository, target)
+    one, other = (planned(repository, target, replace=True) for _ in range(2))
+    assert (one.resumed, other.resumed, one.token) == (True, True, other.token)
+    run(one, repository, target)
+    volume = target.volumes.pools["default"][one.images[0].path.name]
+    volume[-1:] = b"x"
+    with pytest.raises(RestoreError, match="another has gone on"):
+        run(other, repository, target)
+    assert files(target) == [one.images[0].path.name]
+    assert volume[-1:] == b"x"
+
+
 @pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)
 def test_a_machine_that_was_to_be_replaced_is_the_old_one_again(
     error: BaseException, repository: Repository, target: Target
