@@ -20,6 +20,7 @@ from drvm.core.extents import Extent, ExtentKind
 from drvm.core.process import Child, Processes
 from drvm.core.units import GIB, MIB
 from drvm.host.images import FOREIGN_FORMATS, FORMATS, Part, image_options, in_use
+from drvm.host.nbd_probe import is_silent
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ _WRITE_BYTES = 4 * MIB
 _STATUS_BYTES = GIB
 _SECTOR_BYTES = 512
 _ZERO_BYTES = GIB
+_GREETING_S = 2.0
 _START_S = 15.0
 _POLL_S = 0.02
 _MAX_CLIENTS = 32
@@ -267,6 +269,8 @@ def sweep_exports(clock: Clock) -> int:
             told = (directory / _OWNER).exists()
             if directory not in dead and (told or age_s < _SWEEP_AGE_S):
                 continue
+            if is_silent(directory / "socket", _GREETING_S):
+                continue  # to be ended when it answers again
             with contextlib.suppress(HostError):
                 _shut_down(_connect(directory / "socket"))  # it ends with its last client
                 if not told:

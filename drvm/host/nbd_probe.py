@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+from pathlib import Path
 
 import nbd
 
 from drvm.core.clock import SystemClock
+
+
+def is_silent(path: Path, limit_s: float) -> bool:
+    """Whether there is a server at the socket ``path`` that says nothing to whoever connects, such
+    as one that waits for a storage that is gone: libnbd would wait with it, without end."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(limit_s)
+        try:
+            probe.connect(str(path))
+            probe.recv(1)
+        except (TimeoutError, BlockingIOError):  # its queue is full
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def nbd_answers(uri: str, limit_s: float) -> bool:

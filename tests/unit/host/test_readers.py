@@ -9,6 +9,7 @@ import mmap
 import os
 import random
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from drvm.core.extents import Extent, ExtentKind, cover
 from drvm.core.process import Child, SystemProcesses
 from drvm.core.progress import Trace
 from drvm.core.units import KIB, MIB
+from drvm.host import nbd as nbd_module
 from drvm.host import rawfile
 from drvm.host.disks import BlockReader
 from drvm.host.images import ImageTool, in_use
@@ -307,6 +309,24 @@ def test_a_server_that_never_had_a_client_is_ended_by_whoever_comes_next(
     assert await_unused(disk, clock, 30)
     assert [path.name for path in tmp_path.iterdir()] == ["disk"]
     assert sweep_exports(clock) == 0
+
+
+def test_a_dead_server_that_says_nothing_stops_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose storage is gone: it is left for a time when it answers."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(nbd_module, "_GREETING_S", 0.1)
+    directory = tmp_path / f"{nbd_module._PREFIX}1"
+    directory.mkdir()
+    (directory / "owner").touch()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(directory / "socket"))
+        server.listen()
+        assert sweep_exports(SystemClock()) == 1
+        assert dead_exports() == [directory]
+    assert sweep_exports(SystemClock()) == 1
+    assert not directory.exists()
 
 
 def test_an_image_that_is_no_image_is_refused_with_the_servers_words(tmp_path: Path) -> None:
