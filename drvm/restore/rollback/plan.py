@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drvm.core.errors import CaptureError, HostError, PreflightFailed, RestoreError
+from drvm.core.errors import (
+    CaptureError,
+    HostError,
+    PreflightFailed,
+    RestoreError,
+    UnknownVm,
+)
 from drvm.host.images import forbids_writers
 from drvm.host.model import Domain, DomainState
 from drvm.host.nbd import await_unused, sweep_exports
@@ -112,12 +118,26 @@ def _users(parts: Parts, own_uuid: str) -> dict[Path, tuple[str, ...]]:
     for domain in parts.host.domains():
         if domain.uuid == own_uuid:
             continue
-        with contextlib.suppress(CaptureError, HostError):
-            machine = domainxml.read(domain.xml(inactive=True))
-            for disk in machine.disks:
-                for path in _chain(parts, disk):
+        with contextlib.suppress(CaptureError, HostError, RestoreError, UnknownVm):
+            xml = domain.xml(inactive=True)
+            tops = [disk.layers[0] for disk in domainxml.read(xml).disks]
+            for layer in (*tops, *_by_pool(parts, xml)):
+                for path in _chain(parts, layer):
                     found[path] = tuple(dict.fromkeys((*found.get(path, ()), domain.name)))
     return found
+
+
+def _by_pool(parts: Parts, xml: str) -> Iterator[domainxml.Layer]:
+    """Disks that are named by their pool."""
+    for disk in parse(xml).iterfind("devices/disk"):
+        source, driver = disk.find("source"), disk.find("driver")
+        pool, name = (source.get("pool"), source.get("volume")) if source is not None else ("", "")
+        if pool and name:
+            with contextlib.suppress(HostError):  # there is no such pool now
+                volume = parts.host.storage.volume(pool, name)
+                if volume is not None:
+                    kind = driver.get("type") if driver is not None else None
+                    yield domainxml.Layer("volume", Path(volume.path), kind)
 
 
 def _used(image: PlannedImage, users: Mapping[Path, Sequence[str]]) -> list[str]:
@@ -128,8 +148,7 @@ def _used(image: PlannedImage, users: Mapping[Path, Sequence[str]]) -> list[str]
     ]
 
 
-def _chain(parts: Parts, disk: domainxml.Disk) -> list[Path]:
-    top = disk.layers[0]
+def _chain(parts: Parts, top: domainxml.Layer) -> list[Path]:
     if top.path is None:
         return []
     try:

@@ -29,6 +29,7 @@ from drvm.snapshot.offline import OfflineEngine
 from drvm.snapshot.parts import Parts
 from tests.fakes.chain_host import FakeHost
 from tests.fakes.image_domain import ImageDomain, qemu_img
+from tests.fakes.memory_storage import MemoryStorage
 from tests.unit.repository.conftest import Vault, new_vault
 
 SIZE = 4 << 20
@@ -37,17 +38,19 @@ CLUSTER = 65536
 
 @dataclasses.dataclass
 class WholeDomain(ImageDomain):
-    """With UEFI variables and an emulated TPM. ``more``: what else its definition has."""
+    """With UEFI variables and an emulated TPM. ``more``: what else its definition has,
+    and ``devices`` among its devices."""
 
     nvram: Path | None = None
     saved: bool = False
     more: str = ""
+    devices: str = ""
 
     def xml(self, *, inactive: bool = False, secure: bool = False) -> str:
         text = super().xml(inactive=inactive, secure=secure)
         system = f"<os><type>hvm</type><nvram>{self.nvram}</nvram></os>{self.more}"
         device = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
-        return text.replace("<devices>", f"{system}<devices>{device}")
+        return text.replace("<devices>", f"{system}<devices>{device}{self.devices}")
 
     def has_managed_save(self) -> bool:
         return self.saved
@@ -55,6 +58,7 @@ class WholeDomain(ImageDomain):
 
 class PlacedHost(FakeHost):
     places: StatePlaces | None = None  # type: ignore[assignment]
+    storage: MemoryStorage
 
 
 @dataclasses.dataclass

@@ -35,6 +35,7 @@ from drvm.repository.layout import pack_object
 from drvm.restore.targets.images import ImageRestorer
 from drvm.snapshot.journal import VERSION, Entry, JournalDisk
 from tests.fakes.image_domain import qemu_img
+from tests.fakes.memory_storage import MemoryStorage
 from tests.killing import killed_at
 from tests.loops import loop_device
 from tests.unit.repository.conftest import cheap_key_derivation
@@ -253,6 +254,23 @@ def test_a_disk_of_another_machine_that_is_off_is_not_written(
     assert problem.startswith(f"{target}: a disk of the VM 'web2'")
     scene.host.there.remove(other)
     scene.plan(point)
+
+
+def test_a_disk_that_another_machine_has_by_its_pool_is_not_written(scene: Scene) -> None:
+    point = scene.point()
+    path = Path(scene.domain.chains["vdb"][0])
+    named = {"default": {path.name: bytearray(SIZE)}}
+    scene.host.storage = MemoryStorage(named, root=str(path.parent))
+    disk = (
+        f"<disk type='volume' device='disk'><source pool='default' volume='{path.name}'/>"
+        "<driver name='qemu' type='raw'/><target dev='vda' bus='virtio'/></disk>"
+    )
+    other = WholeDomain("web2", str(uuid.uuid4()), {}, running=False, devices=disk)
+    scene.host.there.append(other)
+    with pytest.raises(PreflightFailed) as found:
+        scene.plan(point)
+    (problem,) = found.value.problems
+    assert problem.startswith("vdb: a disk of the VM 'web2'")
 
 
 @contextmanager
