@@ -108,13 +108,14 @@ class DrillGroup:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job and its last runs, of VMs or of the repository; those that were stopped don't count."""
+    """A job and its last runs, but those that were stopped; ``done``: the ``warned`` ones, too."""
 
     job: str
     last: dt.datetime | None
     done: int
     failed: tuple[RunRow, ...]
     due: JobRow | None
+    warned: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,4 +347,4 @@ def _job(job: str, runs: Iterable[RunRow], due: JobRow | None) -> JobView:
     failed = tuple(run for run in ended if run.state in ("failed", "lost"))
     done = sum(run.state in ("done", "warned") for run in ended)
     last = max((run.started for run in ended), default=None)
-    return JobView(job, last, done, failed, due)
+    return JobView(job, last, done, failed, due, sum(run.state == "warned" for run in ended))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import struct
 import threading
 import zlib
@@ -18,16 +19,21 @@ from drvm.web.source import Action, PointRow
 
 NOW = dt.datetime(2026, 11, 23, 4, 0, tzinfo=dt.UTC)
 TOKEN = "correct-horse-battery-staple-9"
-WEB1 = "11111111-1111-4111-8111-111111111111"
-DB1 = "22222222-2222-4222-8222-222222222222"
-MAIL = "33333333-3333-4333-8333-333333333333"
-OLD = "44444444-4444-4444-8444-444444444444"
+WEB1 = "5f0c8a1e-73b4-4d19-9c52-e08b6d2f4a71"
+DB1 = "b2e94d07-1c68-4fa3-86d5-30f7a9c1e5b8"
+MAIL = "c7a1360f-e25d-4b8e-a4f9-7d618b0c93e2"
+OLD = "9d35f2c6-48a0-4e71-b3c8-16e5d90a7f24"
 _HOST = "qemu:///system"
 
 
 def hours(count: float) -> dt.datetime:
     """So many before ``NOW``."""
     return NOW - dt.timedelta(hours=count)
+
+
+def some_id(seed: str) -> str:
+    """As points and drills have them."""
+    return hashlib.sha256(seed.encode()).hexdigest()[:16]
 
 
 def screen(width: int = 160, height: int = 100) -> bytes:
@@ -59,7 +65,7 @@ def row(vm: str, uuid: str, age_h: float | None, **changes: object) -> VmRow:
         vm_uuid=uuid,
         host=_HOST,
         policy="nightly",
-        last_point=f"20261122T0{uuid[0]}0000Z-{uuid[:8]}",
+        last_point=some_id(uuid),
         last_point_created=hours(age_h) if age_h is not None else None,
         consistency="filesystem",
         rpo_state="met",
@@ -81,7 +87,7 @@ def drill(vm: str, uuid: str, age_h: float, rto_s: float | None, **changes: obje
         id=f"drill-{vm}-{age_h:g}",
         vm=vm,
         vm_uuid=uuid,
-        point=f"point-{vm}",
+        point=some_id(f"{uuid}{age_h}"),
         point_created=hours(age_h + 2),
         consistency="filesystem",
         started=began,
@@ -148,7 +154,7 @@ class FakeDaemon:
                 stage="reading vda", done_bytes=3 * 2**30, total_bytes=10 * 2**30),
         )  # fmt: skip
         self.ended: tuple[Run, ...] = (
-            run("backup nightly", "mail", MAIL, 4, result="20261123T000000Z-3333",
+            run("backup nightly", "mail", MAIL, 4, result=some_id(MAIL),
                 stored_bytes=412 * 2**20),
             run("drill nightly", "db1", DB1, 30, state="failed", result="drill-db1-30",
                 message="a check did not pass: http 80 /health"),
@@ -197,7 +203,7 @@ class FakeDaemon:
             return []
         return [
             PointRow(
-                id=f"202611{22 - n:02}T030000Z-{vm_uuid[:8]}",
+                id=some_id(f"{vm_uuid}{n or ''}"),
                 vm=found.vm,
                 created=found.last_point_created - dt.timedelta(days=n),
                 consistency="filesystem" if n != 2 else "crash",

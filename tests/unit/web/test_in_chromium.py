@@ -16,7 +16,7 @@ from drvm.web import live, server
 from drvm.web.app import make_app
 from drvm.web.server import Dashboard
 from tests.browser import PHONE, Pages, sideways
-from tests.fakes.dashboard import DB1, NOW, TOKEN, WEB1, FakeDaemon
+from tests.fakes.dashboard import DB1, NOW, TOKEN, WEB1, FakeDaemon, some_id
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -120,7 +120,7 @@ def test_the_restore_command_is_copied(site: Site, browser_pages: Pages) -> None
     page.get_by_role("button", name=re.compile("^Copy: Restore it")).first.click()
     page.get_by_text("Copied").wait_for()
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied == "drvm restore 20261122T030000Z-11111111 --replace"
+    assert copied == f"drvm restore {some_id(WEB1)} --replace"
 
 
 def test_what_somebody_uses_is_not_changed_below_them(site: Site, browser_pages: Pages) -> None:

@@ -25,6 +25,7 @@ from tests.fakes.dashboard import (
     drill,
     row,
     run,
+    some_id,
 )
 
 if TYPE_CHECKING:
@@ -151,8 +152,8 @@ def test_a_fleet_without_trouble_is_told_to_be_calm(
 
 def test_a_vm_has_a_restore_command_for_each_point(client: TestClient) -> None:
     page = client.get(f"/vm/{WEB1}").text
-    assert page.count("drvm restore 202611") == 14
-    assert "drvm restore 20261122T030000Z-11111111 --replace" in page
+    assert len(re.findall("drvm restore [0-9a-f]{16} --replace", page)) == 14
+    assert f"drvm restore {some_id(WEB1)} --replace" in page
 
 
 def test_a_vm_that_is_gone_is_restored_without_replacing_anything(
@@ -161,7 +162,7 @@ def test_a_vm_that_is_gone_is_restored_without_replacing_anything(
     daemon.vms = (msgspec.structs.replace(daemon.vms[0], gone=True, host="gone"),)
     renewed(client, clock)
     page = client.get(f"/vm/{WEB1}").text
-    assert "-11111111 --start" in page and "--replace" not in page
+    assert f"{some_id(WEB1)} --start" in page and "--replace" not in page
 
 
 def test_a_command_is_safe_to_paste_whatever_the_vm_is_called(
@@ -249,6 +250,11 @@ def test_a_job_that_was_only_stopped_is_not_called_done(
     daemon.ended = (run("gc", "", "", 1, state="stopped"),)
     (line,) = re.findall(r"<strong class=\"break\">gc</strong>.*?</tr>", client.get("/").text, re.S)
     assert "stopped" in line and "done" not in line
+
+
+def test_a_job_with_a_warning_says_so(client: TestClient, daemon: FakeDaemon) -> None:
+    daemon.ended = (run("gc", "", "", 1, state="warned", message="2 packs are there still"),)
+    assert "done, with warnings" in client.get("/").text
 
 
 def test_a_run_of_machines_together_leads_to_no_page_of_one(

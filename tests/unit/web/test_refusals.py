@@ -242,7 +242,7 @@ def test_an_action_is_no_page(client: TestClient, daemon: FakeDaemon) -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [(f"/vm/{DB1}/restore", 404), (f"/vm/{DB1}/delete", 404), ("/vm/nobody/drill", 404),
-     (f"/vm/{DB1}/Drill", 404), ("/vm/44444444-4444-4444-8444-444444444444/backup", 409)],
+     (f"/vm/{DB1}/Drill", 404), ("/vm/9d35f2c6-48a0-4e71-b3c8-16e5d90a7f24/backup", 409)],
 )  # fmt: skip
 def test_nothing_else_can_be_started(
     client: TestClient, daemon: FakeDaemon, path: str, status: int
