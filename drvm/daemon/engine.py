@@ -35,6 +35,8 @@ __all__ = ["MAX_RUNNING", "Engine", "History"]
 MAX_ASKED = 100
 JUMP_S = 5.0
 """Wall clock and monotonic clock may drift apart so far between two looks."""
+PATIENCE_S = 86400.0
+"""So long a task is put off because others are at work on its machine; then that is a failure."""
 UNCLAIMED_S = 120.0
 """A run that no worker took up by then never begins: there was no thread for it."""
 
@@ -67,6 +69,7 @@ class Engine:
         self._slots = Slots({})
         self._records: dict[Key, Record] = {}
         self._unkept: dict[Key, dt.datetime | None] = {}
+        self._put_off: dict[Key, tuple[dt.datetime | None, float]] = {}
         self._queue = Queue()
         self._asked: dict[str, tuple[Task, Run]] = {}
         self._running: dict[str, _Running] = {}
@@ -94,6 +97,7 @@ class Engine:
             busy = {running.task.key for running in self._running.values()}
             for key in self._records.keys() - tasks.keys() - busy:
                 del self._records[key]
+                self._put_off.pop(key, None)
             unkept, self._unkept = self._unkept, {}
         keep_seen(self._history, unkept)
         self._wake()
@@ -284,9 +288,27 @@ class Engine:
         try:
             self._history.begin(running.run)
             ended = carry_out(running.task, running.run, running.told, self._clock)
+            ended = self._patient(running.task, ended)
             self._history.finish(ended)
         finally:
             self._ended(running, ended)
+
+    def _patient(self, task: Task, run: Run) -> Run:
+        """Put off for a day without any new good point, of whomever: people must know."""
+        with self._lock:
+            if run.state in ("done", "warned"):
+                self._put_off.pop(task.key, None)
+            if run.state != "stopped" or self._stop.is_set():
+                return run
+            now_s = self._clock.monotonic_s()
+            good, since_s = self._put_off.get(task.key, (task.last_good, now_s))
+            if good != task.last_good:
+                good, since_s = task.last_good, now_s
+            self._put_off[task.key] = (good, since_s)
+        if now_s - since_s < PATIENCE_S:
+            return run
+        log.error("%s %s: put off for a day: %s", run.job, run.vm, run.message)
+        return dataclasses.replace(run, state="failed", message=f"put off for a day: {run.message}")
 
     def _ended(self, running: _Running, run: Run) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drvm.config.policies import HooksConfig
-from drvm.core.errors import DrvmError, Interrupted, ProcessFailed
+from drvm.core.errors import DrvmError, Interrupted, Locked, ProcessFailed
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
 from drvm.core.text import printable
@@ -93,7 +93,7 @@ class Hooks:
         """All of them, whatever becomes of the others; a failure is a warning of the result."""
         failure, outcome = result.failure, result.outcome
         word = "done" if failure is None else "failed"
-        if isinstance(failure, Interrupted):
+        if isinstance(failure, Interrupted | Locked):
             word = "stopped"
         elif failure is None and outcome.warned:
             word = "warned"
@@ -103,7 +103,7 @@ class Hooks:
             "DRVM_MESSAGE": failure.message if failure is not None else outcome.message,
         }
         timeout_s = self._config.timeout_s
-        if word == "stopped":
+        if isinstance(failure, Interrupted):
             timeout_s = min(timeout_s, STOPPED_TIMEOUT_S)
         for argv in self._config.after:
             try:

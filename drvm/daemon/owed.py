@@ -20,6 +20,8 @@ from drvm.runs.model import Run
 from drvm.schedule.rpo import CLOCK_TOLERANCE
 
 SHORT_JUMP = dt.timedelta(hours=3)
+POSTPONED_S = 300.0
+"""How often it is looked whether who was at work on a machine has done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Record:
     """What is known of a task on this host. ``good``: the begin of its last good run, which
     answered ``good_due``. ``tries`` of the fire ``failed_due`` failed, the last one at
     ``failed_at_s`` by the clock that never jumps. ``seen``: from when on fires count where nothing
-    else says so."""
+    else says so. ``not_before_s``: by the same clock, as somebody else was at work on it."""
 
     good: dt.datetime | None = None
     good_due: dt.datetime | None = None
@@ -35,9 +37,11 @@ class Record:
     tries: int = 0
     failed_at_s: float = 0.0
     seen: dt.datetime | None = None
+    not_before_s: float = 0.0
 
     def after(self, run: Run, now_s: float) -> Record:
-        """``run`` has ended. One that was stopped counts as if it had never begun."""
+        """``run`` has ended. One that was stopped counts as if it had never begun, and is not begun
+        again at once."""
         if run.state in ("done", "warned"):
             due = run.due or self.good_due
             return Record(good=run.started, good_due=due)
@@ -45,6 +49,8 @@ class Record:
             return dataclasses.replace(
                 self, failed_due=run.due, tries=run.attempt, failed_at_s=now_s
             )
+        if run.state == "stopped":
+            return dataclasses.replace(self, not_before_s=now_s + POSTPONED_S)
         return self
 
 
@@ -58,6 +64,8 @@ def recalled(run: Run | None, good: dt.datetime | None, now: dt.datetime, now_s:
     if run.state == "stopped" and run.attempt > 1:
         run = dataclasses.replace(run, state="failed", attempt=run.attempt - 1)
         ago_s = float("inf")
+    if run.state == "stopped":
+        return record
     return record.after(run, now_s - ago_s)
 
 
@@ -88,6 +96,15 @@ def good_since(task: Task, record: Record, now: dt.datetime) -> dt.datetime | No
 def owed(task: Task, record: Record, now: dt.datetime, now_s: float) -> Owed | None:
     """The run that is owed now, or else the next one; ``None``: never. Raises ``LookupError`` as
     ``good_since`` does."""
+    found = _owed(task, record, now, now_s)
+    left_s = record.not_before_s - now_s
+    if found is None or left_s <= 0:
+        return found
+    begin = task.timing.clear(now + dt.timedelta(seconds=left_s))
+    return None if begin is None else dataclasses.replace(found, begin=max(found.begin, begin))
+
+
+def _owed(task: Task, record: Record, now: dt.datetime, now_s: float) -> Owed | None:
     timing, subject = task.timing, f"{task.job}\0{task.vm_uuid}"
     good = good_since(task, record, now)
     last = timing.last_fire(now)

@@ -7,7 +7,7 @@ import logging
 import threading
 
 from drvm.core.clock import Clock
-from drvm.core.errors import DrvmError, Interrupted
+from drvm.core.errors import DrvmError, Interrupted, Locked
 from drvm.daemon.logs import about
 from drvm.daemon.task import Outcome, Task
 from drvm.runs.model import Run, State
@@ -81,6 +81,11 @@ def _carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
         state = "stopped" if told.stopping else "failed"
         outcome = Outcome(message=error.message, hint=error.hint)
         log.warning("%s: ended early: %s", name, error.message)
+    except Locked as error:
+        # Nothing is wrong: somebody else does it, perhaps for many hours.
+        state = "stopped"
+        outcome = Outcome(message=error.message, hint=error.hint)
+        log.info("%s: not now: %s", name, error.message)
     except DrvmError as error:
         outcome = Outcome(message=error.message, hint=error.hint)
         hint = f" (hint: {error.hint})" if error.hint else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from drvm.backup.run import BackupResult
 from drvm.config.policies import PolicyConfig
-from drvm.core.errors import DrillFailed, DrvmError
+from drvm.core.errors import CaptureError, DrillFailed, DrvmError, Locked
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
 from drvm.daemon.hooks import Hooks, Result, Subject
@@ -177,6 +177,8 @@ def _together(results: Sequence[tuple[Member, Result]]) -> Outcome:
             results
         ):
             first.message = "; ".join(f"{vm.name}: {failure.message}" for vm, failure in failures)
+            if isinstance(first, Locked):  # it can't be put off as if nothing had been done
+                raise CaptureError(first.message, hint=first.hint)
         raise first
     told = [(vm, result.outcome) for vm, result in results]
     return Outcome(

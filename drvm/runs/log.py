@@ -107,7 +107,8 @@ class RunLog:
         return self._do(self._running)
 
     def latest(self) -> tuple[Run, ...]:
-        """The run of each job and VM that ended last."""
+        """The run of each job and VM that ended last; one that was stopped does not hide that the
+        one before it failed."""
         self.running()
         text = "SELECT r.* FROM latest l JOIN runs r ON r.id = l.ended_id ORDER BY l.key"
         return self._do(lambda db: _runs(db.execute(text)))
@@ -223,7 +224,9 @@ def _put(db: sqlite3.Connection, run: Run, owner: str) -> None:
         value = getattr(run, name)
         if isinstance(value, dt.datetime):
             value = rfc3339(value)
-        values[name] = value[:MAX_TEXT_CHARS] if isinstance(value, str) else value
+        if isinstance(value, str):  # names of files may be no UTF-8, and SQLite takes nothing else
+            value = value[:MAX_TEXT_CHARS].encode("utf-8", "backslashreplace").decode()
+        values[name] = value
     db.execute(_INSERT, values)
 
 
@@ -231,10 +234,11 @@ def _note_latest(db: sqlite3.Connection, run: Run) -> None:
     good = rfc3339(run.started) if run.state in _GOOD else None
     assert run.ended is not None
     db.execute(
-        "INSERT INTO latest (key, ended_id, ended, good) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO "
-        "UPDATE SET ended_id=excluded.ended_id, ended=excluded.ended, "
-        "good=coalesce(excluded.good, good)",
-        (_key(run.job, run.vm_uuid), run.id, rfc3339(run.ended), good),
+        "INSERT INTO latest (key, ended_id, ended, good) VALUES (?1, ?2, ?3, ?4) "
+        "ON CONFLICT (key) DO UPDATE SET ended_id=excluded.ended_id, ended=excluded.ended, "
+        "good=coalesce(excluded.good, good) WHERE ?5 != 'stopped' OR NOT EXISTS "
+        "(SELECT 1 FROM runs WHERE id=latest.ended_id AND state IN ('failed', 'lost'))",
+        (_key(run.job, run.vm_uuid), run.id, rfc3339(run.ended), good, run.state),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 Kind = Literal["backup", "drill", "prune", "gc", "check", "copy", "locks"]
 State = Literal["running", "done", "warned", "failed", "stopped", "lost"]
-"""``warned``: done, with something to look at. ``stopped``: the daemon ended meanwhile.
+"""``warned``: done, with something to look at. ``stopped``: the daemon ended meanwhile,
+or somebody else was at work on it; it counts as if it had never begun.
 ``lost``: its process died, as the next one found."""
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from drvm.core.errors import CaptureError, UsageError
+from drvm.core.errors import CaptureError, Locked, UsageError
 from drvm.core.progress import Progress
 from drvm.daemon import engine as engine_module
-from drvm.daemon.engine import UNCLAIMED_S, Engine
+from drvm.daemon.engine import PATIENCE_S, UNCLAIMED_S, Engine
+from drvm.daemon.owed import POSTPONED_S
 from drvm.daemon.task import Outcome, Plan, Task
 from drvm.runs.log import RunLog
 from drvm.schedule.timing import Retry, Timing
@@ -188,3 +189,40 @@ def test_limits_of_a_new_plan_count_what_runs_already(bench: Bench) -> None:
     assert bench.look() == 0
     bench.handed.pop(0)()
     assert bench.look() == 1
+
+
+def test_what_somebody_else_works_on_is_put_off_and_uses_up_no_retry(bench: Bench) -> None:
+    def busy(_: Progress) -> Outcome:
+        bench.did.append("busy")
+        raise Locked("another host backs it up")
+
+    retry = Retry(times=1, after_s=300)
+    bench.engine.adopt(Plan([bench.task("u1", run=busy, retry=retry)]))
+    for _ in range(12):
+        assert bench.look() == 1
+        bench.work()
+        assert bench.look() == 0
+        bench.clock.sleep(POSTPONED_S)
+    assert [(run.state, run.attempt) for run in bench.history.latest()] == [("stopped", 1)]
+    bench.engine.adopt(Plan([bench.task("u1", retry=retry, last_good=bench.clock.now())]))
+    assert bench.look() == 0
+
+
+def test_what_is_put_off_for_a_day_without_a_new_point_is_a_failure(bench: Bench) -> None:
+    def busy(_: Progress) -> Outcome:
+        raise Locked("somebody works on it")
+
+    tell = bench.history.latest
+    bench.engine.adopt(Plan([bench.task("u1", run=busy, last_good=LONG_AGO)]))
+    bench.look()
+    bench.work()
+    bench.clock.sleep(PATIENCE_S + 60)
+    newer = LONG_AGO + dt.timedelta(hours=1)
+    bench.engine.adopt(Plan([bench.task("u1", run=busy, last_good=newer)]))
+    bench.look()
+    bench.work()
+    assert tell()[0].state == "stopped"  # there was a new point meanwhile
+    bench.clock.sleep(PATIENCE_S + 60)
+    bench.look()
+    bench.work()
+    assert tell()[0].state == "failed" and "put off for a day: somebody" in tell()[0].message

@@ -12,7 +12,7 @@ import pytest
 
 from drvm.config.load import parse_config
 from drvm.config.policies import PolicyConfig
-from drvm.core.errors import CaptureError, DrillFailed, ProcessFailed
+from drvm.core.errors import CaptureError, DrillFailed, Locked, ProcessFailed
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.daemon import tasks_vms
@@ -105,3 +105,16 @@ def test_a_drill_that_did_not_pass_is_a_failure_that_says_why() -> None:
         _drilled([*good, result("db1", passed=False)], [])
     with pytest.raises(DrillFailed, match="never booted"):
         _drilled(cast(Any, [result("db1", passed=False, failure="never booted")]), [])
+
+
+def test_a_group_is_put_off_only_where_all_of_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    some = work(monkeypatch, [Locked("busy"), taken("db2")])
+    with pytest.raises(CaptureError, match="db1: busy"):
+        some.group("backup together", policy(log), MEMBERS)(NoProgress())
+    none = work(monkeypatch, [Locked("busy"), Locked("busy")])
+    with pytest.raises(Locked):
+        none.group("backup together", policy(log), MEMBERS)(NoProgress())
+    assert "after db2 stopped" in log.read_text()

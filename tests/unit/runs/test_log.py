@@ -71,6 +71,25 @@ def test_the_last_good_run_outlives_those_that_fail_and_history(
     assert {run.vm_uuid for run in runs.recent(1000, "u2")} == {"u2"}
 
 
+def test_a_stopped_run_does_not_hide_that_the_one_before_failed(
+    runs: RunLog, clock: FakeClock
+) -> None:
+    for name, state in (("r1", "done"), ("r2", "stopped"), ("r3", "failed"), ("r4", "stopped")):
+        clock.sleep(60)
+        runs.finish(ended(made(clock, name), clock, state))  # type: ignore[arg-type]
+        if name == "r2":
+            assert [run.id for run in runs.latest()] == ["r2"]
+    assert [run.id for run in runs.latest()] == ["r3"]
+    runs.finish(ended(made(clock, "r5"), clock))
+    assert [run.id for run in runs.latest()] == ["r5"]
+
+
+def test_texts_that_are_no_utf8_are_kept_as_well(runs: RunLog, clock: FakeClock) -> None:
+    run = dataclasses.replace(ended(made(clock), clock, "failed"), message="no \udcff.qcow2")
+    runs.finish(run)
+    assert runs.latest()[0].message == "no \\udcff.qcow2"
+
+
 def test_facts_are_kept_and_forgotten(runs: RunLog) -> None:
     runs.set_fact("alarm rpo u1", "raised")
     runs.set_fact("ping", "ok")
