@@ -105,6 +105,8 @@ class Machine:
             self._tools.progress.stage("tearing the drill down")
         try:
             self._up.close()
+        except Interrupted:
+            raise
         except DrvmError as problem:
             self._warnings.append(f"not all of it could be removed: {problem.message}")
         self._tools.trace("torn-down")

@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 
 from drvm.core.clock import Clock
-from drvm.core.errors import DrvmError, Locked, RestoreError
+from drvm.core.errors import DrvmError, Interrupted, Locked, RestoreError
 from drvm.core.files import write_durably
 from drvm.core.progress import Trace, no_trace
 from drvm.host.model import Host
@@ -132,8 +132,17 @@ def tear_down(host: Host, directory: Path, trace: Trace = no_trace) -> list[str]
     the caller holds its lock, and ``host`` is the one that is noted.
 
     May be called again. Each part is tried, whatever became of the others; the directory stays
-    if one of the others does. Returns a line for each part that could not be removed.
+    if one of the others does. Returns a line for each part that could not be removed. A SIGTERM
+    in the middle, which comes once, is raised again behind a second try.
     """
+    try:
+        return _tear_down(host, directory, trace)
+    except (Interrupted, KeyboardInterrupt):
+        _tear_down(host, directory, trace)
+        raise
+
+
+def _tear_down(host: Host, directory: Path, trace: Trace) -> list[str]:
     name = directory.name
     problems = []
     try:
@@ -141,12 +150,16 @@ def tear_down(host: Host, directory: Path, trace: Trace = no_trace) -> list[str]
         if domain is not None:
             domain.destroy()
             trace("machine-ended")
+    except Interrupted:
+        raise
     except DrvmError as problem:
         problems.append(f"the machine {name} could not be ended: {problem.message}")
     try:
         if name in host.network_names():
             host.destroy_network(name)
             trace("network-destroyed")
+    except Interrupted:
+        raise
     except DrvmError as problem:
         problems.append(f"the network {name} could not be destroyed: {problem.message}")
     note = noted(directory)
@@ -154,6 +167,8 @@ def tear_down(host: Host, directory: Path, trace: Trace = no_trace) -> list[str]
         if not problems and note is not None and note.pool:
             clear(host, FoundLease(note.pool, note.token, b"", ()))
             trace("volumes-removed")
+    except Interrupted:
+        raise
     except DrvmError as problem:
         problems.append(f"the volumes of {name} could not be removed: {problem.message}")
     if not problems and host.places is not None:

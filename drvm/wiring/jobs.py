@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from drvm.backup.plan import BackupPlan, plan_backup
 from drvm.backup.run import Backup, BackupResult
 from drvm.config.policies import PolicyConfig
-from drvm.core.errors import DrvmError, UsageError
+from drvm.core.errors import DrvmError, Interrupted, UsageError
 from drvm.core.findings import Finding
 from drvm.core.ids import new_point_id
 from drvm.core.progress import Progress, Trace, no_trace
@@ -158,19 +158,22 @@ def take_imported_point(
     return _take_files(wiring, name, engine, progress, trace)
 
 
-def finish_leftovers(wiring: Wiring, hosts: Sequence[Host] | None = None) -> list[Finding]:
-    """Put every guest of the hosts, or of these, back that a killed process left half-way, and
-    remove what killed drills and boots left; a finding for each, ``ok`` where nothing is left to
-    do. Raises what makes a whole host unreachable."""
+def finish_leftovers(wiring: Wiring, host: Host) -> list[Finding]:
+    """Put every guest of the host back that a killed process left half-way, and remove what killed
+    drills and boots left; a finding for each, ``ok`` where nothing is left to do. Raises what makes
+    the whole host unreachable."""
+    done = [_finding(recovered) for recovered in recover(wiring.parts(host))]
+    return done + sweep_drills(wiring, host) + sweep_boots(wiring, host)
+
+
+def finish_elsewhere(wiring: Wiring) -> list[Finding]:
+    """The same of drills on hosts that the settings don't name."""
     done: list[Finding] = []
-    for host in wiring.hosts() if hosts is None else hosts:
-        for recovered in recover(wiring.parts(host)):
-            done.append(_finding(recovered))
-        done += sweep_drills(wiring, host)
-        done += sweep_boots(wiring, host)
     for uri in drilled_elsewhere(wiring):
         try:
             done += sweep_drills(wiring, wiring.host(uri))
+        except Interrupted:
+            raise
         except DrvmError as error:
             done.append(Finding(f"drills on {uri}", False, error.message, error.hint))
     return done

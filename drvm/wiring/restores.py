@@ -38,11 +38,10 @@ def half_restored(host: Host) -> list[LeftImage]:
     return [image for directory in _directories(host) for image in left_in(directory)]
 
 
-def remove_half_restored(wiring: Wiring) -> list[Finding]:
-    """All of them, of all hosts; a finding for each."""
+def remove_half_restored(host: Host) -> list[Finding]:
+    """All of them; a finding for each."""
     return [
         Finding(str(path), True, "a half-restored image was removed")
-        for host in wiring.hosts()
         for directory in _directories(host)
         for path in sweep_partial(directory, all_of_them=True)
     ]
@@ -53,15 +52,14 @@ def half_filled(wiring: Wiring, host: Host) -> tuple[FoundLease, ...]:
     return LeaseObserver(host, wiring.clock).look(pools_of(host))
 
 
-def remove_half_filled(wiring: Wiring) -> list[Finding]:
-    """What dead restores have left on all hosts; waits where it takes time to tell the dead from
-    the living. A finding for each."""
+def remove_half_filled(wiring: Wiring, host: Host) -> list[Finding]:
+    """What dead restores have left; waits where it takes time to tell the dead from the living.
+    A finding for each."""
     done = []
-    for host in wiring.hosts():
-        for lease in LeaseObserver(host, wiring.clock).wait(pools_of(host)):
-            if lease.dead:
-                removed = ", ".join(clear(host, lease)) or "its lease"
-                done.append(Finding(f"restore in pool {lease.pool}", True, f"removed {removed}"))
+    for lease in LeaseObserver(host, wiring.clock).wait(pools_of(host)):
+        if lease.dead:
+            removed = ", ".join(clear(host, lease)) or "its lease"
+            done.append(Finding(f"restore in pool {lease.pool}", True, f"removed {removed}"))
     return done
 
 

@@ -84,7 +84,7 @@ class Scene:
                 listing = self.machine.virsh("domblklist", *filter(None, [inactive]))
                 assert ".drvm-" not in listing
         assert [p.name for p in self.machine.directory.iterdir() if ".drvm-" in p.name] == []
-        assert finish_leftovers(self.wiring) == []
+        assert [finish_leftovers(self.wiring, host) for host in self.wiring.hosts()] == [[]]
 
     def assert_written(self, target: str) -> None:
         """Of a machine that is off."""
@@ -326,7 +326,7 @@ def test_a_libvirtd_that_stays_away_is_told_and_what_is_left_is_put_right_when_i
             scene.machine.io("vda", "write -P 77 8M 3M", "flush")
         assert "drvm doctor --fix" in raised.value.hint
         libvirtd.come_back()
-        assert [finding.ok for finding in finish_leftovers(wiring)] == [True]
+        assert [finding.ok for finding in finish_leftovers(wiring, *wiring.hosts())] == [True]
         scene.assert_at_home()
         scene.machine.io("vda", "read -P 77 8M 3M")
         scene.methods()

@@ -21,6 +21,8 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 class DrillHost:
     uri: str = "qemu:///system"
     fail: dict[str, BaseException] = field(default_factory=dict)
+    once: dict[str, BaseException] = field(default_factory=dict)
+    """As ``fail``, for the next such call alone."""
     agent: Callable[[], object] = lambda: None
     answer: Callable[[Any], GuestCommandResult] = lambda _: GuestCommandResult(0, b"42\n", b"")
     agent_answers: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -36,6 +38,8 @@ class DrillHost:
 
     def did(self, call: str) -> None:
         self.calls.append(call)
+        if call in self.once:
+            raise self.once.pop(call)
         if call in self.fail:
             raise self.fail[call]
 

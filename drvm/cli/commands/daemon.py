@@ -16,7 +16,8 @@ from drvm.cli.jobs import doing_of
 from drvm.cli.opening import opened
 from drvm.config.settings import Settings
 from drvm.core.clock import Clock
-from drvm.core.errors import DrvmError, StoreUnreachable, UsageError
+from drvm.core.errors import DrvmError, Interrupted, StoreUnreachable, UsageError
+from drvm.core.findings import Finding
 from drvm.daemon.duties import Duties
 from drvm.daemon.gathering import Gathering
 from drvm.daemon.loop import Service, Setup
@@ -29,7 +30,7 @@ from drvm.web.access import read_token
 from drvm.web.app import make_app
 from drvm.web.server import Dashboard
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.jobs import finish_leftovers
+from drvm.wiring.jobs import finish_elsewhere, finish_leftovers
 from drvm.wiring.telling import pings_of, ways_of
 
 log = logging.getLogger("drvm.daemon")
@@ -192,8 +193,14 @@ def _recover(wiring: Wiring) -> None:
     """A host that does not answer, or a machine that can't be put back, keeps nobody waiting."""
     for uri in wiring.settings.host_uris:
         try:
-            for done in finish_leftovers(wiring, [wiring.host(uri)]):
-                level = logging.INFO if done.ok else logging.ERROR
-                log.log(level, "%s: %s", done.name, done.detail)
+            _log(finish_leftovers(wiring, wiring.host(uri)))
+        except Interrupted:
+            raise
         except DrvmError as error:
             log.error("%s: leftovers could not be looked for: %s", uri, error.message)
+    _log(finish_elsewhere(wiring))
+
+
+def _log(findings: list[Finding]) -> None:
+    for done in findings:
+        log.log(logging.INFO if done.ok else logging.ERROR, "%s: %s", done.name, done.detail)

@@ -16,7 +16,7 @@ from drvm.chunker.kernel import KERNEL
 from drvm.cli.invocation import DONE, Invocation
 from drvm.cli.opening import opened
 from drvm.cli.output import Column
-from drvm.core.errors import DrvmError, RestoreError, StoreError, UnknownVm
+from drvm.core.errors import DrvmError, Interrupted, RestoreError, StoreError, UnknownVm
 from drvm.core.findings import Finding
 from drvm.core.units import format_bytes
 from drvm.host.model import Host
@@ -29,7 +29,7 @@ from drvm.wiring.assembly import Wiring
 from drvm.wiring.drills import drilled_elsewhere, find_drill_leftovers
 from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.instant import boot_findings
-from drvm.wiring.jobs import finish_leftovers, fold_back
+from drvm.wiring.jobs import finish_elsewhere, finish_leftovers, fold_back
 from drvm.wiring.probing import kept_probe, probe_store
 from drvm.wiring.restores import (
     dead_servers,
@@ -77,7 +77,7 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
     findings = [*_tools(), *_modules(), *_packages(), Finding("kernel", True, KERNEL.name)]
     with opened(invocation) as wiring:
         if fix:
-            findings += _guarded("repair", lambda: _repair(wiring))
+            findings += _repair(wiring)
         for vm in fold:
             findings += _guarded(f"fold {vm}", functools.partial(_fold, wiring, vm))
         findings += dead_servers()
@@ -103,6 +103,8 @@ def _words(finding: Finding) -> str:
 def _guarded(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return look()
+    except Interrupted:
+        raise
     except DrvmError as error:
         return [Finding(name, False, error.message, error.hint)]
 
@@ -215,9 +217,18 @@ def _fold(wiring: Wiring, vm: str) -> list[Finding]:
 
 
 def _repair(wiring: Wiring) -> list[Finding]:
-    done = [*finish_leftovers(wiring), *end_dead_servers(wiring)]
-    done += [*remove_half_restored(wiring), *remove_half_filled(wiring)]
+    """A host that is away keeps none of the others waiting."""
+    done = end_dead_servers(wiring)
+    for uri in wiring.settings.host_uris:
+        done += _guarded(f"host {uri}", functools.partial(_repair_host, wiring, uri))
+    done += finish_elsewhere(wiring)
     return [replace(one, name=f"repair {one.name}") for one in done]
+
+
+def _repair_host(wiring: Wiring, uri: str) -> list[Finding]:
+    host = wiring.host(uri)
+    done = finish_leftovers(wiring, host)
+    return done + remove_half_restored(host) + remove_half_filled(wiring, host)
 
 
 def _store(wiring: Wiring) -> list[Finding]:

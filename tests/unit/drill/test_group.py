@@ -211,3 +211,14 @@ def test_points_of_the_newest_group_that_has_all_members_are_taken(stage: Stage)
     assert chosen(points, "a") == [4]
     assert chosen(points, "abc") == [4, 5]
     assert chosen(points, "c") == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
+def test_a_signal_while_a_group_is_taken_down_ends_the_command_when_all_is_gone(
+    stage: Stage, error: type[BaseException]
+) -> None:
+    """It raises once, wherever the program is; nobody may swallow it."""
+    stage.host.once["destroy-network"] = error("ended by SIGTERM")
+    with pytest.raises(error):
+        run(stage, group(stage, "a"))
+    assert stage.is_clean()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from defusedxml.ElementTree import fromstring
 
-from drvm.core.errors import AgentError, DamageFound, HostError
+from drvm.core.errors import AgentError, DamageFound, HostError, Interrupted
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.command import CommandCheck
 from drvm.drill.plan import DrillPlan
@@ -261,3 +261,15 @@ def test_a_machine_that_had_to_begin_with_an_empty_tpm_says_so(make: Callable[..
     tpm = "<tpm><backend type='emulator' version='2.0'/></tpm></devices>"
     stage = make(definition=DEFINITION.replace("</devices>", tpm))
     assert any("what its TPM holds" in line for line in drill(stage).not_proven)
+
+
+@pytest.mark.parametrize("step", ["destroy", "destroy-network"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
+def test_a_signal_while_it_is_taken_down_ends_the_command_when_all_is_gone(
+    stage: Stage, step: str, error: type[BaseException]
+) -> None:
+    """It raises once, wherever the program is; nobody may swallow it."""
+    stage.host.once[step] = error("ended by SIGTERM")
+    with pytest.raises(error):
+        drill(stage)
+    assert stage.is_clean()

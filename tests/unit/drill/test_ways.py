@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drvm.core.errors import ProcessFailed, RestoreError
+from drvm.core.errors import DrvmError, Interrupted, ProcessFailed, RestoreError
 from drvm.core.process import Output
 from drvm.drill import ways
 from drvm.drill.checks import malware
@@ -88,18 +88,18 @@ def test_the_network_is_joined_only_where_a_check_needs_it() -> None:
 class Scanner:
     """Implements ``Processes.run``: ends like this, and keeps what it was asked for."""
 
-    def __init__(self, end: Output | ProcessFailed) -> None:
+    def __init__(self, end: Output | DrvmError) -> None:
         self.end = end
         self.argv: Sequence[str] = ()
 
     def run(self, argv: Sequence[str], **_: object) -> Output:
         self.argv = argv
-        if isinstance(self.end, ProcessFailed):
+        if isinstance(self.end, DrvmError):
             raise self.end
         return self.end
 
 
-def scan(end: Output | ProcessFailed, tmp_path: Path) -> tuple[Any, Scanner]:
+def scan(end: Output | DrvmError, tmp_path: Path) -> tuple[Any, Scanner]:
     scanner: Any = Scanner(end)
     domain: Any = DrilledDomain(DrillHost(), "m")
     exports = Exports(tmp_path / "socket", ("vda", "vdb"))
@@ -134,3 +134,10 @@ def test_without_the_points_disks_there_is_no_scan() -> None:
     domain: Any = DrilledDomain(DrillHost(), "m")
     found = SCAN.attempt(GuestUnderTest(domain))
     assert (found.passed, found.final) == (False, True)
+
+
+def test_a_signal_during_a_scan_ends_the_command_and_says_nothing_of_the_disks(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Interrupted):
+        scan(Interrupted("ended by SIGTERM"), tmp_path)
