@@ -16,6 +16,9 @@ from drvm.report.model import DrillResult
 
 RpoWord = Literal["met", "missed", "never", "no-target", "unknown"]
 
+CLOCK_TOLERANCE = dt.timedelta(minutes=5)
+"""How far the clocks of two hosts may differ before "in the future" means something."""
+
 DAYS_SHOWN = 42
 """How many days of points a VM's picture shows."""
 
@@ -127,7 +130,7 @@ class ReportInput(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     unreachable: tuple[tuple[str, str], ...] = ()
 
     def drills_of(self, vm_uuid: str) -> tuple[DrillResult, ...]:
-        """The latest first."""
+        """The latest first; those of a clock that was wrong, which began in the future, last."""
         return self._by_vm.get(vm_uuid, ())
 
     def latest_first(self) -> tuple[DrillResult, ...]:
@@ -135,7 +138,12 @@ class ReportInput(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @functools.cached_property
     def _latest_first(self) -> tuple[DrillResult, ...]:
-        return tuple(sorted(self.drills, key=lambda drill: (drill.started, drill.id), reverse=True))
+        now = self.generated + CLOCK_TOLERANCE
+
+        def order(drill: DrillResult) -> tuple[bool, dt.datetime, str]:
+            return drill.started <= now, drill.started, drill.id
+
+        return tuple(sorted(self.drills, key=order, reverse=True))
 
     @functools.cached_property
     def _by_vm(self) -> Mapping[str, tuple[DrillResult, ...]]:

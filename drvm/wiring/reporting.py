@@ -20,6 +20,7 @@ from drvm.core.text import printable
 from drvm.core.threads import mapped
 from drvm.core.units import MIB
 from drvm.report.input import (
+    CLOCK_TOLERANCE,
     DAYS_SHOWN,
     CheckRow,
     JobRow,
@@ -271,13 +272,12 @@ def _jobs(due: _DueTimes, runs: Sequence[Run], points: Sequence[Point]) -> Itera
         if schedule is None:
             continue
         mine = [run for run in runs if run.job == job]
-        good = max((run.started for run in mine if run.state in _GOOD), default=None)
+        done = [run.started for run in mine if run.state in _GOOD]
+        good = max((began for began in done if began <= due.now + CLOCK_TOLERANCE), default=None)
         moment = due.of(schedule, time_zone)
         unknown = not mine and (oldest is None or moment is None or oldest >= moment)
-        tried = good is None and any(
-            run.state != "stopped" or (moment is not None and run.started >= moment) for run in mine
-        )
-        if unknown or tried:
+        stopped = any(r.state == "stopped" and r.started >= (moment or due.now) for r in mine)
+        if unknown or stopped or any(run.state in ("failed", "lost") for run in mine):
             moment = None
         behind = None
         if job in copies and good is not None:

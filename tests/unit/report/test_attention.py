@@ -61,6 +61,12 @@ def test_drills_that_fail_one_after_the_other_are_one_concern_since_the_first() 
     assert "http 80" in concern.text
 
 
+def test_a_drill_of_a_clock_that_was_wrong_hides_no_failure() -> None:
+    ahead = make_drill(id="2", started=NOW + 3650 * DAY)
+    failed = make_drill(id="1", started=NOW, passed=False, rto_seconds=None)
+    assert [c.key for c in concerns_of(ahead, failed)] == ["drill uuid-web1"]
+
+
 def test_a_drill_over_its_rto_target_is_a_warning() -> None:
     (concern,) = concerns_of(make_drill(rto_seconds=1000.0))
     assert (concern.kind, concern.severity) == ("drill", "warning") and "RTO" in concern.text

@@ -254,6 +254,7 @@ def test_failures_of_machines_that_go_together_are_told(tmp_path: Path, cheap_ke
         ("done", HOUR, False),
         ("done", 3 * DAY, True),
         ("failed", 3 * DAY, False),  # told by that
+        ("done", -400 * DAY, True),  # of a clock that was wrong
         ("stopped", HOUR, False),
         ("stopped", 3 * DAY, True),
     ],
