@@ -119,7 +119,8 @@ def test_a_scanner_that_finds_nothing_passes_and_proves_no_boot(tmp_path: Path) 
     [
         (ProcessFailed("x", code=1, stdout=b"vda1/bad: EICAR"), "vda1/bad: EICAR"),
         (ProcessFailed("x", code=NOT_MOUNTED, stderr=b"no kernel"), "could not be mounted"),
-        (ProcessFailed("scan did not end within 3600 s"), "did not end within"),
+        (ProcessFailed("setpriv did not end within 3600 s"), "scan did not end within"),
+        (ProcessFailed("setpriv wrote more than 4194304 bytes"), "no more than what it finds"),
     ],
 )
 def test_whatever_else_a_scan_ends_with_fails_once(
