@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ _REFUSALS = frozenset(
         libvirt.VIR_ERR_INTERNAL_ERROR,  # such as too few PCI slots
     }
 )
+_OF_DEVICES = Path("/proc/sys/net/ipv4/conf")
+_BY_ROUTE_ONLY = "1"
 _FIRMWARE = re.compile(r'"filename":"(?P<path>/[^"\\]+)","node-name":"libvirt-pflash0-storage"')
 
 
@@ -187,7 +190,17 @@ class LibvirtHost:
         return libvirt_xml.bridges(found)
 
     def create_network(self, network_xml: str) -> None:
-        self._connection.call(lambda c: c.networkCreateXML(network_xml), repeatable=False)
+        def create(connection: Any) -> str:
+            made = connection.networkCreateXML(network_xml)
+            try:
+                return str(made.bridgeName())
+            except libvirt.libvirtError:  # it has none
+                return ""
+
+        bridge = self._connection.call(create, repeatable=False)
+        if bridge and not self.remote:
+            with contextlib.suppress(OSError):  # not root's: the host's own setting holds
+                (_OF_DEVICES / bridge / "rp_filter").write_text(_BY_ROUTE_ONLY)
 
     def network_bridge(self, name: str) -> str:
         return str(

@@ -115,6 +115,8 @@ def test_a_network_lives_until_it_is_destroyed(host: LibvirtHost) -> None:
     host.create_network(f"<network><name>{name}</name></network>")
     try:
         assert name in host.network_names()
+        (setting,) = Path("/proc/sys/net/ipv4/conf", host.network_bridge(name)).glob("rp_filter")
+        assert setting.read_text() == "1\n", "the host answers no machine there"
     finally:
         host.destroy_network(name)
         host.destroy_network(name)
