@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from drvm.core.clock import Clock
@@ -12,6 +13,7 @@ from drvm.core.ids import new_point_id
 from drvm.drill import room as rooms
 from drvm.drill.place import drill_name
 from drvm.drill.plan import DrillPlan, DrillRequest, Look, plan_machine, room_problems
+from drvm.drill.ways import needed
 from drvm.host.model import Host
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
@@ -54,6 +56,10 @@ class GroupPlan:
     def machines(self) -> tuple[DrillPlan, ...]:
         return tuple(machine for stage in self.stages for machine in stage.machines)
 
+    def alike(self, plan: DrillPlan) -> tuple[str, ...]:
+        """The other machines that had an address of this one's, when their points were taken."""
+        return tuple(m.vm for m in self.machines if m is not plan and _had(m) & _had(plan))
+
 
 def plan_group(
     repository: Repository,
@@ -78,6 +84,7 @@ def plan_group(
             machines.append(plan)
         planned.append(StagePlan(tuple(machines), stage.wait_s))
     every = [machine for stage in planned for machine in stage.machines]
+    found += _same_cards(every)
     found += room_problems(host, every, look, clock)
     if found:
         raise PreflightFailed(f"the group can't be drilled on {host.uri}", problems=found)
@@ -114,6 +121,26 @@ def points_of_group(points: Sequence[Point], vms: Sequence[str]) -> dict[str, Po
             if mine.keys() == wanted:
                 whole = mine
     return whole or latest
+
+
+def _same_cards(machines: Sequence[DrillPlan]) -> Iterator[str]:
+    """In the one network of the group, what asks one of two such machines may be answered by the
+    other. Harmless where nothing is asked over the network."""
+    owners: dict[str, list[DrillPlan]] = {}
+    for machine in machines:
+        for card in machine.cards:
+            owners.setdefault(card.mac, []).append(machine)
+    for mac, mine in owners.items():
+        if len(mine) > 1 and any("network" in needed(machine.checks) for machine in mine):
+            names = " and ".join(machine.vm for machine in mine)
+            yield (
+                f"{names} have the same MAC address, {mac}: in one network neither "
+                "can be told from the other; leave one out, or their checks over the network"
+            )
+
+
+def _had(plan: DrillPlan) -> set[IPv4Address | IPv6Address]:
+    return {a.ip for card in plan.cards for a in card.had if not a.is_link_local}
 
 
 def _check(stages: Sequence[StageRequest], requests: Sequence[DrillRequest]) -> None:

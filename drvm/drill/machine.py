@@ -34,11 +34,12 @@ _MAX_POINT_WARNINGS = 20
 @dataclass(frozen=True, slots=True)
 class Member:
     """What a machine is in its group. ``stage`` counts from 1; ``one_instant``: the points of all
-    its machines were taken together."""
+    its machines were taken together; ``alike``: the others that had an address of this one's."""
 
     group: str
     stage: int
     one_instant: bool
+    alike: tuple[str, ...] = ()
 
 
 Exporting = Callable[[Manifest], AbstractContextManager[Exports]]

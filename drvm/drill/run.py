@@ -127,7 +127,7 @@ class _Group:
             self._clock.sleep(min(1.0, left_s))
 
     def _machine(self, plan: DrillPlan, stage: int) -> Machine:
-        member = Member(self._plan.id, stage, self._plan.one_instant)
+        member = Member(self._plan.id, stage, self._plan.one_instant, self._plan.alike(plan))
         return Machine(
             plan, self._tools, begun_s=self._begun_s, plan_s=self._plan.plan_s, member=member
         )

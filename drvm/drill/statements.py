@@ -30,6 +30,11 @@ class Membership(Protocol):
     @property
     def one_instant(self) -> bool: ...
 
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """The others that had an address of this one's."""
+        ...
+
 
 def data_proven(plan: DrillPlan, written_bytes: int) -> str:
     count = len(plan.images)
@@ -63,6 +68,12 @@ def _not_proven(plan: DrillPlan, group: Membership | None) -> Iterator[str]:
         yield (
             "that the machines of its group fit together: their points are not of one instant, "
             "as there is no consistency group that has them all"
+        )
+    if group is not None and group.alike and "network" in needed(plan.checks):
+        names = ", ".join(printable(name, 60) for name in group.alike[:_MAX_LISTED])
+        yield (
+            f"that it was this machine that answered over the network: {names} had an address of "
+            "its, and all were in one network"
         )
     if point.consistency in _CONSISTENCY:
         yield _CONSISTENCY[point.consistency]

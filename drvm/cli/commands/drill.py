@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +12,24 @@ from drvm.cli.invocation import Invocation
 from drvm.cli.opening import check_place, chosen_point, good_points, opened, tell_foreign
 from drvm.cli.views import show_drills
 from drvm.config.fields import host_uri_problem
-from drvm.core.errors import DrillFailed, UsageError
+from drvm.config.policies import PolicyConfig
+from drvm.core.errors import (
+    DrillFailed,
+    DrvmError,
+    HostError,
+    ObjectDamaged,
+    ObjectMissing,
+    PreflightFailed,
+    RepositoryError,
+    RestoreError,
+    UsageError,
+)
 from drvm.core.text import printable
 from drvm.core.units import format_bytes, format_seconds
 from drvm.drill.group import GroupPlan
 from drvm.drill.plan import DrillPlan
 from drvm.report.html import html_report
+from drvm.repository.points import Point
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.drills import (
     Carried,
@@ -31,6 +44,8 @@ from drvm.wiring.drills import (
 from drvm.wiring.reporting import gather_report, latest_runs
 
 _MOST_AT_ONCE = 64
+_OF_ONE = (RestoreError, HostError, RepositoryError, ObjectMissing, ObjectDamaged)
+"""What keeps one machine from being drilled, and hardly all of them."""
 
 
 @click.command("drill")
@@ -97,11 +112,13 @@ def command(
         raise UsageError(f"--to {problem}")
     wish = DrillWish(method, host_uri, virt_type)
     with opened(invocation) as wiring:
-        plans = _plans(invocation, wiring, points, policy, wish, due=due)
+        plans, refused = _plans(invocation, wiring, points, policy, wish, due=due)
         if dry_run:
-            _show_plans(invocation, plans)
+            if plans or not refused:
+                _show_plans(invocation, plans)
+            _end(invocation, [], refused)
             return
-        if not plans:
+        if not plans and not refused:
             _show(invocation, [], wiring.report_path("none"))
             return
         with invocation.progress() as progress:
@@ -111,7 +128,7 @@ def command(
             report = (report_path or wiring.report_path(results[-1].id)).absolute()
             _write_report(wiring, report)
             _show(invocation, done, report)
-    _end(invocation, done)
+    _end(invocation, done, refused)
 
 
 def _plans(
@@ -122,8 +139,9 @@ def _plans(
     wish: DrillWish,
     *,
     due: bool,
-) -> list[Plan]:
-    """Those that are named, each by itself; then those of the policy; or what is owed."""
+) -> tuple[list[Plan], list[DrvmError]]:
+    """Those that are named, each by itself; then those of the policy; or what is owed. And why
+    machines of policies can't be drilled, which keeps the others waiting no longer."""
     if due and (points or policy):
         raise UsageError("--due says by itself what is to be drilled")
     if not (due or policy or points):
@@ -136,22 +154,39 @@ def _plans(
         for point in {point.id: point for point in named}.values()
     ]
     if policy is None and not due:
-        return plans
+        return plans, []
     good = good_points(invocation, wiring.repository())
     if due:
-        for one in owed(wiring, good):
-            plans += plan_policy(wiring, one.policy, one.points, wish)
-        return plans
-    chosen = wiring.settings.policy_named(policy or "")
-    mine = points_by_policy(wiring, good).get(chosen.name, ())
-    if not mine:
-        raise UsageError(
-            f"policy {policy!r} covers no VM that has points",
-            hint="drvm vms shows the policy of each VM",
-        )
-    for point in {point.manifest.vm_uuid: point for point in mine}.values():
-        tell_foreign(invocation, wiring, point)
-    return plans + plan_policy(wiring, chosen, mine, wish)
+        wanted = [(one.policy, one.points) for one in owed(wiring, good)]
+    else:
+        chosen = wiring.settings.policy_named(policy or "")
+        mine = points_by_policy(wiring, good).get(chosen.name, ())
+        if not mine:
+            raise UsageError(
+                f"policy {policy!r} covers no VM that has points",
+                hint="drvm vms shows the policy of each VM",
+            )
+        for point in {point.manifest.vm_uuid: point for point in mine}.values():
+            tell_foreign(invocation, wiring, point)
+        wanted = [(chosen, mine)]
+    refused: list[DrvmError] = []
+    for one, its in wanted:
+        for some in _apart(one, its):
+            try:
+                plans += plan_policy(wiring, one, some, wish)
+            except _OF_ONE as error:
+                refused.append(error)
+    return plans, refused
+
+
+def _apart(policy: PolicyConfig, points: Sequence[Point]) -> list[Sequence[Point]]:
+    """What can be drilled without the rest."""
+    if policy.drill is not None and policy.drill.stages:
+        return [points]
+    machines: dict[str, list[Point]] = {}
+    for point in points:
+        machines.setdefault(point.manifest.vm_uuid, []).append(point)
+    return [*machines.values()]
 
 
 def _write_report(wiring: Wiring, path: Path) -> None:
@@ -168,13 +203,14 @@ def _show(invocation: Invocation, done: list[Carried], report: Path) -> None:
     show_drills(invocation.output, results, report)
 
 
-def _end(invocation: Invocation, done: list[Carried]) -> None:
+def _end(invocation: Invocation, done: list[Carried], refused: list[DrvmError]) -> None:
     """Raises ``DrillFailed``, or the first error of a drill that has no result."""
     results = [result for one in done for result in one.results]
     failed = [result.vm for result in results if not result.passed]
-    errors = [one.error for one in done if one.error is not None]
+    errors = refused + [one.error for one in done if one.error is not None]
     for error in errors if failed else errors[1:]:
-        words = f"{error.message}{': ' if error.hint else ''}{error.hint}"
+        problems = error.problems if isinstance(error, PreflightFailed) else ()
+        words = ": ".join(filter(None, (error.message, "; ".join(problems), error.hint)))
         invocation.stderr.write(f"drvm: error: {printable(words, 1000)}\n")
     if failed:
         raise DrillFailed(

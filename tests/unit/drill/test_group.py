@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from ipaddress import ip_interface
 from typing import Any
 
 import msgspec
@@ -14,11 +15,16 @@ from drvm.core.clock import rfc3339
 from drvm.core.errors import AgentError, HostError, Interrupted, PreflightFailed, UsageError
 from drvm.core.ids import new_point_id
 from drvm.core.progress import NoProgress
+from drvm.drill import plan as planning
 from drvm.drill.checks.agent import AgentCheck
+from drvm.drill.checks.base import Card, Check
+from drvm.drill.checks.tcp import TcpCheck
 from drvm.drill.group import GroupPlan, StageRequest, plan_group, points_of_group
+from drvm.drill.machine import Member
 from drvm.drill.plan import DrillRequest
 from drvm.drill.room import RESERVE_BYTES, Room
 from drvm.drill.run import run_group
+from drvm.drill.statements import not_proven
 from drvm.report.model import DrillResult, decode_drill, encode_drill
 from drvm.repository.points import Point
 from tests.unit.drill.conftest import Stage
@@ -26,14 +32,20 @@ from tests.unit.drill.conftest import Stage
 UUIDS = {name: f"11111111-2222-4333-8444-55555555555{n}" for n, name in enumerate("abcd")}
 
 
-def group(stage: Stage, *names: str, wait_s: float = 0.0, **changes: Any) -> GroupPlan:
+def group(
+    stage: Stage,
+    *names: str,
+    wait_s: float = 0.0,
+    checks: tuple[Check, ...] = (AgentCheck(),),
+    **changes: Any,
+) -> GroupPlan:
     """A plan of stages: each of ``names`` is one, with a machine for each letter."""
     stages = [
         StageRequest(
             tuple(
                 DrillRequest(
                     point_of(stage, name, **changes),
-                    (AgentCheck(),),
+                    checks,
                     boot_timeout_s=60.0,
                     directory=stage.directory,
                 )
@@ -222,3 +234,29 @@ def test_a_signal_while_a_group_is_taken_down_ends_the_command_when_all_is_gone(
     with pytest.raises(error):
         run(stage, group(stage, "a"))
     assert stage.is_clean()
+
+
+def test_machines_of_one_mac_address_are_refused_where_one_is_asked_over_the_network(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of one would be taken for the other's."""
+    monkeypatch.setattr(planning, "way_problems", lambda *_, **__: ())
+    with pytest.raises(PreflightFailed) as caught:
+        group(stage, "a", "b", checks=(TcpCheck(22),))
+    (problem,) = caught.value.problems
+    assert problem.startswith("a and b have the same MAC address")
+    assert group(stage, "a", "b").machines
+
+
+def test_of_machines_that_had_one_address_it_is_not_proven_which_one_answered(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = iter(("02:00:00:00:00:01", "02:00:00:00:00:02"))
+    had = (ip_interface("10.0.0.5/24"), ip_interface("fe80::1/64"))
+    monkeypatch.setattr(planning, "way_problems", lambda *_, **__: ())
+    monkeypatch.setattr(planning, "cards_of", lambda *_: (Card(next(cards), had),))
+    plan = group(stage, "a", "b", checks=(TcpCheck(22),))
+    one, other = plan.machines
+    assert (plan.alike(one), plan.alike(other)) == (("b",), ("a",))
+    said = not_proven(one, Member(plan.id, 1, True, plan.alike(one)))
+    assert any("answered over the network: b had an address" in line for line in said)
