@@ -37,6 +37,8 @@ _REFUSALS = frozenset(
 )
 _OF_DEVICES = Path("/proc/sys/net/ipv4/conf")
 _BY_ROUTE_ONLY = "1"
+"""Of ``rp_filter``: a host takes packets for any address it has from any device, also from one
+without an address, unless it looks where their senders are reached. Linux's ip-sysctl.rst."""
 _FIRMWARE = re.compile(r'"filename":"(?P<path>/[^"\\]+)","node-name":"libvirt-pflash0-storage"')
 
 

@@ -336,10 +336,7 @@ class Host(Protocol):
         ...
 
     def create_network(self, network_xml: str) -> None:
-        """A transient network: gone when it is destroyed or libvirtd's host restarts. Where the
-        host has no address on it, it takes nothing from there: for addresses that it has elsewhere
-        it would answer, too, unless it looks where senders are reached (``rp_filter`` of Linux's
-        ip-sysctl.rst, which is off by default; seen). On other hosts theirs holds."""
+        """A transient network: gone when it is destroyed or libvirtd's host restarts."""
         ...
 
     def network_bridge(self, name: str) -> str:
