@@ -129,6 +129,8 @@ class Service:
             if self._told_to_reload:
                 self._told_to_reload = False
                 self._read_anew()
+                if self._told_to_stop:
+                    break
             soonest = self.engine.look()
             if self.engine.jumps != jumps:
                 jumps = self.engine.jumps

@@ -60,26 +60,48 @@ class FleetWatch:
         self._view: View | None = None
         self._looked_s = 0.0
         self._told: tuple[str, ...] = ()
+        self._looking = threading.Lock()
+        self._closed = False
 
     def view(self) -> View:
         """Raises what the repository raises."""
+        with self._looking:
+            try:
+                return self._viewed()
+            finally:
+                if self._closed:
+                    self._let_go()
+
+    def _viewed(self) -> View:
         now_s = self._clock.monotonic_s()
-        if self._view is None or now_s - self._looked_s >= EVERY_S:
-            self._view = self._look()
+        view = self._view
+        if view is None or now_s - self._looked_s >= EVERY_S:
+            view = self._view = self._look()
             self._looked_s = now_s
             if self._tells:
-                self._tell(self._view.fleet)
-        return self._view
+                self._tell(view.fleet)
+        return view
 
     def forget(self) -> None:
         """Somebody knows that the next look would see something else."""
         self._view = None
 
     def close(self) -> None:
+        """A look that is under way closes what it has when it ends."""
+        self._closed = True
+        if self._looking.acquire(timeout=1.0):
+            try:
+                self._let_go()
+            finally:
+                self._looking.release()
+
+    def _let_go(self) -> None:
         for watch in self._watches:
             watch.end()
-        if self._hosts is not None:
-            self._hosts.close()
+        self._watches = []
+        hosts, self._hosts, self._wiring = self._hosts, None, None
+        if hosts is not None:
+            hosts.close()
         self._stored.close()
 
     def _look(self) -> View:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 VERSION = 1
+READ_S = 1.0
 BUSY_S = 5.0
 """How long another process's write is waited for: no transaction calls anything."""
 
@@ -100,11 +102,32 @@ def open_file(path: Path) -> Database:
     return Database(connection, path, inode)
 
 
-def in_memory() -> sqlite3.Connection:
+def in_memory(path: Path | None) -> sqlite3.Connection:
+    """With what the file at ``path`` says, as far as it can be read, and as it is to be if its disk
+    is full or read-only: the last runs of all jobs, those that run, and all facts."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     transaction(connection, _prepare)
+    if path is not None:
+        with contextlib.suppress(sqlite3.Error, OSError):
+            transaction(connection, lambda db: _read_from(path, db))
     return connection
+
+
+_READ = {
+    "SELECT * FROM latest": "INSERT INTO latest VALUES (?, ?, ?, ?)",
+    "SELECT * FROM facts": "INSERT INTO facts VALUES (?, ?)",
+    "SELECT * FROM runs WHERE state='running' OR id IN (SELECT ended_id FROM latest)": (
+        "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    ),
+}
+
+
+def _read_from(path: Path, db: sqlite3.Connection) -> None:
+    url = f"file:{quote(str(path))}?mode=ro"
+    with contextlib.closing(sqlite3.connect(url, uri=True, timeout=READ_S)) as file:
+        for read, write in _READ.items():
+            db.executemany(write, file.execute(read))
 
 
 def transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], _T]) -> _T:

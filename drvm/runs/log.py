@@ -46,6 +46,20 @@ _INSERT = (
 _T = TypeVar("_T")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seeded:
+    """The states of runs, and facts, that memory began with: the file has them."""
+
+    runs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def of(db: sqlite3.Connection) -> _Seeded:
+        runs = {row["id"]: row["state"] for row in db.execute("SELECT id, state FROM runs")}
+        facts = {row["key"]: row["value"] for row in db.execute("SELECT key, value FROM facts")}
+        return _Seeded(runs, facts)
+
+
 class RunLog:
     """Any thread may call anything. Close it, or use it as a context manager."""
 
@@ -56,6 +70,7 @@ class RunLog:
         self._lock = threading.Lock()
         self._file: database.Database | None = None
         self._memory: sqlite3.Connection | None = None
+        self._seeded = _Seeded()
         self._try_again_s = -TRY_AGAIN_S
         self._finished = 0
         self._problem: str | None = None
@@ -180,7 +195,8 @@ class RunLog:
                     self._problem = f"{self._path} can't be used: {error}"
                     self._let_go()
             if self._memory is None:
-                self._memory = database.in_memory()
+                self._memory = _memory_of(self._path)
+                self._seeded = _Seeded.of(self._memory)
             return database.transaction(self._memory, work)
 
     def _let_go(self) -> None:
@@ -207,11 +223,21 @@ class RunLog:
             self._file = database.open_file(self._path)
             self._problem = None
         if self._memory is not None:
-            kept = self._memory
-            database.transaction(self._file.connection, lambda db: _copy(kept, db))
+            kept, seeded = self._memory, self._seeded
+            database.transaction(self._file.connection, lambda db: _copy(kept, seeded, db))
             self._memory.close()
             self._memory = None
         return database.transaction(self._file.connection, work)
+
+
+def _memory_of(path: Path) -> sqlite3.Connection:
+    memory = database.in_memory(path)
+    try:
+        _runs(memory.execute("SELECT * FROM runs"))
+    except sqlite3.DatabaseError:  # nothing that was read may ever be an error
+        memory.close()
+        return database.in_memory(None)
+    return memory
 
 
 def _key(job: str, vm_uuid: str) -> str:
@@ -242,15 +268,21 @@ def _note_latest(db: sqlite3.Connection, run: Run) -> None:
     )
 
 
-def _copy(kept: sqlite3.Connection, db: sqlite3.Connection) -> None:
-    """What came while the file was away."""
+def _copy(kept: sqlite3.Connection, seeded: _Seeded, db: sqlite3.Connection) -> None:
+    """What came while the file was away; what others wrote meanwhile stays."""
+    now = _Seeded.of(kept)
     for row in kept.execute("SELECT * FROM runs ORDER BY ended, started").fetchall():
         run = _run(row)
+        if seeded.runs.get(run.id) == run.state:
+            continue
         _put(db, run, row["owner"])
         if run.ended is not None:
             _note_latest(db, run)
-    for row in kept.execute("SELECT key, value FROM facts").fetchall():
-        db.execute("INSERT OR REPLACE INTO facts (key, value) VALUES (?, ?)", tuple(row))
+    for key, value in now.facts.items():
+        if seeded.facts.get(key) != value:
+            db.execute("INSERT OR REPLACE INTO facts (key, value) VALUES (?, ?)", (key, value))
+    for key in seeded.facts.keys() - now.facts.keys():
+        db.execute("DELETE FROM facts WHERE key=?", (key,))
 
 
 def _trim(db: sqlite3.Connection, now: dt.datetime) -> None:

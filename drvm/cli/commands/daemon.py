@@ -147,7 +147,10 @@ class _Daemon:
             if _value(settings, name) != _value(before.settings, name):
                 log.warning("%s changes only when the daemon is started again", name)
         self._now = self._in_force(settings)
-        before.close()
+        try:
+            before.close()
+        except Exception:  # the new one is in force, and the old one must not stay in its place
+            log.exception("what the config before had open can't be closed: this is a bug")
         self._now.postman.start()
         return self._now.setup()
 

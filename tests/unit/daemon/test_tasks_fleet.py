@@ -123,3 +123,26 @@ def test_what_can_not_be_reached_is_told_and_asked_again(
     told = [record.getMessage() for record in caplog.records]
     assert told == ["no route", "no policy protects db1"]
     world.watch.close()
+
+
+def test_what_is_closed_while_it_opens_leaves_nothing_open(vault: Vault, host: Counted) -> None:
+    opening, goes_on, is_open = threading.Event(), threading.Event(), [0]
+
+    @contextlib.contextmanager
+    def slowly(world: World) -> Iterator[Any]:
+        opening.set()
+        assert goes_on.wait(LIMIT_S)
+        is_open[0] += 1
+        with world.opened() as wiring:
+            yield wiring
+        is_open[0] -= 1
+
+    world = World(vault, FakeClock(), host)
+    watch = FleetWatch(lambda: slowly(world), world.clock)
+    looking = threading.Thread(target=watch.view)
+    looking.start()
+    assert opening.wait(LIMIT_S)
+    watch.close()
+    goes_on.set()
+    looking.join(LIMIT_S)
+    assert is_open == [0] and watch._watches == []

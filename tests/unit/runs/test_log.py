@@ -222,6 +222,36 @@ def test_a_full_disk_in_the_middle_of_a_run_is_no_error(
         assert runs.problem is None
 
 
+def test_while_nothing_can_be_written_what_the_file_says_is_known(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = database.transaction
+
+    def full(connection: sqlite3.Connection, work: object) -> object:
+        if connection.execute("PRAGMA database_list").fetchone()[2]:
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(connection, work)  # type: ignore[arg-type]
+
+    path = tmp_path / "runs.db"
+    with RunLog(path, clock) as runs, RunLog(path, clock) as other:
+        runs.finish(ended(made(clock, "r1"), clock))
+        runs.finish(ended(made(clock, "r2", job="drill a"), clock, "failed"))
+        for key in ("alarms", "outbox", "seen"):
+            runs.set_fact(key, "1")
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "transaction", full)
+            runs.set_fact("outbox", "2")
+            runs.set_fact("seen", None)
+            assert [run.id for run in runs.latest()] == ["r1", "r2"]
+            assert runs.last_good("backup a", "u1") is not None
+            assert runs.facts() == {"alarms": "1", "outbox": "2"}
+        clock.sleep(log.TRY_AGAIN_S)
+        other.set_fact("alarms", "3")
+        other.finish(ended(made(clock, "r3", job="drill a"), clock))
+        assert runs.facts() == {"alarms": "3", "outbox": "2"} and runs.problem is None
+        assert [run.id for run in runs.latest()] == ["r1", "r3"]
+
+
 def test_a_file_that_somebody_deletes_is_made_anew(
     runs: RunLog, clock: FakeClock, tmp_path: Path
 ) -> None:
