@@ -12,7 +12,7 @@ from drvm.core.clock import parse_rfc3339
 from drvm.core.errors import CaptureError, HostError, UnknownVm
 from drvm.core.threads import mapped
 from drvm.drill.place import is_drill_name
-from drvm.host.model import Domain, Host
+from drvm.host.model import Domain, DomainState, Host
 from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.schedule.rpo import Rpo, rpo_state
@@ -152,22 +152,25 @@ def survey(
     by_uuid: dict[str, list[Point]] = {}
     for point in points:
         by_uuid.setdefault(point.manifest.vm_uuid, []).append(point)
-    there = {seen.uuid: seen for seen in look.seen}
+    there: dict[str, Seen] = {}
+    for seen in look.seen:  # a migration may leave it defined, and off, where it came from
+        if seen.uuid not in there or (_is_on(seen) and not _is_on(there[seen.uuid])):
+            there[seen.uuid] = seen
     fleet = []
     for uuid in there.keys() | by_uuid.keys():
         mine = by_uuid.get(uuid, [])
         last = mine[-1] if mine else None
-        seen = there.get(uuid)
-        choice = seen.choice if seen is not None else policies.of(mine[-1].manifest)
+        found = there.get(uuid)
+        choice = found.choice if found is not None else policies.of(mine[-1].manifest)
         policy = choice.policy
         created = parse_rfc3339(last.manifest.created) if last is not None else None
         fleet.append(
             FleetVm(
-                name=seen.name if seen is not None else mine[-1].manifest.vm,
+                name=found.name if found is not None else mine[-1].manifest.vm,
                 uuid=uuid,
-                host=seen.host if seen is not None else None,
-                state=seen.state if seen is not None else _absent(look, mine[-1]),
-                engine=seen.engine if seen is not None else None,
+                host=found.host if found is not None else None,
+                state=found.state if found is not None else _absent(look, mine[-1]),
+                engine=found.engine if found is not None else None,
                 policy=policy.name if policy is not None else None,
                 doubt=choice.doubt,
                 points=len(mine),
@@ -176,6 +179,10 @@ def survey(
             )
         )
     return tuple(sorted(fleet, key=lambda vm: (vm.name, vm.uuid)))
+
+
+def _is_on(seen: Seen) -> bool:
+    return seen.state in (DomainState.RUNNING.value, DomainState.PAUSED.value)
 
 
 def _absent(look: Look, last: Point) -> str | None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any, cast
 
 from drvm.config.load import parse_config
 from drvm.host.model import DomainState, Host
-from drvm.wiring.fleet import look_at_all
+from drvm.wiring.fleet import Look, Seen, look_at_all, survey
+from drvm.wiring.selection import Choice, PointPolicies
 from tests.fakes.chain_host import FakeDomain, FakeHost
 
 CONFIG = b"""
@@ -43,3 +45,14 @@ def test_every_vm_has_the_engine_that_its_policy_and_its_state_ask_for() -> None
         "old1": ("pull", "its external snapshot upgrade must stay as it is"),
         "web1": ("external", "it is running"),
     }
+
+
+def test_a_machine_that_two_hosts_have_is_where_it_runs() -> None:
+    policies = parse_config(CONFIG, "config.yaml", {}).policies
+    runs = Seen("db1", "1", "qemu+ssh://kvm1/system", "running", Choice(policies[0]))
+    left = Seen("db1", "1", "qemu+ssh://kvm2/system", "shutoff", Choice())
+    for seen in ((runs, left), (left, runs)):
+        look = Look(seen)
+        known = PointPolicies(policies, look.by_uuid, (), lambda _: b"")
+        (vm,) = survey(look, (), known, dt.datetime(2026, 11, 23, tzinfo=dt.UTC))
+        assert (vm.host, vm.policy, vm.doubt) == (runs.host, "careful", "")
