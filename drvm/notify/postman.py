@@ -162,6 +162,8 @@ class Courier(_Telling):
             self._wake.set()
 
     def look(self) -> bool:
+        with _changing:  # a look that began under an older config may put something in, too
+            self._outbox = outbox.decode(self._facts.fact(KEY + self.name))
         message = self._outbox.due(self._clock.now())
         if message is None:
             return False

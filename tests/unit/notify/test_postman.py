@@ -114,6 +114,17 @@ def test_what_an_older_config_is_still_telling_neither_loses_nor_brings_back_any
     new.stop()
 
 
+def test_what_a_look_begun_under_an_older_config_found_is_told_by_the_newer_one() -> None:
+    facts, way = Facts(), Slow()
+    way.let.set()
+    older, newer = make_postman(facts, way), make_postman(facts, way)
+    older.stop()
+    older.tell([make_message()])
+    (courier,) = newer._couriers
+    courier.look()
+    assert len(way.told) == 1 and not newer.outboxes()["slow"].pending
+
+
 def test_a_failure_to_tell_is_logged_once_without_secrets_and_stands_in_the_outbox(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
