@@ -141,7 +141,7 @@ class FleetWatch:
 
     def _tell(self, fleet: Fleet) -> None:
         """What has changed, once."""
-        bare = [vm.name for vm in fleet.vms if vm.host is not None and vm.policy is None]
+        bare = [vm.name for vm in fleet.vms if vm.host and not vm.policy and not vm.doubt]
         words = [f"no policy protects {name}" for name in bare]
         words += [f"{error.message}" for _, error in fleet.away]
         for line in words:

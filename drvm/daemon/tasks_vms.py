@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -70,13 +71,37 @@ class VmWork:
 
     def _back_up(self, job: str, policy: PolicyConfig, vm: Member, progress: Progress) -> Outcome:
         options = BackupOptions.of(policy, vm.name)
-
-        def work() -> Result:
-            with self.open_wiring() as wiring, leased(wiring, [vm.uuid], progress) as renewing:
-                return _result(vm.name, take_point(wiring, vm.uuid, options, renewing, uri=vm.host))
-
         hooks = Hooks(policy.hooks, self.processes)
-        return hooks.around(vm.subject(job), progress, work).told()
+        with self._leased([vm.uuid], progress) as (opened, renewing):
+
+            def work() -> Result:
+                taken = take_point(opened(), vm.uuid, options, renewing, uri=vm.host)
+                return _result(vm.name, taken)
+
+            return hooks.around(vm.subject(job), renewing, work).told()
+
+    @contextlib.contextmanager
+    def _leased(
+        self, uuids: Sequence[str], progress: Progress
+    ) -> Iterator[tuple[Callable[[], Wiring], Progress]]:
+        """Raises ``Locked``, before any hook: nobody's application is to stop for what is only put
+        off. What else fails is raised by the function that it gives, so that hooks hear of it."""
+        with contextlib.ExitStack() as stack:
+            renewing, failure = progress, None
+            try:
+                wiring = stack.enter_context(self.open_wiring())
+                renewing = stack.enter_context(leased(wiring, uuids, progress))
+            except Locked:
+                raise
+            except DrvmError as error:
+                failure = error
+
+            def opened() -> Wiring:
+                if failure is not None:
+                    raise failure
+                return wiring
+
+            yield opened, renewing
 
     def _back_up_group(
         self, job: str, policy: PolicyConfig, vms: tuple[Member, ...], progress: Progress
@@ -85,29 +110,16 @@ class VmWork:
         hooks = Hooks(policy.hooks, self.processes)
         results: dict[str, Result] = {}
         begun: list[Member] = []
-        try:
-            for vm in vms:
-                begun.append(vm)
-                hooks.before(vm.subject(job), progress)
-            results = self._take_group(policy, vms, progress)
-        except DrvmError as error:
-            results = {vm.uuid: Result(failure=error) for vm in begun}
-        after = [(vm, hooks.after(vm.subject(job), results[vm.uuid])) for vm in begun]
+        with self._leased([vm.uuid for vm in vms], progress) as (opened, renewing):
+            try:
+                for vm in vms:
+                    begun.append(vm)
+                    hooks.before(vm.subject(job), renewing)
+                results = _take_group(opened(), policy, vms, renewing)
+            except DrvmError as error:
+                results = {vm.uuid: Result(failure=error) for vm in begun}
+            after = [(vm, hooks.after(vm.subject(job), results[vm.uuid])) for vm in begun]
         return _together(after)
-
-    def _take_group(
-        self, policy: PolicyConfig, vms: tuple[Member, ...], progress: Progress
-    ) -> dict[str, Result]:
-        uuids = [vm.uuid for vm in vms]
-        with self.open_wiring() as wiring, leased(wiring, uuids, progress) as renewing:
-            taken = take_group(
-                wiring, uuids, lambda vm: BackupOptions.of(policy, vm), renewing, uri=vms[0].host
-            )
-        found = zip(vms, taken, strict=True)
-        return {
-            vm.uuid: Result(failure=made) if isinstance(made, DrvmError) else _result(vm.name, made)
-            for vm, (_, made) in found
-        }
 
     def _drill(self, policy: PolicyConfig, uuids: frozenset[str], progress: Progress) -> Outcome:
         results: list[DrillResult] = []
@@ -122,6 +134,23 @@ class VmWork:
                 foreign += [words for words in told if words]
                 results += carry_out(wiring, plan, progress)
         return _drilled(results, foreign)
+
+
+def _take_group(
+    wiring: Wiring, policy: PolicyConfig, vms: tuple[Member, ...], progress: Progress
+) -> dict[str, Result]:
+    taken = take_group(
+        wiring,
+        [vm.uuid for vm in vms],
+        lambda vm: BackupOptions.of(policy, vm),
+        progress,
+        uri=vms[0].host,
+    )
+    found = zip(vms, taken, strict=True)
+    return {
+        vm.uuid: Result(failure=made) if isinstance(made, DrvmError) else _result(vm.name, made)
+        for vm, (_, made) in found
+    }
 
 
 def _drilled(results: Sequence[DrillResult], foreign: Sequence[str]) -> Outcome:

@@ -12,7 +12,13 @@ import pytest
 
 from drvm.config.load import parse_config
 from drvm.config.policies import PolicyConfig
-from drvm.core.errors import CaptureError, DrillFailed, Locked, ProcessFailed
+from drvm.core.errors import (
+    CaptureError,
+    DrillFailed,
+    Locked,
+    ProcessFailed,
+    StoreUnreachable,
+)
 from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.daemon import tasks_vms
@@ -118,3 +124,25 @@ def test_a_group_is_put_off_only_where_all_of_it_is_locked(
     with pytest.raises(Locked):
         none.group("backup together", policy(log), MEMBERS)(NoProgress())
     assert "after db2 stopped" in log.read_text()
+
+
+def test_no_hook_is_run_where_another_host_is_at_work_and_all_where_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    made = work(monkeypatch, [])
+    for problem in (Locked("kvm1 backs it up"), StoreUnreachable("no route")):
+
+        def refuse(*_: Any, problem: Exception = problem) -> Any:
+            raise problem
+
+        monkeypatch.setattr(tasks_vms, "leased", refuse)
+        for run in (
+            made.backup("backup together", policy(log), MEMBERS[0]),
+            made.group("backup together", policy(log), MEMBERS[:1]),
+        ):
+            with pytest.raises(type(problem)):
+                run(NoProgress())
+        if isinstance(problem, Locked):
+            assert not log.exists()
+    assert log.read_text().split() == ["before", "db1", "after", "db1", "failed"] * 2
