@@ -20,7 +20,8 @@ def _read_guest_address(value: object) -> str:
         found = ip_interface(value)
     except ValueError:
         raise ValueError(f"{value!r} is no address such as 192.0.2.7 or 192.0.2.7/24") from None
-    if found.is_loopback or found.is_multicast or found.is_unspecified:
+    ip = found.ip
+    if ip.is_loopback or ip.is_multicast or ip.is_unspecified:
         raise ValueError(f"{value} can't be the address of a guest")
     return value
 

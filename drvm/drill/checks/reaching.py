@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv6Interface, ip_interface
+from ipaddress import IPv6Interface, ip_interface, ip_network
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ from drvm.drill.checks.base import INTERFACE, Address, Attempt, Card, GuestUnder
 _TIMEOUT_S = 3
 _MAX_ENTRIES = 256
 _MAX_TEXT_CHARS = 80
+_THIS_HOST = ip_network("0.0.0.0/8")
 _NONE = (
     "no address of the guest is known: its agent tells none, and it has said nothing on its "
     "network; give the check its address"
@@ -79,8 +80,9 @@ def parse_address(text: str) -> Address | None:
         found = ip_interface(text.partition("%")[0] if "%" in text else text)
     except ValueError:
         return None
-    unusable = found.is_loopback or found.is_multicast or found.is_unspecified or found.is_reserved
-    return None if unusable else found
+    ip = found.ip  # of an interface's address, ipaddress says less: 0.0.0.0/0, ::1/64
+    unusable = ip.is_loopback or ip.is_multicast or ip.is_reserved or ip in _THIS_HOST
+    return None if unusable or ip.is_unspecified else found
 
 
 def _rank(address: Address) -> tuple[bool, bool]:

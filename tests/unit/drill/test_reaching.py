@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from drvm.drill.checks.base import Attempt, Card, Check, GuestUnderTest
 from drvm.drill.checks.http import HttpCheck
-from drvm.drill.checks.reaching import address_of, addresses_of, cards_told
+from drvm.drill.checks.reaching import address_of, addresses_of, cards_told, parse_address
 from drvm.drill.checks.script import ScriptCheck
 from drvm.drill.checks.tcp import TcpCheck
 from drvm.drill.ways import cards_of
@@ -52,6 +52,13 @@ def guest(wire: FakeWire | None, answer: Any = None, had: tuple[Any, ...] = ()) 
 def test_what_the_agent_says_of_the_machines_own_cards_comes_first() -> None:
     found = addresses_of(guest(FakeWire(told=(HAD,)), INTERFACES, (HAD,)))
     assert [str(a) for a in found] == ["192.0.2.7/24", "2001:db8::7/64", "fe80::1/64"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0/0", "0.0.0.5/24", "127.0.0.1/8", "::1/64", "::/0", "::ffff:127.0.0.1/96"]
+)
+def test_an_address_that_would_lead_to_ourselves_is_none_of_a_guest(text: str) -> None:
+    assert parse_address(text) is None
 
 
 def test_without_an_agent_what_was_heard_on_the_network_comes_first() -> None:
