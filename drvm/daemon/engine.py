@@ -217,9 +217,7 @@ class Engine:
                 del self._asked[identity]
                 run = dataclasses.replace(run, started=now)
                 chosen.append(_Running(task, run, Told(self._stop), now_s))
-        for key in self._queue.waiting():
-            if slots.full:
-                break
+        for key in () if slots.full else self._queue.waiting():
             task = self._tasks[key]
             if not slots.fits(task):
                 continue
@@ -284,13 +282,15 @@ class Engine:
                 self._take_out(running)
         if given_up:
             return
-        ended = dataclasses.replace(running.run, state="failed", message="this is a bug")
+        ended = None
         try:
             self._history.begin(running.run)
             ended = carry_out(running.task, running.run, running.told, self._clock)
             ended = self._patient(running.task, ended)
             self._history.finish(ended)
         finally:
+            if ended is None:
+                ended = dataclasses.replace(running.run, state="failed", message="this is a bug")
             self._ended(running, ended)
 
     def _patient(self, task: Task, run: Run) -> Run:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
+import functools
 import itertools
 import zoneinfo
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ MAX_PAST_FIRES = 1000
 _EPOCH = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
+@functools.lru_cache(1024)
 def expression_problem(expression: str) -> str | None:
     """What is wrong with a cron expression, for people; ``None`` if it fires now and then."""
     fields = expression.split()

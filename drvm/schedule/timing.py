@@ -73,6 +73,7 @@ class Retry:
 NO_RETRY = Retry(times=0)
 
 
+@functools.lru_cache(4096)
 def _fraction(subject: str, fire: dt.datetime) -> float:
     """From 0 to below 1: another one for each subject and each fire."""
     text = f"{subject}\0{fire.astimezone(dt.UTC).isoformat()}".encode()

@@ -135,6 +135,7 @@ def _decide_series(
     counted = [point for point, doubt in zip(points, doubts, strict=True) if doubt is None]
     rules = rules_of((counted or points)[-1])
     by_rules = _by_rules(counted, rules)
+    problem, fresh = now.problem, f"stored less than {format_seconds(settled.total_seconds())} ago"
     decisions = []
     for point, doubt in zip(points, doubts, strict=True):
         reasons = list(by_rules.get(point.id, ()))
@@ -146,10 +147,10 @@ def _decide_series(
             reasons.append(rules.doubt)
         elif rules.empty:
             reasons.append("no rules")
-        if now.problem is not None:
-            reasons.append(now.problem)
+        if problem is not None:
+            reasons.append(problem)
         if not reasons and now.store - point.stored < settled:
-            reasons.append(f"stored less than {format_seconds(settled.total_seconds())} ago")
+            reasons.append(fresh)
         kept, why = bool(reasons), tuple(reasons) or ("no rule keeps it",)
         decisions.append(Decision(point, kept, why, bool(rules.doubt)))
     return decisions

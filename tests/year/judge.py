@@ -106,19 +106,21 @@ class Judge:
     def not_caught_up(self) -> tuple[int, list[str]]:
         """What was owed when a daemon came back has begun soon after."""
         judged, found = 0, []
-        for up_s in self._world.downs:
-            for key, member in self._world.members.items():
+        for key, member in self._world.members.items():
+            fires, troubles = self.fires(member.timing), self._unquiet(member, after_s=0)
+            begun = [run.began_s for run in self._runs[key]]
+            latest = list(itertools.accumulate((run.began for run in self._runs[key]), max))
+            for up_s in () if member.blackout else self._world.downs:
                 by_s = up_s + member.late_s + 600
-                others = [t for t in self._unquiet(member, after_s=0) if t[1] > up_s + 1]
-                if member.blackout or by_s > self._end_s or _touches(others, up_s + 1, by_s):
+                others = [trouble for trouble in troubles if trouble[1] > up_s + 1]
+                if by_s > self._end_s or _touches(others, up_s + 1, by_s):
                     continue
-                fires, wall = self.fires(member.timing), self._wall(up_s)
+                wall = self._wall(up_s)
                 last = fires[bisect.bisect(fires, wall) - 1]
-                before = [run for run in self._runs[key] if run.began_s < up_s]
-                if not before or any(run.began >= last for run in before):
+                before = bisect.bisect_left(begun, up_s)
+                if not before or latest[before - 1] >= last:
                     continue  # begun before it went down: retries may stand
                 judged += 1
-                begun = [run.began_s for run in self._runs[key]]
                 if not _any_in(begun, up_s, by_s):
                     found.append(f"{key}: owed {last} at {wall}, and nothing began")
         return judged, found
