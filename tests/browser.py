@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = Path("/usr/bin/chromium")
 SCREENSHOTS = "DRVM_TEST_SCREENSHOTS"
-"""The variable that names the directory where pictures are kept; without it they go with the
-test's own temporary directory."""
+"""The variable that names the directory where pictures are kept; without it none are taken."""
 
 TIMEOUT_MS = 20_000
 DESKTOP = (1280, 900)
@@ -53,7 +52,7 @@ def chromium() -> Iterator[Browser]:
 class Pages:
     """The pages of one test, and what they did that they should not have."""
 
-    def __init__(self, browser: Browser, directory: Path) -> None:
+    def __init__(self, browser: Browser, directory: Path | None) -> None:
         self._browser = browser
         self._directory = directory
         self._contexts: list[BrowserContext] = []
@@ -93,8 +92,10 @@ class Pages:
         """Such a fault belongs to the test, and may come."""
         self._allowed.append(fault)
 
-    def picture(self, page: Page, name: str, *, whole: bool = True) -> Path:
-        """A PNG of the page, ``whole`` or what is in view."""
+    def picture(self, page: Page, name: str, *, whole: bool = True) -> Path | None:
+        """A PNG of the page, ``whole`` or what is in view; where pictures are kept."""
+        if self._directory is None:
+            return None
         path = self._directory / f"{name}.png"
         page.screenshot(path=path, full_page=whole, animations="disabled")
         return path
@@ -135,9 +136,10 @@ def sideways(page: Page) -> int:
 
 
 @pytest.fixture
-def browser_pages(chromium: Browser, tmp_path: Path) -> Iterator[Pages]:
-    directory = Path(os.environ.get(SCREENSHOTS) or tmp_path)
-    directory.mkdir(parents=True, exist_ok=True)
+def browser_pages(chromium: Browser) -> Iterator[Pages]:
+    directory = Path(kept) if (kept := os.environ.get(SCREENSHOTS)) else None
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
     pages = Pages(chromium, directory)
     try:
         yield pages

@@ -17,14 +17,18 @@ def served(tmp_path: Path, body: str) -> str:
     return path.as_uri()
 
 
-def test_a_silent_page_has_no_faults_and_its_picture_is_kept(
-    browser_pages: Pages, tmp_path: Path
-) -> None:
+def test_a_silent_page_has_no_faults(browser_pages: Pages, tmp_path: Path) -> None:
     page = browser_pages.open(served(tmp_path, "<h1>all is well</h1>"), size=PHONE)
     assert page.inner_text("h1") == "all is well"
     assert sideways(page) == 0
-    assert browser_pages.picture(page, "silent").read_bytes().startswith(b"\x89PNG")
     assert browser_pages.faults() == []
+
+
+def test_pictures_are_kept_where_they_are_wanted(browser_pages: Pages, tmp_path: Path) -> None:
+    page = browser_pages.open(served(tmp_path, "<h1>all is well</h1>"), size=PHONE)
+    assert Pages(browser_pages._browser, None).picture(page, "unwanted") is None
+    picture = Pages(browser_pages._browser, tmp_path).picture(page, "silent")
+    assert picture is not None and picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
