@@ -118,7 +118,9 @@ class Pages:
             running=self._running(uuid),
             of_vm=uuid,
             points=[
-                views.point_view(point, self._command, now, is_there=row.machine and not row.gone)
+                views.point_view(
+                    point, self._command, now, is_there=not row.gone, is_machine=row.machine
+                )
                 for point in points[:MAX_POINTS]
             ],
             points_left=max(0, len(points) - MAX_POINTS),

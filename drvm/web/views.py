@@ -79,8 +79,11 @@ def run_view(run: Run | RunRow, now: dt.datetime) -> RunView:
     return RunView(run, _MARKS.get(run.state, ("none", run.state)), max(took, 0.0), amount, page)
 
 
-def point_view(point: PointRow, command: str, now: dt.datetime, *, is_there: bool) -> PointView:
-    """``is_there``: the VM is on a host still, so that it would be replaced."""
+def point_view(
+    point: PointRow, command: str, now: dt.datetime, *, is_there: bool, is_machine: bool = True
+) -> PointView:
+    """``is_there``: the VM is on a host still, so that it would be replaced. Image files that were
+    stored by hand may have no definition, and come back as files."""
     shown = shlex.quote(point.id)
     name = point.vm if _PLAIN_NAME.fullmatch(point.vm) else "restored"
     lines = [
@@ -92,6 +95,8 @@ def point_view(point: PointRow, command: str, now: dt.datetime, *, is_there: boo
         ("Boot it at once, over the repository", f"boot {shown} --name {name}-now"),
         ("Look for single files", f"files ls {shown} /"),
     ]
+    if not is_machine:
+        lines = [("Restore its disks into a folder", f"restore {shown} --output {name}"), lines[-1]]
     commands = tuple(
         Command(words, f"{command} {text}", f"command-{number}-{point.id}")
         for number, (words, text) in enumerate(lines)

@@ -165,6 +165,16 @@ def test_a_vm_that_is_gone_is_restored_without_replacing_anything(
     assert f"{some_id(WEB1)} --start" in page and "--replace" not in page
 
 
+def test_image_files_come_back_as_files(
+    client: TestClient, daemon: FakeDaemon, clock: FakeClock
+) -> None:
+    daemon.vms = (msgspec.structs.replace(daemon.vms[0], machine=False),)
+    renewed(client, clock)
+    page = client.get(f"/vm/{WEB1}").text
+    assert f"drvm restore {some_id(WEB1)} --output web1" in page
+    assert "--replace" not in page and "drvm boot" not in page
+
+
 def test_a_command_is_safe_to_paste_whatever_the_vm_is_called(
     client: TestClient, daemon: FakeDaemon, clock: FakeClock
 ) -> None:
