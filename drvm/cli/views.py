@@ -9,7 +9,7 @@ from typing import Any
 
 from drvm.cli.output import Column, Output
 from drvm.core.text import printable
-from drvm.core.units import format_bytes, format_seconds
+from drvm.core.units import format_bytes, format_round_seconds, format_seconds
 from drvm.report.json_report import drill_fields
 from drvm.report.model import DrillResult
 from drvm.repository.manifest import Manifest
@@ -140,13 +140,22 @@ def show_drills(output: Output, results: Sequence[DrillResult], report: Path) ->
             output.table(columns, rows)
         if result.failure:
             output.line(f"  {result.failure}")
-        rto = "not reached" if result.rto_seconds is None else format_seconds(result.rto_seconds)
-        output.line(f"  RTO {rto}, RPO {format_seconds(result.rpo_seconds)}")
-    groups = {result.group: result.group_rto_seconds for result in results if result.group}
-    for group, seconds in groups.items():
-        rto = "not reached" if seconds is None else format_seconds(seconds)
-        output.line(f"group {group}: RTO {rto}")
+        rto = _against(result.rto_seconds, result.rto_target_seconds, met=result.rto_met)
+        rpo = _against(result.rpo_seconds, result.rpo_target_seconds, met=result.rpo_met)
+        output.line(f"  RTO {rto}, RPO {rpo}")
+    for result in {result.group: result for result in results if result.group}.values():
+        target, met = result.rto_target_seconds, result.group_rto_met
+        output.line(
+            f"group {result.group}: RTO {_against(result.group_rto_seconds, target, met=met)}"
+        )
     output.line(f"report: {report}")
+
+
+def _against(seconds: float | None, target: float | None, *, met: bool | None) -> str:
+    words = "not reached" if seconds is None else format_seconds(seconds)
+    if target is None:
+        return words
+    return f"{words} ({'target' if met else 'MISSED, target'} {format_round_seconds(target)})"
 
 
 def short_time(moment: str) -> str:

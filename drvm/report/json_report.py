@@ -15,6 +15,8 @@ def drill_fields(drill: DrillResult) -> dict[str, Any]:
     """What ``drvm drill --json`` prints for each drill (the caller adds ``report``)."""
     fields: dict[str, Any] = msgspec.to_builtins(drill)
     del fields["screenshot_png"], fields["format"]
+    for name in ("rto_met", "rpo_met", "group_rto_met"):  # null: no target
+        fields[name] = getattr(drill, name)
     return fields
 
 

@@ -81,6 +81,14 @@ class DrillResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return self.rto_seconds is not None and self.rto_seconds <= self.rto_target_seconds
 
     @property
+    def group_rto_met(self) -> bool | None:
+        """The same of its group, by this machine's target; ``None`` where it is in none."""
+        if not self.group or self.rto_target_seconds is None:
+            return None
+        taken = self.group_rto_seconds
+        return taken is not None and taken <= self.rto_target_seconds
+
+    @property
     def rpo_met(self) -> bool | None:
         if self.rpo_target_seconds is None:
             return None

@@ -90,6 +90,19 @@ def test_a_drill_has_the_fields_that_tools_rely_on() -> None:
     assert "screenshot_png" not in drill
 
 
+def test_what_missed_its_target_is_told_of_machine_and_group() -> None:
+    drill = make_drill(group="g1", stage=1, group_rto_seconds=318.0, rto_target_seconds=300.0)
+    output, stream = written(json_wanted=False)
+    show_drills(output, [drill], REPORT)
+    assert "RTO 3 min 32 s (target 5 min), RPO" in stream.getvalue()
+    assert "group g1: RTO 5 min 18 s (MISSED, target 5 min)" in stream.getvalue()
+    output, stream = written(json_wanted=True)
+    show_drills(output, [drill, make_drill(rto_target_seconds=None)], REPORT)
+    one, other = json.loads(stream.getvalue())["drills"]
+    assert (one["rto_met"], one["group_rto_met"]) == (True, False)
+    assert (other["rto_met"], other["group_rto_met"]) == (None, None)
+
+
 def test_a_drill_is_told_with_its_verdict_its_checks_and_its_times() -> None:
     output, stream = written(json_wanted=False)
     show_drills(output, [make_drill()], REPORT)
@@ -97,7 +110,7 @@ def test_a_drill_is_told_with_its_verdict_its_checks_and_its_times() -> None:
         "web1, point 9f86d081884c7d65: passed",
         "PASSED  CHECK   TOOK  FOUND",
         "yes     agent  4.1 s  answered",
-        "  RTO 3 min 32 s, RPO 3 h 00 min",
+        "  RTO 3 min 32 s (target 15 min), RPO 3 h 00 min (target 24 h)",
         "report: /srv/report.html",
     ]
 

@@ -231,12 +231,20 @@ def test_what_failed_is_unfolded_and_what_passed_is_not(
 def test_a_group_is_told_together_and_in_its_order(drill: Make, row: Make, report: Make) -> None:
     vms = tuple(row(vm=name, vm_uuid=name) for name in ("app", "db"))
     drills = [
-        drill(id=name, vm=name, vm_uuid=name, group="g1", stage=stage, group_rto_seconds=318.0)
+        drill(
+            id=name,
+            vm=name,
+            vm_uuid=name,
+            group="g1",
+            stage=stage,
+            group_rto_seconds=318.0,
+            rto_target_seconds=300.0,
+        )
         for name, stage in (("app", 1), ("db", 0))
     ]
     text = " ".join(Page(html_report(report(*drills, vms=vms))).text.split())
     assert "2 VMs together ✓ all passed" in text
-    assert "all recovered in 5 min 18 s · started in the order db, app" in text
+    assert "all recovered in 5 min 18 s (✗ target 5 min) · started in the order db, app" in text
 
 
 def test_many_concerns_of_one_sort_are_one_line_with_a_list(row: Make, report: Make) -> None:
