@@ -44,8 +44,9 @@ from drvm.wiring.drills import (
 from drvm.wiring.reporting import gather_report, latest_runs
 
 _MOST_AT_ONCE = 64
-_OF_ONE = (RestoreError, HostError, RepositoryError, ObjectMissing, ObjectDamaged)
-"""What keeps one machine from being drilled, and hardly all of them."""
+_OF_ONE = (RestoreError, HostError, RepositoryError, ObjectMissing, ObjectDamaged, UsageError)
+"""What keeps one machine from being drilled, and hardly all of them: also a point of image files
+alone, which is no machine."""
 
 
 @click.command("drill")

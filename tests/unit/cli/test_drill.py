@@ -10,7 +10,7 @@ import pytest
 
 from drvm.cli.commands import drill
 from drvm.config.load import parse_config
-from drvm.core.errors import PreflightFailed
+from drvm.core.errors import PreflightFailed, UsageError
 from drvm.wiring.drills import AS_CONFIGURED, Owed
 
 CONFIG = b"""
@@ -27,6 +27,8 @@ def point(vm: str) -> Any:
 
 def planned(_wiring: Any, _policy: Any, points: Any, _wish: Any) -> list[Any]:
     names = [point.id for point in points]
+    if "files" in names:
+        raise UsageError("point files is of image files without a VM")
     if "web1" in names:
         raise PreflightFailed("web1 can't be drilled on kvm1", problems=["too much memory"])
     return [",".join(names)]
@@ -36,7 +38,7 @@ def test_a_machine_that_can_not_be_drilled_keeps_no_other_from_its_drill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     due = [
-        Owed(EACH, (point("web1"), point("web2"), point("web1"))),
+        Owed(EACH, (point("web1"), point("files"), point("web2"), point("web1"))),
         Owed(SHOP, (point("db1"), point("db2"))),
     ]
     monkeypatch.setattr(drill, "good_points", lambda *_: ())
@@ -46,6 +48,8 @@ def test_a_machine_that_can_not_be_drilled_keeps_no_other_from_its_drill(
     invocation: Any = SimpleNamespace(stderr=io.StringIO())
     plans, refused = drill._plans(invocation, wiring, (), None, AS_CONFIGURED, due=True)
     assert plans == ["web2", "db1,db2"]
+    assert [type(error) for error in refused] == [PreflightFailed, UsageError]
+    del refused[1:]
     with pytest.raises(PreflightFailed, match="web1 can't be drilled"):
         drill._end(invocation, [], refused)
     assert invocation.stderr.getvalue() == ""
