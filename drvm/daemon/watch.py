@@ -27,7 +27,7 @@ from drvm.daemon.figures import job_figures, way_figures
 from drvm.daemon.task import ANSWERED
 from drvm.notify.outbox import Outbox
 from drvm.notify.postman import Postman
-from drvm.report.attention import Concern, attention
+from drvm.report.attention import Concern, attention, is_made_good
 from drvm.report.input import ReportInput
 from drvm.report.metrics import Figures, exposition
 from drvm.runs.model import Run
@@ -180,7 +180,7 @@ class Watch:
             # what is to be tried again, or was stopped, is not over
             of_run = alarm.key == f"failure {run.job} {run.vm_uuid}".rstrip()
             if of_run and run.state not in ("done", "warned"):
-                return True
+                return not is_made_good(self._report, run)
         if not self._report.unreachable or not alarm.vm_uuid:
             return False
         row = next((row for row in self._report.vms if row.vm_uuid == alarm.vm_uuid), None)

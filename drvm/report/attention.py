@@ -171,6 +171,8 @@ def _failed_run(report: ReportInput, run: RunRow) -> Iterator[Concern]:
         return
     if run.kind == "drill" and (run.result or _is_told_by_drills(report, run)):
         return
+    if is_made_good(report, run):
+        return
     safe = row.rpo_state in ("met", "no-target") if row is not None else run.kind != "check"
     together = f" of {run.vm}" if row is None and run.vm else ""
     yield Concern(
@@ -180,6 +182,15 @@ def _failed_run(report: ReportInput, run: RunRow) -> Iterator[Concern]:
         run.hint or "drvm run does it again; the daemon's log says more",
         run.ended or run.started, run.vm_uuid if row is not None else "",
     )  # fmt: skip
+
+
+def is_made_good(report: ReportInput, run: RunRow) -> bool:
+    """Whether the machine has a younger point than the backup that failed, which another host may
+    have made, or somebody by hand: then no run of this host need ever follow."""
+    if run.kind != "backup" or run.ended is None:
+        return False
+    points = (row.last_point_created for row in report.vms if row.vm_uuid == run.vm_uuid)
+    return any(at is not None and run.ended < at <= report.generated for at in points)
 
 
 def _is_told_by_drills(report: ReportInput, run: RunRow) -> bool:

@@ -164,6 +164,19 @@ def test_a_failure_is_over_when_it_is_done_and_not_while_it_is_tried_again(world
     assert world.look(4) == ["over failure backup nightly uuid-web1"]
 
 
+def test_a_failure_is_over_when_another_host_has_made_a_point(world: World) -> None:
+    now, hour = make_report().generated, dt.timedelta(hours=1)
+    run = RunRow(
+        job="backup nightly", kind="backup", vm="web1", vm_uuid="uuid-web1", host="kvm1",
+        started=now - 2 * hour, ended=now - hour, state="failed",
+    )  # fmt: skip
+    old, new = (make_row(last_point_created=at) for at in (now - 9 * hour, now))
+    world.report = make_report(runs=(run,), vms=(old,))
+    assert world.look() == ["raised failure backup nightly uuid-web1"]
+    world.report = make_report(runs=(run,), vms=(new,))
+    assert world.look(4) == ["over failure backup nightly uuid-web1"]
+
+
 def test_a_vm_that_has_just_joined_is_given_some_time_for_its_first_point(world: World) -> None:
     never = make_report(vms=(make_row(rpo_state="never", last_point=None),))
     world.report = never

@@ -103,6 +103,14 @@ def test_a_vm_that_is_gone_is_asked_about_for_a_month(days: int, count: int) -> 
     assert [concern.kind for concern in found] == ["unprotected"] * count
 
 
+def test_a_failed_backup_is_made_good_by_any_younger_point() -> None:
+    failed = run(ended=NOW - HOUR)
+    for created, count in ((NOW - DAY, 1), (NOW - HOUR / 2, 0), (NOW + DAY, 1)):
+        row = {"last_point_created": created}
+        assert len(concerns_of(row=row, runs=(failed,))) == count
+    assert len(concerns_of(row={"last_point_created": NOW}, runs=(run(kind="drill"),))) == 1
+
+
 def test_a_job_that_failed_for_good_says_why() -> None:
     (concern,) = concerns_of(row={}, runs=(run(),))
     assert (concern.kind, concern.severity) == ("failure", "warning")
