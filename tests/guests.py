@@ -103,6 +103,16 @@ class Guest:
                 assert _clock.monotonic_s() < deadline, f"{self.name}: {error}\n{tail}"
             _clock.sleep(0.1)
 
+    def wait_until_thawed(self, limit_s: float = 60.0) -> None:
+        """After a kill: the thaw watchdog, or libvirtd at the end of its snapshot, does it."""
+        deadline = _clock.monotonic_s() + limit_s
+        status = ""
+        while status != "thawed":
+            assert _clock.monotonic_s() < deadline, f"{self.name} is still {status or 'silent'}"
+            with contextlib.suppress(ProcessFailed):  # it is paused with its memory
+                status = str(self.agent("guest-fsfreeze-status"))
+            _clock.sleep(0.05)
+
     def remove(self) -> None:
         """Gone whatever state it is in; the disks stay."""
         with contextlib.suppress(ProcessFailed):

@@ -63,6 +63,7 @@ class History:
         step = self.random.choice(self.steps)
         self.told.append(step)
         self.kills.killed_backup(self.way, step, self.random.choice((0.0, 0.05, 0.2)))
+        self.kills.guest.wait_until_thawed()
         if self.random.random() < 0.5:
             self.write()
         if self.random.random() < 0.5:
