@@ -86,11 +86,13 @@ class Judge:
 
     def lost(self) -> tuple[int, list[str]]:
         """Each fire on a calm day has a run that begins soon after it, and a good one not long
-        after that. Also how many fires were judged."""
+        after that, or as many failed ones as its policy has tries. Also how many fires were
+        judged."""
         judged, found = 0, []
         for key, member in self._world.members.items():
             begun = [run.began_s for run in self._runs[key]]
             good = [run.began_s for run in self._good.get(key, [])]
+            failed = [run.began_s for run in self._runs[key] if run.state == "failed"]
             unquiet = self._unquiet(member)
             for fire, at_s in self._happened(member):
                 by_s = at_s + member.late_s + RETRIES_S
@@ -100,7 +102,9 @@ class Judge:
                 if not _any_in(begun, at_s, at_s + member.late_s):
                     found.append(f"{key}: nothing began for {fire}")
                 elif not _any_in(good, at_s, by_s):
-                    found.append(f"{key}: nothing good for {fire}")
+                    tries = bisect.bisect(failed, by_s) - bisect.bisect_left(failed, at_s)
+                    if tries <= member.retry.times:
+                        found.append(f"{key}: nothing good for {fire} after {tries} tries")
         return judged, found
 
     def not_caught_up(self) -> tuple[int, list[str]]:
