@@ -45,7 +45,7 @@ _FILES = (
 
 
 def man_page() -> str:
-    context = click.Context(program, info_name="drvm")
+    context = click.Context(program, info_name="drvm", **program.context_settings)
     lines = [
         '.\\" Made by python -m drvm.cli.manpage: change the help of the verbs instead.',
         f'.TH DRVM 1 "" "drvm {_text(__version__)}" "User Commands"',

@@ -169,10 +169,17 @@ def test_a_libvirt_that_does_not_answer_is_told_before_anything_is_written(
 ) -> None:
     env = {"LIBVIRT_DEFAULT_URI": "qemu+tcp://127.0.0.1:9/system"}
     with unchanged(appliance.directory / "store"):
-        for arguments in (("backup", protected.name), ("vms",)):
-            refused(
-                appliance, *arguments, code=1, says="no connection to", hint="libvirtd", env=env
-            )
+        refused(
+            appliance,
+            *("backup", protected.name),
+            code=1,
+            says="no connection to",
+            hint="libvirtd",
+            env=env,
+        )
+        told = appliance.drvm("vms", env=env, expect=3)
+    assert "unreachable" in told.out
+    assert "no connection to" in told.err and "does libvirtd listen there" in told.err
 
 
 def test_a_target_that_does_not_fit_is_refused_before_the_first_byte(

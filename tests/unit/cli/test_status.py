@@ -34,7 +34,7 @@ NO_MACHINES = (
     "<node><cpu><mhz>1000</mhz><model>x</model><active>1</active><nodes>1</nodes>"
     "<sockets>1</sockets><cores>1</cores><threads>1</threads></cpu><memory>1048576</memory></node>"
 )
-NOW = SystemClock().now()
+_now = SystemClock().now
 
 
 class Appliance:
@@ -193,7 +193,7 @@ def test_what_runs_is_shown_with_how_far_it_is(appliance: Appliance, seen: Any) 
     seen(make_report())
     run = Run(
         "r1", "backup nightly", "backup", "web1", "uuid-web1", "kvm1", None,
-        NOW - dt.timedelta(minutes=4),
+        _now() - dt.timedelta(minutes=4),
     )  # fmt: skip
     with appliance.record() as record:
         record.begin(run)
@@ -209,8 +209,8 @@ def test_what_runs_is_shown_with_how_far_it_is(appliance: Appliance, seen: Any) 
 def note_daemon(appliance: Appliance, owner: str, looked_s_ago: float) -> None:
     looked = Looked(
         owner=owner,
-        started=NOW - dt.timedelta(days=1),
-        looked=NOW - dt.timedelta(seconds=looked_s_ago),
+        started=_now() - dt.timedelta(days=1),
+        looked=_now() - dt.timedelta(seconds=looked_s_ago),
     )
     with appliance.record() as record:
         record.set_fact(LOOKED, msgspec.json.encode(looked).decode())
@@ -240,7 +240,7 @@ def test_a_daemon_that_should_be_there_and_is_not_is_told(
 
 def test_a_way_by_which_nobody_can_be_told_is_a_warning(appliance: Appliance, seen: Any) -> None:
     seen(make_report())
-    box = Outbox(failure="no route", failing_since=NOW - dt.timedelta(hours=1), failed=7)
+    box = Outbox(failure="no route", failing_since=_now() - dt.timedelta(hours=1), failed=7)
     with appliance.record() as record:
         record.set_fact("notify.chat", outbox.encode(box))
         record.set_fact("notify.of-an-older-config", outbox.encode(box))

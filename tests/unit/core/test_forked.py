@@ -27,10 +27,19 @@ def test_the_work_is_done_as_nobody() -> None:
     assert said == b"(65534, 65534, 65534) (65534, 65534, 65534) []"
 
 
-def test_work_that_does_not_end_is_ended() -> None:
+def test_work_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    children = []
+
+    def fork() -> int:
+        children.append(_fork())
+        return children[-1]
+
+    _fork = os.fork
+    monkeypatch.setattr(os, "fork", fork)
     assert forked(_never, limit_s=0.3, max_bytes=9) is None
+    (child,) = children
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(child, os.WNOHANG)
 
 
 def _never() -> bytes:

@@ -172,6 +172,7 @@ def test_what_does_not_stop_is_named_and_not_waited_for(
     start: Callable[..., Started], history: RunLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "STOP_S", 0.5)
+    before = set(threading.enumerate())
     begun, free = threading.Event(), threading.Event()
 
     def deaf(_: Progress) -> Outcome:
@@ -186,9 +187,8 @@ def test_what_does_not_stop_is_named_and_not_waited_for(
         assert [run.state for run in history.latest()] == ["stopped"] and history.running() == ()
     finally:
         free.set()
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread():
-                thread.join(LIMIT_S)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(LIMIT_S)
 
 
 def test_a_source_that_fails_leaves_what_it_said_before(
