@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import select
@@ -85,10 +86,10 @@ class Processes(Protocol):
         max_output_bytes: int = MAX_OUTPUT_BYTES,
         beat: Callable[[], None] | None = None,
     ) -> Output:
-        """Run to the end. Raises ``ProcessFailed`` on any other exit than 0, on a missing
-        program, when the time is up and on too much output. Where its time is up, or we are
-        interrupted, its process group gets SIGTERM, and SIGKILL if that does not help. ``beat`` is
-        called many times a second meanwhile, and interrupts by raising."""
+        """Run to the end. Raises ``ProcessFailed`` on any other exit than 0, on a program that is
+        missing or can't be run, when the time is up and on too much output. Where its time is up,
+        or we are interrupted, its process group gets SIGTERM, and SIGKILL if that does not help.
+        ``beat`` is called many times a second meanwhile, and interrupts by raising."""
         ...
 
     def spawn(
@@ -252,6 +253,11 @@ def _start(
         raise ProcessFailed(
             f"{argv[0]} is not installed", hint="drvm doctor lists the packages that are needed"
         ) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        is_script = error.errno in (errno.EACCES, errno.ENOEXEC)
+        hint = "chmod +x, and for a script a first line such as #!/bin/sh" if is_script else ""
+        raise ProcessFailed(f"{argv[0]} can't be run: {reason}", hint=hint) from None
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

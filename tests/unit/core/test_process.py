@@ -38,6 +38,20 @@ def test_a_missing_program_is_named() -> None:
         SystemProcesses().run(["no-such-program"], timeout_s=30)
 
 
+def test_a_program_that_can_not_be_run_is_named_with_the_reason(tmp_path: Path) -> None:
+    program = tmp_path / "hook"
+    program.write_text("echo no first line that names a shell\n")
+    program.chmod(0o600)
+    with pytest.raises(ProcessFailed, match="hook can't be run: permission denied"):
+        SystemProcesses().run([str(program)], timeout_s=30)
+    program.chmod(0o700)
+    with pytest.raises(ProcessFailed, match="hook can't be run: exec format error") as caught:
+        SystemProcesses().spawn([str(program)])
+    assert "#!" in caught.value.hint
+    with pytest.raises(ProcessFailed, match="can't be run: not a directory"):
+        SystemProcesses().run([f"{program}/x"], timeout_s=30)
+
+
 def test_children_do_not_see_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     output = SystemProcesses().run(["env"], timeout_s=30, env={"EXTRA": "1"})

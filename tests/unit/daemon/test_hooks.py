@@ -86,8 +86,9 @@ def test_a_failed_backup_is_told_to_those_after_and_stays_a_failure(tmp_path: Pa
     assert "('DRVM_MESSAGE', 'no agent')" in log.read_text()
 
 
-def test_a_good_point_stays_good_where_a_hook_after_it_fails() -> None:
-    result = hooks([], [("false",)]).around(SUBJECT, NoProgress(), lambda: GOOD)
+@pytest.mark.parametrize("program", ["false", "/etc/passwd"], ids=["fails", "can't be run"])
+def test_a_good_point_stays_good_where_a_hook_after_it_fails(program: str) -> None:
+    result = hooks([], [(program,)]).around(SUBJECT, NoProgress(), lambda: GOOD)
     outcome = result.told()
     assert outcome.result == GOOD.outcome.result and outcome.warned
     assert "a hook after the backup failed" in outcome.message
