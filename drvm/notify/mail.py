@@ -10,7 +10,7 @@ import smtplib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
@@ -75,12 +75,13 @@ class Mail:
         login = self._login()
         context = ssl.create_default_context()
         own_name = _NO_HOST.sub("", host) or "localhost"
-        client = (
-            smtplib.SMTP_SSL(self.server, self.port, own_name, timeout=self.step_s, context=context)
-            if self.security == "tls"
-            else smtplib.SMTP(self.server, self.port, own_name, timeout=self.step_s)
-        )
-        with client, _cut_off(client, self.limit_s):
+        at_once = context if self.security == "tls" else None
+        with contextlib.ExitStack() as stack:
+
+            def connected(link: socket.socket) -> None:
+                stack.enter_context(_cut_off(link, self.limit_s))
+
+            client = stack.enter_context(_Client(self, own_name, at_once, connected))
             if self.security == "starttls":
                 client.starttls(context=context)
             if login is not None:
@@ -113,14 +114,38 @@ def compose(message: Message, sender: str, to: tuple[str, ...]) -> EmailMessage:
     return mail
 
 
+class _Client(smtplib.SMTP):
+    """``connected`` is told before a byte is read: the handshake and the greeting may last for ever
+    as well. ``context``: encrypted from the first byte on."""
+
+    def __init__(
+        self,
+        way: Mail,
+        own_name: str,
+        context: ssl.SSLContext | None,
+        connected: Callable[[socket.socket], None],
+    ) -> None:
+        self._context, self._connected = context, connected
+        super().__init__(way.server, way.port, own_name, timeout=way.step_s)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        """As ``smtplib.SMTP_SSL`` overrides it."""
+        link = socket.create_connection((host, port), timeout)
+        self._connected(link)
+        if self._context is None:
+            return link
+        return self._context.wrap_socket(link, server_hostname=host)
+
+
 @contextlib.contextmanager
-def _cut_off(client: smtplib.SMTP, limit_s: float) -> Iterator[None]:
-    """A server that gives a byte now and then would hold us for ever."""
+def _cut_off(link: socket.socket, limit_s: float) -> Iterator[None]:
+    """A server that gives a byte now and then would hold us for ever. The connection is known by a
+    descriptor of our own, since encryption takes the first one over."""
+    own = link.dup()
 
     def cut() -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            assert client.sock is not None
-            client.sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            own.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(limit_s, cut)
     timer.daemon = True
@@ -129,3 +154,4 @@ def _cut_off(client: smtplib.SMTP, limit_s: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        own.close()

@@ -112,6 +112,18 @@ def test_a_mail_server_that_drips_holds_us_no_longer_than_the_limit(opening: byt
         make_way(port, limit_s=0.5, step_s=1.0).send(make_message())
 
 
+@pytest.mark.parametrize(
+    ("security", "opening", "drip"),
+    [("none", b"", b"220-x\r\n"), ("tls", b"\x16\x03\x03\x40\x00", b"\x02")],
+    ids=["greeting", "handshake"],
+)
+def test_a_mail_server_that_never_ends_its_greeting_holds_us_no_longer_either(
+    security: str, opening: bytes, drip: bytes
+) -> None:
+    with dripping_listener(opening, drip) as port, pytest.raises(NotifyFailed):
+        make_way(port, security=security, limit_s=0.5, step_s=1.0).send(make_message())
+
+
 texts = st.text(max_size=300) | st.sampled_from(["a\r\nBcc: x@y", "\n\n.\r\n", "\u2028X: y", "\0"])
 
 
