@@ -93,6 +93,7 @@ class Watch:
         self._lock = threading.Lock()
         self._postman: Postman | None = None
         self._started = clock.now()
+        self._answered_before = record.fact(ANSWERED)
         self._report: ReportInput | None = None
         self._concerns: tuple[Concern, ...] = ()
         self._seen: tuple[Concern, ...] = ()
@@ -102,6 +103,7 @@ class Watch:
         self._problem = ""
         self._unwritten = ""
         self._moved: dict[str, tuple[tuple[str, int], float]] = {}
+        self._still: set[str] = set()  # runs that no look has seen to move
         self._fresh: dict[str, float] = {}
 
     def tell_by(self, postman: Postman) -> None:
@@ -171,7 +173,7 @@ class Watch:
         """Where a host does not answer, nobody can say anything of the VMs that are not seen. What
         failed lasts until it is done, also while it is tried again."""
         if alarm.key.startswith(_OWN):
-            return False
+            return self._own_may_last(alarm.key)
         if self._problem or self._report is None:
             return True
         if alarm.key in self._fresh:
@@ -186,17 +188,26 @@ class Watch:
         row = next((row for row in self._report.vms if row.vm_uuid == alarm.vm_uuid), None)
         return row is None or row.policy is None or row.host == "not seen"
 
+    def _own_may_last(self, key: str) -> bool:
+        """One that began with a new config, or process, has not yet waited as long as the one
+        before it: what that one raised is not over for it."""
+        if key == _AWAY:
+            return bool(self._problem)
+        if key == _SOURCE:
+            return bool(self._problem) or self._record.fact(ANSWERED) == self._answered_before
+        return key.removeprefix(_STUCK) in self._still
+
     def _own_concerns(self, now: dt.datetime, running: Sequence[Run]) -> Iterator[Concern]:
         if self._away_since is not None and now - self._away_since >= AWAY_AFTER:
             yield Concern(
-                f"{_OWN} away", "failure", "critical", "",
+                _AWAY, "failure", "critical", "",
                 f"the repository can't be looked at: {self._problem}",
                 "drvm doctor; no point can be taken meanwhile, nor restored", self._away_since,
             )  # fmt: skip
         yield from self._deaf(now)
         for run in self._stuck(running):
             yield Concern(
-                f"{_OWN} stuck {run.id}", "failure", "warning", run.vm,
+                f"{_STUCK}{run.id}", "failure", "warning", run.vm,
                 f"{run.job} has not moved for {STUCK_AFTER_S / 3600:.0f} h: {run.stage}",
                 "look at the daemon's log; systemctl restart drvm gives it up and puts the guest"
                 " back", run.started, run.vm_uuid,
@@ -220,7 +231,7 @@ class Watch:
         last = max(answered, self._started) if answered is not None else self._started
         if not self._problem and now - last >= DEAF_AFTER:
             yield Concern(
-                f"{_OWN} source", "failure", "critical", "",
+                _SOURCE, "failure", "critical", "",
                 f"the daemon has not learnt since {last:%Y-%m-%d %H:%M} UTC what there is to do",
                 "its log says what it waits for; systemctl restart drvm", last,
             )  # fmt: skip
@@ -232,6 +243,11 @@ class Watch:
             where = (run.stage, run.done_bytes)
             last = before.get(run.id)
             self._moved[run.id] = last if last is not None and last[0] == where else (where, now_s)
+            if last is None:
+                self._still.add(run.id)
+            elif last[0] != where:
+                self._still.discard(run.id)
+        self._still &= self._moved.keys()
 
     def _stuck(self, running: Sequence[Run]) -> Iterator[Run]:
         now_s = self._clock.monotonic_s()
@@ -273,6 +289,7 @@ class Watch:
 
 _OWN = "daemon"
 """Keys of what the daemon sees of itself begin so."""
+_AWAY, _SOURCE, _STUCK = f"{_OWN} away", f"{_OWN} source", f"{_OWN} stuck "
 
 
 def _moment(text: str | None) -> dt.datetime | None:

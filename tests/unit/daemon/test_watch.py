@@ -130,6 +130,35 @@ def test_a_repository_that_is_away_withdraws_nothing_and_is_told_of_after_some_m
     assert metric(world, "drvm_repository_reachable") == "1.0"
 
 
+def test_nothing_that_the_daemon_sees_of_itself_is_over_since_it_was_read_anew(
+    world: World,
+) -> None:
+    world.look()
+    world.error, world.answers = StoreUnreachable("the store does not answer"), False
+    assert world.look(16) == ["raised daemon away"]
+    world.restart()
+    assert world.look(4) == [], "it is away still"
+    world.error = None
+    assert sorted(world.look(30)) == ["over daemon away", "raised daemon source"]
+    world.restart()
+    assert world.look(14) == [], "nobody answered since"
+    world.error = StoreUnreachable("the store does not answer")
+    assert world.look(8) == ["raised daemon away"], "nor can it be told"
+    world.error, world.answers = None, True
+    assert sorted(world.look(6)) == ["over daemon away", "over daemon source"]
+
+
+def test_a_run_that_stands_still_is_not_over_since_the_config_was_read_anew(world: World) -> None:
+    world.record.begin(world.run(1))
+    world.look()
+    world.clock.sleep(6 * 3600)
+    assert world.look() == ["raised daemon stuck 1"]
+    world.restart()
+    assert world.look(5) == []
+    world.record.progress("1", "reading", 5, None)
+    assert world.look(5) == ["over daemon stuck 1"]
+
+
 def test_a_bug_in_looking_ends_nothing_and_is_told(world: World) -> None:
     world.error = RuntimeError("oh")
     assert world.look(7) == ["raised daemon away"]
