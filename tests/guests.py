@@ -235,7 +235,7 @@ def guests(
                 uefi=uefi,
             )
             cleanup.callback(guest.remove)
-            usual = network is None and memory_mib == 256 and edit is None and agent
+            usual = network is None and memory_mib == 256 and edit is None and agent and not uefi
             if usual and sleeper is not None and sleeper.saved is not None:
                 warm.wake(sleeper.saved, name, directory, xml, processes)
                 guest.wait_for_agent()

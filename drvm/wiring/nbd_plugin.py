@@ -40,6 +40,13 @@ def config_complete() -> None:
         raise
 
 
+def after_fork() -> None:
+    """Only now may threads work: nbdkit puts another standard input and output in the place of ours
+    after ``config_complete``, and ends where a file that a thread opens takes their number."""
+    assert _serving is not None
+    _serving.begin()
+
+
 def cleanup() -> None:
     if _serving is not None:
         _serving.close()

@@ -106,13 +106,18 @@ def service_of(
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The server's side: disks by target."""
+    """The server's side: disks by target. ``hints``: what the machine's last boot read of them."""
 
     disks: dict[str, ServedDisk]
     wiring: Wiring
     frames: Frames
-
     recorders: tuple[Recorder, ...]
+    hints: dict[str, list[int]]
+
+    def begin(self) -> None:
+        """Fetch what the hints name, by threads; before, none of ours runs."""
+        for target, units in self.hints.items():
+            self.disks[target].prepare(units)
 
     def close(self) -> None:
         for recorder in self.recorders:
@@ -123,7 +128,8 @@ class Serving:
 
 def open_order(stream: BinaryIO, tell: Callable[[str], None]) -> Serving:
     """Read the order and open the repository, as the command line does. The environment of this
-    process becomes what the order says. Raises what opening raises."""
+    process becomes what the order says. No thread goes on with anything afterwards: see ``begin``.
+    Raises what opening raises."""
     order = msgspec.json.decode(hear_order(stream), type=_Order)
     os.environ.update(order.environ)
     wiring = Wiring(
@@ -148,13 +154,13 @@ def _served(
 ) -> Serving:
     patience = Patience(wiring.clock, _PATIENCE_S, tell)
     frames = Frames(repository.packs, repository.hasher, patience)
-    found, recorders = {}, []
+    found, recorders, hints = {}, [], {}
     for disk in manifest.disks:
         if disk.target not in order.disks:
             continue
         hint = wiring.cache_dir / repository.id / "boots" / f"{order.vm_uuid}.{disk.target}"
         recorder = Recorder(wiring.clock, partial(write_hint, hint)) if order.boot else None
-        served = found[disk.target] = ServedDisk(
+        found[disk.target] = ServedDisk(
             repository.disk_map(disk),
             frames,
             repository.hasher,
@@ -165,8 +171,8 @@ def _served(
         )
         if recorder is not None:
             recorders.append(recorder)
-            served.prepare(read_hint(hint, disk.size_bytes))
-    return Serving(found, wiring, frames, tuple(recorders))
+            hints[disk.target] = read_hint(hint, disk.size_bytes)
+    return Serving(found, wiring, frames, tuple(recorders), hints)
 
 
 def _renewal(
