@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -16,7 +18,7 @@ from drvm.cli.jobs import doing_of
 from drvm.cli.opening import opened
 from drvm.config.settings import Settings
 from drvm.core.clock import Clock
-from drvm.core.errors import DrvmError, Interrupted, StoreUnreachable, UsageError
+from drvm.core.errors import DrvmError, Interrupted, Locked, StoreUnreachable, UsageError
 from drvm.core.findings import Finding
 from drvm.daemon.duties import Duties
 from drvm.daemon.gathering import Gathering
@@ -26,6 +28,7 @@ from drvm.daemon.task import Chore
 from drvm.daemon.watch import Watch
 from drvm.notify.postman import Postman
 from drvm.runs.log import RUNS_FILE, RunLog
+from drvm.snapshot.locks import try_lock
 from drvm.web.access import read_token
 from drvm.web.app import make_app
 from drvm.web.server import Dashboard
@@ -36,6 +39,7 @@ from drvm.wiring.telling import pings_of, ways_of
 log = logging.getLogger("drvm.daemon")
 
 WATCH_EVERY_S = 60.0
+LOCK_FILE = "daemon.lock"
 
 
 @click.command("daemon")
@@ -56,12 +60,13 @@ def command(invocation: Invocation) -> None:
     require_config(invocation)
     invocation.log_unattended()
     settings = invocation.settings()
-    with opened(invocation) as wiring:
-        _try_repository(wiring)
-        _recover(wiring)
-    runs = Path(settings.state_dir) / RUNS_FILE
-    with RunLog(runs, invocation.clock) as history:
-        late = _Daemon(invocation, settings, history).run()
+    state_dir = Path(settings.state_dir)
+    with _alone(state_dir):
+        with opened(invocation) as wiring:
+            _recover(wiring)  # whatever becomes of the repository
+            _try_repository(wiring)
+        with RunLog(state_dir / RUNS_FILE, invocation.clock) as history:
+            late = _Daemon(invocation, settings, history).run()
     if late:
         logging.shutdown()
         os._exit(1)  # an ordinary exit would wait for their threads
@@ -146,7 +151,7 @@ class _Daemon:
         for name in ("state_dir", "daemon.dashboard"):
             if _value(settings, name) != _value(before.settings, name):
                 log.warning("%s changes only when the daemon is started again", name)
-        self._now = self._in_force(settings)
+        self._now = self._in_force(replace(settings, state_dir=before.settings.state_dir))
         try:
             before.close()
         except Exception:  # the new one is in force, and the old one must not stay in its place
@@ -181,6 +186,25 @@ def _value(settings: Settings, name: str) -> object:
     for part in name.split("."):
         found = getattr(found, part)
     return found
+
+
+@contextlib.contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """Two with one record would do much twice, and withdraw each other's alarms. Where no lock can
+    be had, as the directory can't be written, there is none. Raises ``Locked``."""
+    with contextlib.ExitStack() as stack:
+        try:
+            held = try_lock(state_dir / LOCK_FILE)
+        except OSError as error:
+            log.warning("%s can't be locked: %s", state_dir, error.strerror)
+        else:
+            if held is None:
+                raise Locked(
+                    f"a daemon with the state directory {state_dir} runs already",
+                    hint="systemctl status drvm; a second one needs a state_dir of its own",
+                )
+            stack.callback(os.close, held)
+        yield
 
 
 def _try_repository(wiring: Wiring) -> None:

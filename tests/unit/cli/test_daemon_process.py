@@ -37,15 +37,34 @@ def test_sighup_reads_a_valid_config_refuses_a_wrong_one_and_sigterm_ends_it(
     try:
         # the first look at the fleet proves that several threads have opened the repository
         assert wait_for_text(log, "no policy protects test", LIMIT_S, SystemClock())
+        second = run_command(["daemon"], env)
+        assert second.code != 0 and "runs already" in second.err
         config.write_text(good + "nonsense: 1\nmore: 2\n")
         daemon.send_signal(signal.SIGHUP)
         assert wait_for_text(log, "more: unknown key", LIMIT_S, SystemClock()), log.read_text()
         assert "nonsense: unknown key" in log.read_text()
-        config.write_text(good.replace("web1", "test"))
+        config.write_text(good.replace("web1", "test").replace("/state", "/elsewhere"))
         daemon.send_signal(signal.SIGHUP)
         assert wait_for_text(log, "was read anew", LIMIT_S, SystemClock()), log.read_text()
+        assert wait_for_text(log, "backup nightly: test: started", LIMIT_S, SystemClock())
     finally:
         daemon.send_signal(signal.SIGTERM)
         code = daemon.wait(30)
     assert code == 0, log.read_text()
     assert log.read_text().count("stays as it was") == 1
+    assert "state_dir changes only when the daemon is started again" in log.read_text()
+    assert not (tmp_path / "elsewhere").exists(), "what runs has its journal and locks in the first"
+
+
+def test_guests_are_put_back_before_the_repository_is_asked_which_may_be_none(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "passphrase").write_text("a passphrase for tests only")
+    (tmp_path / "passphrase").chmod(0o600)
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.format(tmp_path).replace("test:///default", "qemu+unix:///nowhere"))
+    result = run_command(["daemon"], {"DRVM_CONFIG": str(config), "PATH": os.environ["PATH"]})
+    assert result.code != 0
+    first, last = result.err.splitlines()[0], result.err.splitlines()[-1]
+    assert "leftovers could not be looked for" in first, result.err
+    assert "there is no directory" in last, result.err
