@@ -16,30 +16,20 @@ from drvm.core.errors import DrvmError, Interrupted
 from drvm.core.progress import Progress, Trace
 from drvm.core.text import printable
 from drvm.drill import statements
-from drvm.drill.checks.base import Checker, Exports, GuestUnderTest, Wire, in_order
+from drvm.drill.checks.base import Check, Checker, Exports, GuestUnderTest, Wire, is_scan
 from drvm.drill.disks import Disks
 from drvm.drill.place import Note, drill_uuid, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
+from drvm.drill.statements import Member
 from drvm.drill.ways import way_into
 from drvm.host.model import Domain, Host
 from drvm.host.tpm import write_state
-from drvm.report.model import MAX_DETAIL_CHARS, CheckResult, DrillResult
+from drvm.report.model import MAX_DETAIL_CHARS, SCAN, CheckResult, DrillResult
 from drvm.repository.manifest import Manifest
 
 _MAX_PICTURE_BYTES = 8 * 1024 * 1024
 _MAX_SHORT_CHARS = 300
 _MAX_POINT_WARNINGS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What a machine is in its group. ``stage`` counts from 1; ``one_instant``: the points of all
-    its machines were taken together; ``alike``: the others that had an address of this one's."""
-
-    group: str
-    stage: int
-    one_instant: bool
-    alike: tuple[str, ...] = ()
 
 
 Exporting = Callable[[Manifest], AbstractContextManager[Exports]]
@@ -82,7 +72,8 @@ class Machine:
         self._is_gone = True
         self._domain: Domain | None = None
         self._checker: Checker | None = None
-        self._started_s = self._up_s = begun_s
+        self._started_s = begun_s
+        self._up_s: float | None = None
         self._phases = {"plan": plan_s}
         self._checks: list[CheckResult] = []
         self._proven: list[str] = []
@@ -92,7 +83,6 @@ class Machine:
         ]
         self._failure = ""
         self._ended_s: float | None = None
-        self._rto_s: float | None = None
         self._data_bytes = 0
         self._picture: bytes | None = None
 
@@ -113,13 +103,15 @@ class Machine:
         self._tools.trace("torn-down")
 
     @property
-    def passed(self) -> bool:
-        return self._rto_s is not None and not self._failure
+    def rto_s(self) -> float | None:
+        """Until all of its checks but scans had passed; ``None`` where anything failed so far."""
+        if self._up_s is None or self._failure or not all(check.passed for check in self._checks):
+            return None
+        return self._plan_s + self._up_s - self._begun_s
 
     @property
-    def passed_s(self) -> float:
-        """On the monotonic clock, when the checks that its RTO counts had passed."""
-        return self._up_s
+    def passed(self) -> bool:
+        return self.rto_s is not None
 
     @property
     def was_begun(self) -> bool:
@@ -154,15 +146,25 @@ class Machine:
         self._started_s = tools.clock.monotonic_s()
 
     def check(self) -> None:
-        """All its checks, and a picture of its screen, where it was started."""
+        """All its checks but those of the disks alone, and a picture of its screen, where it was
+        started."""
         if self._domain is None or self._checker is None:
             return
         with self._noted_failure():
             try:
-                self._check(self._checker)
+                self._check(self._checker, [c for c in self.plan.checks if not is_scan(c)])
+                self._up_s = self._tools.clock.monotonic_s()
                 self._tools.trace("checks-ended")
             finally:
                 self._take_picture(self._domain)
+
+    def scan(self) -> None:
+        """The checks of the disks alone, which may take hours: the machine is up before, which is
+        what the RTO counts."""
+        if self._checker is None or self._up_s is None:
+            return
+        with self._noted_failure():
+            self._check(self._checker, [c for c in self.plan.checks if is_scan(c)])
 
     def _way_in(self, network: str) -> AbstractContextManager[Wire | None]:
         plan, tools = self.plan, self._tools
@@ -182,27 +184,21 @@ class Machine:
             disks=None if exports is None else lambda: exports(plan.request.point),
         )
 
-    def _check(self, checker: Checker) -> None:
-        """Those of the disks alone come last: the machine is up before, which is what the RTO
-        counts."""
+    def _check(self, checker: Checker, checks: list[Check]) -> None:
         clock = self._tools.clock
-        since_s = up_s = self._started_s
-        for number, check in enumerate(in_order(self.plan.checks)):
+        since_s = self._started_s if not self._checks else clock.monotonic_s()
+        for check in checks:
             self._tools.progress.stage(f"checking: {printable(check.name, 60)}")
+            phase = SCAN if is_scan(check) else "checks" if self._checks else "boot"
             try:
                 result = checker.run(check)
             finally:
                 now_s = clock.monotonic_s()
-                self._add("checks" if number else "boot", now_s - since_s)
+                self._add(phase, now_s - since_s)
                 since_s = now_s
             self._checks.append(result)
             if result.passed:
                 self._proven.append(check.proves)
-            if "disks" not in check.needs:
-                up_s = now_s
-        if all(result.passed for result in self._checks):
-            self._up_s = up_s
-            self._rto_s = self._plan_s + up_s - self._begun_s
 
     def _make_place(self) -> None:
         plan = self.plan
@@ -270,12 +266,16 @@ class Machine:
         """``not_run``: why it was not brought up at all."""
         plan, member = self.plan, self._member
         point = plan.request.point
+        rto_s = None if not_run else self.rto_s
         age_s = (plan.started - plan.created).total_seconds()
         if age_s < 0:
             self._warnings.append("the point is from the future: a clock is wrong, so is the RPO")
         if member is not None and not not_run and self._ended_s is not None:
-            total_s = self._plan_s + self._ended_s - self._begun_s
-            self._add("waits", max(0.0, total_s - sum(self._phases.values())))
+            known_s = sum(self._phases.values())
+            until_s = self._plan_s + self._ended_s - self._begun_s
+            if rto_s is not None:
+                known_s, until_s = known_s - self._phases.get(SCAN, 0.0), rto_s
+            self._add("waits", max(0.0, until_s - known_s))
         return DrillResult(
             id=plan.id,
             vm=_short(point.vm),
@@ -285,8 +285,8 @@ class Machine:
             consistency=point.consistency,
             started=plan.started,
             finished=self._tools.clock.now(),
-            passed=self.passed and not not_run,
-            rto_seconds=_rounded(self._rto_s),
+            passed=rto_s is not None,
+            rto_seconds=_rounded(rto_s),
             rto_target_seconds=plan.request.rto_target_s,
             rpo_seconds=round(max(0.0, age_s), 3),
             rpo_target_seconds=plan.request.rpo_target_s,

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, ExitStack
 from drvm.core.errors import DrvmError, Interrupted
 from drvm.drill.checks.base import Wire
 from drvm.drill.group import GroupPlan
-from drvm.drill.machine import Heeding, Machine, Member, Tools
+from drvm.drill.machine import Heeding, Machine, Tools
 from drvm.drill.place import Note, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
+from drvm.drill.statements import Member
 from drvm.drill.ways import way_into
 from drvm.report.model import DrillResult
 
@@ -30,6 +31,7 @@ def run_drill(plan: DrillPlan, tools: Tools) -> DrillResult:
     with Machine(plan, tools, begun_s=begun_s, plan_s=plan.plan_s) as machine:
         machine.bring_up()
         machine.check()
+        machine.scan()
     return machine.result()
 
 
@@ -101,9 +103,12 @@ class _Group:
                 tools.trace(f"stage-{number}-ended")
                 if failed := [machine.plan.vm for machine in stage if not machine.passed]:
                     self._end_at(number, failed)
-                    return
-            passed_s = max(m.passed_s for stage in self._stages for m in stage)
-            self._rto_s = self._plan.plan_s + passed_s - self._begun_s
+                    break
+            every = [machine for stage in self._stages for machine in stage]
+            for machine in every:
+                machine.scan()
+            times_s = [machine.rto_s for machine in every if machine.rto_s is not None]
+            self._rto_s = max(times_s) if len(times_s) == len(every) else None
 
     def _way_in(self) -> AbstractContextManager[Wire | None]:
         """One for all: they are in one network."""

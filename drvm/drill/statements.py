@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from dataclasses import dataclass
 
 from drvm.core.text import printable
 from drvm.core.units import format_bytes
+from drvm.drill.checks.base import is_scan
 from drvm.drill.plan import DrillPlan
 from drvm.drill.ways import needed
 
@@ -24,16 +25,15 @@ _CONSISTENCY = {
 }
 
 
-class Membership(Protocol):
-    """Of a machine that was drilled with others."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a machine is in its group. ``stage`` counts from 1; ``one_instant``: the points of all
+    its machines were taken together; ``alike``: the others that had an address of this one's."""
 
-    @property
-    def one_instant(self) -> bool: ...
-
-    @property
-    def alike(self) -> tuple[str, ...]:
-        """The others that had an address of this one's."""
-        ...
+    group: str
+    stage: int
+    one_instant: bool
+    alike: tuple[str, ...] = ()
 
 
 def data_proven(plan: DrillPlan, written_bytes: int) -> str:
@@ -52,18 +52,20 @@ def started_proven(plan: DrillPlan) -> str:
     return f"libvirt on {plan.host} accepted the rebuilt machine and started it{how}"
 
 
-def not_proven(plan: DrillPlan, group: Membership | None = None) -> tuple[str, ...]:
+def not_proven(plan: DrillPlan, group: Member | None = None) -> tuple[str, ...]:
     """The most telling first: whoever keeps them may cut the end off."""
     return tuple(_not_proven(plan, group))
 
 
-def _not_proven(plan: DrillPlan, group: Membership | None) -> Iterator[str]:
+def _not_proven(plan: DrillPlan, group: Member | None) -> Iterator[str]:
     point = plan.request.point
     if plan.request.method == "boot":
         yield (
             "that all of its disks can be restored, and how long that takes: it ran over the "
             "repository, and only what the guest read was fetched"
         )
+    if all(is_scan(check) for check in plan.checks):
+        yield "that it came up: it was started, and no check asked it anything"
     if group is not None and not group.one_instant:
         yield (
             "that the machines of its group fit together: their points are not of one instant, "

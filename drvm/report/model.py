@@ -15,9 +15,11 @@ FORMAT = 1
 MAX_ENCODED_BYTES = 16 * 1024 * 1024
 MAX_DETAIL_CHARS = 4000
 
-PHASES = ("plan", "data", "define", "boot", "checks", "waits")
+SCAN = "scan"
+PHASES = ("plan", "data", "define", "boot", "checks", "waits", SCAN)
 """The phases of a drill in their order; later kinds of drill may have others. ``waits``: of a
-machine of a group, for those that come up before it."""
+machine of a group, for those that come up before it. ``scan``: of the disks alone, when the machine
+is up already. All others are the parts of the RTO, and add up to it."""
 
 Seconds = Annotated[float, Meta(ge=0)]
 Short = Annotated[str, Meta(max_length=300)]

@@ -139,10 +139,9 @@ class Check(Protocol):
         ...
 
 
-def in_order(checks: Sequence[Check]) -> tuple[Check, ...]:
-    """As they are to be made: those of the disks alone, which take long, after those of the
-    machine."""
-    return tuple(sorted(checks, key=lambda check: "disks" in check.needs))
+def is_scan(check: Check) -> bool:
+    """Of the disks alone: it takes long, and asks nothing of the machine."""
+    return "disks" in check.needs
 
 
 class Checker:

@@ -20,14 +20,13 @@ from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.base import Card, Check
 from drvm.drill.checks.tcp import TcpCheck
 from drvm.drill.group import GroupPlan, StageRequest, plan_group, points_of_group
-from drvm.drill.machine import Member
 from drvm.drill.plan import DrillRequest
 from drvm.drill.room import RESERVE_BYTES, Room
 from drvm.drill.run import run_group
-from drvm.drill.statements import not_proven
+from drvm.drill.statements import Member, not_proven
 from drvm.report.model import DrillResult, decode_drill, encode_drill
 from drvm.repository.points import Point
-from tests.unit.drill.conftest import Stage
+from tests.unit.drill.conftest import Scan, Stage
 
 UUIDS = {name: f"11111111-2222-4333-8444-55555555555{n}" for n, name in enumerate("abcd")}
 
@@ -106,6 +105,17 @@ def test_a_stage_begins_when_the_one_before_has_passed_and_its_wait_is_over(stag
     assert results["b"].phases["waits"] == 130.0
     assert sum(results["b"].phases.values()) == results["b"].rto_seconds
     assert [(r.group, r.stage) for r in results.values()] == [(plan.id, 1), (plan.id, 2)]
+
+
+def test_scans_of_disks_wait_until_all_machines_are_up_and_are_no_part_of_any_rto(
+    stage: Stage,
+) -> None:
+    results = run(stage, group(stage, "a", "b", checks=(Scan(stage), AgentCheck())))
+    assert {vm: result.rto_seconds for vm, result in results.items()} == {"a": 100, "b": 200}
+    assert {result.group_rto_seconds for result in results.values()} == {200.0}
+    for result in results.values():
+        assert result.phases.pop("scan") == 60
+        assert sum(result.phases.values()) == result.rto_seconds
 
 
 def test_a_stage_that_fails_ends_the_drill_and_what_would_have_come_is_told_as_not_run(

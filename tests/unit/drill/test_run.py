@@ -19,7 +19,7 @@ from drvm.host.places import StatePlaces
 from drvm.host.tpm import read_state, state_directory
 from drvm.report.model import DrillResult, decode_drill, encode_drill
 from tests.fakes.drill_host import PNG
-from tests.unit.drill.conftest import DEFINITION, Stage
+from tests.unit.drill.conftest import DEFINITION, Scan, Stage
 
 COMMAND = CommandCheck(("/bin/count",), timeout_s=10)
 STEPS = ("restore", "create-network", "start", "ping", "run", "screenshot")
@@ -61,6 +61,21 @@ def test_rto_counts_from_the_first_byte_asked_to_the_last_check_passed(stage: St
     result = drill(stage, plan)
     assert result.rto_seconds == 2 + 100 + 30
     assert result.phases == {"plan": 2.0, "data": 100.0, "define": 0.0, "boot": 30.0, "checks": 0.0}
+
+
+def test_the_parts_of_the_rto_add_up_to_it_and_a_scan_of_the_disks_is_none(stage: Stage) -> None:
+    boots_in(stage, 30)
+    result = drill(stage, stage.plan(checks=(Scan(stage), AgentCheck(), COMMAND)))
+    assert result.phases.pop("scan") == 60
+    assert sum(result.phases.values()) == result.rto_seconds == 130
+
+
+def test_a_drill_that_only_looks_at_disks_does_not_claim_that_the_machine_came_up(
+    stage: Stage,
+) -> None:
+    words = "that it came up: it was started, and no check asked it anything"
+    assert words in drill(stage, stage.plan(checks=(Scan(stage),))).not_proven
+    assert words not in drill(stage).not_proven
 
 
 def test_rpo_is_the_age_of_the_point_when_the_drill_began(stage: Stage) -> None:
