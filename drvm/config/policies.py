@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from drvm.config.drills import DrillConfig
 from drvm.config.fields import DurationText, Name, RateMibPerSecond, Text, WholeSeconds
-from drvm.config.section import ScheduledSection, Section, checked, matches
+from drvm.config.section import ScheduledSection, Section, matches
 
 Command = Annotated[tuple[Text, ...], Field(min_length=1)]
 """A program and its arguments; no shell."""
@@ -41,7 +41,6 @@ class PolicyConfig(ScheduledSection):
     hosts: tuple[Text, ...] = ()
     exclude: tuple[Text, ...] = ()
     jitter_s: DurationText | None = Field(default=None, alias="jitter")
-    blackouts: tuple[Text, ...] = ()
     retry: RetryConfig = RetryConfig()
     hooks: HooksConfig = HooksConfig()
     consistency: Literal["best-effort", "filesystem"] = "best-effort"
@@ -62,12 +61,6 @@ class PolicyConfig(ScheduledSection):
     keep_yearly: _Keep = None
     keep_within_s: DurationText | None = Field(default=None, alias="keep_within")
     drill: DrillConfig | None = None
-
-    @field_validator("blackouts")
-    @classmethod
-    def _are_windows(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        checked("\n".join(value), "windows", info)
-        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

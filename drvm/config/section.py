@@ -28,12 +28,21 @@ class TimedSection(Section):
 
 
 class ScheduledSection(TimedSection):
+    """``blackouts``: windows of the week in ``time_zone``, in which nothing of it begins."""
+
     time_zone: Text = "UTC"
+    blackouts: tuple[Text, ...] = ()
 
     @field_validator("time_zone")
     @classmethod
     def _exists(cls, value: str, info: ValidationInfo) -> str:
         return checked(value, "time_zone", info)
+
+    @field_validator("blackouts")
+    @classmethod
+    def _are_windows(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        checked("\n".join(value), "windows", info)
+        return value
 
 
 def checked(value: str, kind: str, info: ValidationInfo) -> str:

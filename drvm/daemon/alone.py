@@ -58,7 +58,10 @@ def _run(task: Task, history: RunLog, clock: Clock, progress: Progress) -> Ended
 
     def work(told: Progress) -> Outcome:
         try:
-            return task.run(told)
+            outcome = task.run(told)
+            if outcome.failure is not None:
+                errors.append(outcome.failure)
+            return outcome
         except KeyboardInterrupt:
             stop.set()
             errors.append(Interrupted("ended by SIGINT"))

@@ -41,8 +41,8 @@ class Record:
 
     def after(self, run: Run, now_s: float) -> Record:
         """``run`` has ended. One that was stopped counts as if it had never begun, and is not begun
-        again at once."""
-        if run.state in ("done", "warned"):
+        again at once. One that failed by what it found (it has a result) has done its work."""
+        if run.state in ("done", "warned") or (run.state == "failed" and run.result):
             due = run.due or self.good_due
             return Record(good=run.started, good_due=due)
         if run.state in ("failed", "lost") and run.due is not None:

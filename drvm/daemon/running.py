@@ -75,7 +75,8 @@ def _carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
     outcome = Outcome()
     try:
         outcome = task.run(told)
-        state = "warned" if outcome.warned else "done"
+        if outcome.failure is None:
+            state = "warned" if outcome.warned else "done"
     except Interrupted as error:
         # What ends early by itself must not begin again at once.
         state = "stopped" if told.stopping else "failed"
@@ -87,16 +88,18 @@ def _carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
         outcome = Outcome(message=error.message, hint=error.hint)
         log.info("%s: not now: %s", name, error.message)
     except DrvmError as error:
-        outcome = Outcome(message=error.message, hint=error.hint)
-        hint = f" (hint: {error.hint})" if error.hint else ""
-        log.error("%s: %s%s", name, error.message, hint)
+        outcome = Outcome(failure=error)
     except BaseException as error:  # also what would end a thread silently
         bug = f"this is a bug: {type(error).__name__}: {error}"
         outcome = Outcome(message=bug, hint="see the daemon's log")
         log.exception("%s: this is a bug", name)
     else:
         warned = f", with a warning: {outcome.message}" if outcome.warned else ""
-        log.info("%s: done%s", name, warned)
+        log.info("%s: %s%s", name, "ended" if outcome.failure is not None else "done", warned)
+    if (failure := outcome.failure) is not None:
+        outcome = dataclasses.replace(outcome, message=failure.message, hint=failure.hint)
+        hint = f" (hint: {failure.hint})" if failure.hint else ""
+        log.error("%s: %s%s", name, failure.message, hint)
     now = told.now()
     return dataclasses.replace(
         run,

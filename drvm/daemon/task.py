@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from drvm.core.errors import DrvmError
 from drvm.core.progress import Progress
 from drvm.runs.model import Kind
 from drvm.schedule.timing import NO_RETRY, Retry, Timing
@@ -20,12 +21,15 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of a run that did what it was to do; one that did not raises. ``result``: the id of a point
-    or drill. ``warned``: with something to look at, which ``message`` and ``hint`` tell."""
+    """Of a run that did what it was to do; one that did not raises, and is tried again. ``result``:
+    the id of a point or drill. ``warned``: with something to look at, which ``message`` and
+    ``hint`` tell. ``failure``: what it found, where that is one: another try would find the same.
+    It has a ``result``, too."""
 
     result: str = ""
     stored_bytes: int = 0
     warned: bool = False
+    failure: DrvmError | None = None
     message: str = ""
     hint: str = ""
 

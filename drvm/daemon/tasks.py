@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drvm.config.policies import PolicyConfig
+from drvm.config.section import ScheduledSection
 from drvm.config.settings import Settings
 from drvm.core.errors import UsageError
 from drvm.core.process import Processes
@@ -20,10 +21,10 @@ from drvm.daemon.tasks_fleet import View
 from drvm.daemon.tasks_upkeep import Run, UpkeepWork
 from drvm.daemon.tasks_vms import Member, OpenWiring, VmWork
 from drvm.runs.model import Kind
-from drvm.schedule.timing import NO_RETRY, Retry, Timing
+from drvm.schedule.timing import Timing
 from drvm.schedule.windows import parse_window
 from drvm.wiring.fleet import FleetVm
-from drvm.wiring.upkeep import UPKEEP_RETRY
+from drvm.wiring.upkeep import UPKEEP_RETRY, retry_of
 
 BACKUPS, DRILLS, UPKEEP = "backups", "drills", "upkeep"
 """Keys of limits, beside ``host URI`` and ``repository URL``."""
@@ -108,13 +109,13 @@ def _policy_jobs(settings: Settings, work: VmWork) -> Iterable[Job]:
             job,
             "backup",
             _about_backup(policy),
-            _timing(policy, policy.schedule),
+            _timing(policy, policy.schedule, policy.jitter_s),
             _Backups(job, policy, work, number, repository),
         )
         drill = policy.drill
         if drill is not None:
             job = f"drill {policy.name}"
-            timing = _timing(policy, drill.schedule)
+            timing = _timing(policy, drill.schedule, policy.jitter_s)
             about = f"the latest points of policy {policy.name}"
             order = _FIRST_DRILL + number
             yield Job(job, "drill", about, timing, _Drills(job, policy, work, order))
@@ -125,11 +126,13 @@ def _about_backup(policy: PolicyConfig) -> str:
     return f"a point of each VM of policy {policy.name}{groups}"
 
 
-def _timing(policy: PolicyConfig, schedule: str | None) -> Timing | None:
+def _timing(
+    section: ScheduledSection, schedule: str | None, jitter_s: float | None = None
+) -> Timing | None:
     if schedule is None:
         return None
-    blackouts = tuple(parse_window(text) for text in policy.blackouts)
-    return Timing(schedule, policy.time_zone, policy.jitter_s or 0.0, blackouts)
+    blackouts = tuple(parse_window(text) for text in section.blackouts)
+    return Timing(schedule, section.time_zone, jitter_s or 0.0, blackouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,7 @@ class _Backups:
         return Task(
             job=self.job,
             kind="backup",
-            timing=_timing(policy, policy.schedule) or ASKED,
+            timing=_timing(policy, policy.schedule, policy.jitter_s) or ASKED,
             run=run,
             vm=printable(name, 200),
             vm_uuid=subject,
@@ -171,7 +174,7 @@ class _Backups:
             touches=frozenset(vm.uuid for vm in vms),
             uses=(BACKUPS, f"host {host}", f"repository {self.repository}"),
             order=self.order,
-            retry=Retry(policy.retry.times, policy.retry.after_s),
+            retry=retry_of(policy),
             last_good=min(known) if len(known) == len(good) else None,
         )
 
@@ -197,19 +200,20 @@ class _Drills:
         return [self._task(view, [vm], vm.uuid) for vm in mine]
 
     def _task(self, view: View, vms: Sequence[FleetVm], subject: str) -> Task:
-        assert self.policy.drill is not None
+        policy, drill = self.policy, self.policy.drill
+        assert drill is not None
         known = [view.drilled[vm.uuid] for vm in vms if vm.uuid in view.drilled]
         return Task(
             job=self.job,
             kind="drill",
-            timing=_timing(self.policy, self.policy.drill.schedule) or ASKED,
-            run=self.work.drill(self.policy, vms),
+            timing=_timing(policy, drill.schedule, policy.jitter_s) or ASKED,
+            run=self.work.drill(policy, vms),
             vm=printable(", ".join(vm.name for vm in vms), 200),
             vm_uuid=subject,
             host=vms[0].host or "",
             uses=(DRILLS,),
             order=self.order,
-            retry=NO_RETRY,
+            retry=retry_of(policy),
             last_good=min(known) if len(known) == len(vms) else None,
         )
 
@@ -217,23 +221,21 @@ class _Drills:
 def _upkeep_jobs(settings: Settings, work: UpkeepWork, doing: Doing) -> Iterable[Job]:
     prune, gc, check = settings.prune, settings.gc, settings.check
     words = "points that no rule of the policies keeps are removed"
-    yield _upkeep("prune", "prune", words, (prune.schedule, prune.time_zone), work.prune())
+    yield _upkeep("prune", "prune", words, _timing(prune, prune.schedule), work.prune())
     words = "packs that no point needs are condemned, then deleted"
-    yield _upkeep("gc", "gc", words, (gc.schedule, gc.time_zone), work.gc())
+    yield _upkeep("gc", "gc", words, _timing(gc, gc.schedule), work.gc())
     words = "is everything there, and is it what was written?"
-    yield _upkeep("check", "check", words, (check.schedule, check.time_zone), work.check(check))
+    yield _upkeep("check", "check", words, _timing(check, check.schedule), work.check(check))
     if settings.repository is not None and settings.repository.object_lock is not None:
         words = "the locks of what stays are lengthened"
-        yield _upkeep("locks", "locks", words, (LOCKS_SCHEDULE, "UTC"), work.locks())
+        yield _upkeep("locks", "locks", words, Timing(LOCKS_SCHEDULE), work.locks())
     for copy in settings.copies:
         run = work.copy(copy, doing.open_copies[copy.name])
         words = f"new points go to {copy.repository.url}"
-        timing = (copy.schedule, copy.time_zone)
-        yield _upkeep(f"copy {copy.name}", "copy", words, timing, run)
+        yield _upkeep(f"copy {copy.name}", "copy", words, _timing(copy, copy.schedule), run)
 
 
-def _upkeep(name: str, kind: Kind, about: str, when: tuple[str | None, str], run: Run) -> Job:
-    timing = Timing(when[0], when[1]) if when[0] is not None else None
+def _upkeep(name: str, kind: Kind, about: str, timing: Timing | None, run: Run) -> Job:
     task = Task(
         job=name,
         kind=kind,
@@ -241,6 +243,6 @@ def _upkeep(name: str, kind: Kind, about: str, when: tuple[str | None, str], run
         run=run,
         uses=(f"copy {name}" if kind == "copy" else UPKEEP,),
         order=_FIRST_UPKEEP,
-        retry=NO_RETRY if kind == "check" else UPKEEP_RETRY,
+        retry=UPKEEP_RETRY,
     )
     return Job(name, kind, about, timing, lambda _view: [task], needs_fleet=False)

@@ -90,7 +90,8 @@ class UpkeepWork:
         for line in (*result.finds.harmless, *result.finds.unfinished):
             log.warning("%s", line)
         if result.damaged:
-            raise DamageFound(result.verdict, hint="drvm check says which; back up these machines")
+            hint = "drvm check says which; back up these machines"
+            return Outcome("damage", failure=DamageFound(result.verdict, hint=hint))
         return Outcome(message=words)
 
     def _lengthen(self, progress: Progress) -> Outcome:

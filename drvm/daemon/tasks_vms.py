@@ -154,21 +154,17 @@ def _take_group(
 
 
 def _drilled(results: Sequence[DrillResult], foreign: Sequence[str]) -> Outcome:
-    """Raises ``DrillFailed`` where one of them did not pass."""
+    """The results are kept, so what failed is not tried again before its time."""
     warnings = [f"{result.vm}: {text}" for result in results for text in result.warnings]
     for words in (*foreign, *warnings):
         log.warning("%s", words)
+    ids = ", ".join(result.id for result in results)
     failed = [result for result in results if not result.passed]
     if failed:
-        raise DrillFailed(
-            "; ".join(
-                f"{one.vm}: the drill of point {one.point} failed: {_why(one)}" for one in failed
-            ),
-            hint="drvm report shows why",
-        )
+        told = [f"{one.vm}: the drill of point {one.point} failed: {_why(one)}" for one in failed]
+        return Outcome(ids, failure=DrillFailed("; ".join(told), hint="drvm report shows why"))
     times = [f"{result.vm}: RTO {result.rto_seconds or 0.0:.0f} s" for result in results]
     message = "; ".join((*times, *foreign, *warnings))
-    ids = ", ".join(result.id for result in results)
     return Outcome(ids, warned=bool(warnings), message=message)
 
 

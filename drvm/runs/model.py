@@ -17,7 +17,8 @@ or somebody else was at work on it; it counts as if it had never begun.
 class Run:
     """``job``: stable over restarts, such as ``backup nightly``. ``vm``, ``vm_uuid``: what it is
     about, ``""`` for jobs about the repository. ``due``: the moment of its schedule; ``None``
-    where somebody asked for it. ``result``: the id of a point or drill. ``attempt`` counts from 1.
+    where somebody asked for it. ``result``: the id of a point or drill, also of one that failed;
+    ``damage`` for a check that found some. ``attempt`` counts from 1.
     """
 
     id: str

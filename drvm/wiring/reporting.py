@@ -39,14 +39,13 @@ from drvm.repository.repository import Repository
 from drvm.runs.log import RunLog
 from drvm.runs.model import Run
 from drvm.schedule.cron import fires_between
-from drvm.schedule.timing import NO_RETRY, Retry
 from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.base import ObjectInfo
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, fleet_of
 from drvm.wiring.growth import samples_with, stored_bytes
 from drvm.wiring.remembering import remembered_of
-from drvm.wiring.upkeep import UPKEEP_RETRY
+from drvm.wiring.upkeep import UPKEEP_RETRY, retry_of
 
 GRACE = dt.timedelta(days=1)
 """How long after its schedule's time something may still not have begun: retries, blackout windows
@@ -309,12 +308,10 @@ def _run_row(run: Run, settings: Settings) -> RunRow:
 
 def _retry_at(run: Run, settings: Settings) -> dt.datetime | None:
     """When what failed is tried again by its schedule; by hand nobody knows."""
-    if run.state not in ("failed", "lost") or run.due is None or run.ended is None:
+    if run.state not in ("failed", "lost") or run.due is None or run.ended is None or run.result:
         return None
-    policy = next((one for one in settings.policies if run.job == f"backup {one.name}"), None)
-    retry = NO_RETRY if run.kind in ("drill", "check") else UPKEEP_RETRY
-    if policy is not None:
-        retry = Retry(policy.retry.times, policy.retry.after_s)
+    jobs = {f"{kind} {one.name}": one for one in settings.policies for kind in ("backup", "drill")}
+    retry = retry_of(jobs[run.job]) if run.job in jobs else UPKEEP_RETRY
     wait_s = retry.wait_s(run.attempt)
     return None if wait_s is None else run.ended + dt.timedelta(seconds=wait_s)
 

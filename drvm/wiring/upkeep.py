@@ -34,7 +34,12 @@ from drvm.wiring.fleet import Look, look_at_all, machines, point_policies
 from drvm.wiring.selection import names_suffice
 
 UPKEEP_RETRY = Retry(times=3, after_s=600.0)
-"""Of jobs of the repository but checks, which are long and find the same again."""
+"""Of jobs of the repository."""
+
+
+def retry_of(policy: PolicyConfig) -> Retry:
+    """Of backups, and of drills that came to no result."""
+    return Retry(policy.retry.times, policy.retry.after_s)
 
 
 def rules_of(policy: PolicyConfig | None, doubt: str = "") -> Rules:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drvm.core.clock import SystemClock
-from drvm.core.errors import CaptureError, ConfigError, HostUnreachable
+from drvm.core.errors import CaptureError, ConfigError, DrillFailed, HostUnreachable
 from drvm.core.progress import Progress
 from drvm.daemon import loop
 from drvm.daemon.loop import Service, Setup
@@ -127,6 +127,23 @@ def test_what_fails_in_any_way_is_tried_again_and_harms_no_other(
     failed = [run for run in history.recent(20) if run.vm != "w"]
     assert {run.state for run in failed} == {"failed"}
     assert sorted(run.attempt for run in failed) == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_run_that_found_something_bad_failed_and_is_not_tried_again(
+    start: Callable[..., Started], history: RunLog
+) -> None:
+    tries = threading.Semaphore(0)
+
+    def work(_: Progress) -> Outcome:
+        tries.release()
+        return Outcome("d1", failure=DrillFailed("no answer", hint="drvm report"))
+
+    started = start(Setup(lambda: Plan([owed_at_once(work, retry=Retry(1, 0.1))])))
+    assert tries.acquire(timeout=LIMIT_S) and not tries.acquire(timeout=1.0)
+    assert started.end() == ()
+    (run,) = history.recent(5)
+    told = (run.state, run.result, run.message, run.hint)
+    assert told == ("failed", "d1", "no answer", "drvm report")
 
 
 def test_a_stop_reaches_running_work_which_is_stopped_and_not_failed(

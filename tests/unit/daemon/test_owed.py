@@ -81,6 +81,12 @@ def test_a_failure_is_tried_again_with_growing_waits_and_then_stands_until_the_n
     assert waits == [300, 600, 1200] and found == Owed(FIRE + DAY, FIRE + DAY, 1)
 
 
+def test_what_failed_by_what_it_found_is_not_tried_again_also_after_a_restart() -> None:
+    found = dataclasses.replace(made("failed", FIRE, FIRE), result="damage")
+    for record in (Record().after(found, 0.0), recalled(found, None, FIRE + HOUR, 0.0)):
+        assert owed(task(FIRE - DAY), record, FIRE + HOUR, 0.0) == Owed(FIRE + DAY, FIRE + DAY, 1)
+
+
 def test_a_try_that_would_come_with_the_next_fire_is_none() -> None:
     record = Record().after(made("failed", FIRE, FIRE), 0.0)
     found = owed(task(FIRE - DAY, HOURLY, Retry(3, 3600.0)), record, FIRE, 0.0)

@@ -22,6 +22,7 @@ from drvm.schedule.rpo import rpo_state
 from drvm.schedule.timing import Retry
 from drvm.schedule.windows import parse_window
 from drvm.wiring.fleet import UNREACHABLE, Fleet, FleetVm
+from drvm.wiring.upkeep import UPKEEP_RETRY
 from tests.fakes.clock import FakeClock
 from tests.unit.wiring.test_selection import point
 
@@ -50,7 +51,10 @@ policies:
 daemon: {{max_parallel: 5, max_parallel_drills: 2}}
 prune: {{schedule: "0 13 * * *"}}
 copies:
-  - {{name: offsite, repository: {{url: "file:///b"}}, schedule: "30 6 * * *"}}
+  - name: offsite
+    repository: {{url: "file:///b"}}
+    schedule: "30 6 * * *"
+    blackouts: ["mon-fri 08:00-18:00"]
 """
 
 
@@ -155,6 +159,17 @@ def test_a_drill_is_for_vms_that_have_a_point_and_are_not_gone() -> None:
     tasks = of(seen, "drill")
     assert [(task.vm, task.last_good) for task in tasks] == [("web1", NOW), ("web3", None)]
     assert {task.uses for task in tasks} == {(DRILLS,)} and tasks[0].touches == frozenset()
+
+
+def test_drills_are_tried_again_as_backups_are_and_upkeep_by_a_rule_of_its_own() -> None:
+    tasks = {task.kind: task for task in plan(view(vm("web1", points=(point("web1", "u"),)))).tasks}
+    assert tasks["drill"].retry == tasks["backup"].retry == Retry(2, 60.0)
+    assert tasks["prune"].retry == tasks["copy"].retry == UPKEEP_RETRY
+
+
+def test_upkeep_has_blackouts_as_policies_have() -> None:
+    (copy,) = of(view(), "copy")
+    assert copy.timing.blackouts == (parse_window("mon-fri 08:00-18:00"),)
 
 
 def test_drills_with_stages_are_one_task_for_all_vms_of_the_policy() -> None:

@@ -44,9 +44,9 @@ def test_the_daemon_reads_a_share_each_time_and_tells_of_damage(vault):
     assert first.packs + second.packs == 2 and first.arc.end == second.arc.start
     for name in [name for name in vault.store.objects if name.startswith(PACKS)]:
         vault.store.delete(name)
-    with pytest.raises(DamageFound) as caught:
-        task.run(NoProgress())
-    assert "1 of 1 points are damaged" in caught.value.message
+    found = task.run(NoProgress())
+    assert isinstance(found.failure, DamageFound) and found.result == "damage"
+    assert "1 of 1 points are damaged" in found.failure.message
 
 
 def test_without_a_schedule_nothing_is_checked(vault):
