@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, HostError, HostUnreachable
 from drvm.host.model import Host
+from drvm.schedule.rpo import CLOCK_TOLERANCE
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import Fleet, Look, Seen, look_at, point_policies, survey
 from drvm.wiring.remembering import remembered_of
@@ -112,8 +113,9 @@ class FleetWatch:
             wiring = self._wiring
             repository = wiring.repository()
             points = repository.points(remembered=remembered_of(repository)).points
-            vms = survey(looked, points, point_policies(wiring, looked), self._clock.now())
-            return View(Fleet(vms, looked.away), wiring.repository().drills.times())
+            now = self._clock.now()
+            vms = survey(looked, points, point_policies(wiring, looked), now)
+            return View(Fleet(vms, looked.away), repository.drills.times(now + CLOCK_TOLERANCE))
         except DrvmError:
             self._wiring = None
             self._stored.close()

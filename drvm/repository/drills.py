@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 from pathlib import Path
 
-from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError
+from drvm.core.errors import RepositoryError
 from drvm.core.files import write_cached
 from drvm.repository.crypto import Sealer
 from drvm.repository.layout import DRILLS, drill_object, parse_drill
@@ -28,12 +28,14 @@ class Drills:
         name = drill_object(vm_uuid, drill_id)
         create_once(self._store, name, self._sealer.seal_object(b"drill", name, record))
 
-    def times(self) -> dict[str, dt.datetime]:
-        """VM's UUID -> when its last record came, by the store's time. Reads none of them."""
+    def times(self, until: dt.datetime) -> dict[str, dt.datetime]:
+        """VM's UUID -> when its last record came, by the store's time; one that is dated later than
+        ``until`` is of a wrong clock, and hides none. Reads none of them."""
         found: dict[str, dt.datetime] = {}
         for info in self._store.list(DRILLS):
-            vm_uuid = info.name.removeprefix(DRILLS).partition("/")[0]
-            found[vm_uuid] = max(info.modified, found.get(vm_uuid, info.modified))
+            if info.modified <= until:
+                vm_uuid = info.name.removeprefix(DRILLS).partition("/")[0]
+                found[vm_uuid] = max(info.modified, found.get(vm_uuid, info.modified))
         return found
 
     def listed(self) -> list[ObjectInfo]:
@@ -55,14 +57,6 @@ class Drills:
         record = self._sealer.open_object(b"drill", info.name, sealed)
         self._keep(info, sealed)
         return record
-
-    def records(self) -> list[bytes]:
-        """All; one that is damaged or goes away meanwhile is left out."""
-        found = []
-        for info in self.listed():
-            with contextlib.suppress(ObjectDamaged, ObjectMissing, RepositoryError):
-                found.append(self.read(info))
-        return found
 
     def _path(self, info: ObjectInfo) -> Path | None:
         parsed = parse_drill(info.name)

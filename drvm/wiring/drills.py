@@ -11,7 +11,7 @@ from datetime import datetime
 from drvm.config.drills import DrillConfig, StageConfig
 from drvm.config.policies import PolicyConfig
 from drvm.config.section import matches
-from drvm.core.errors import DrvmError, Interrupted, RepositoryError
+from drvm.core.errors import DrvmError, Interrupted
 from drvm.core.findings import Finding
 from drvm.core.progress import Progress, Trace, no_trace
 from drvm.core.threads import Threads
@@ -30,7 +30,7 @@ from drvm.drill.plan import DrillPlan, DrillRequest, Method, plan_drill
 from drvm.drill.run import run_drill, run_group
 from drvm.drill.turns import turn
 from drvm.host.model import Host
-from drvm.report.model import DrillResult, decode_drill, encode_drill
+from drvm.report.model import DrillResult, encode_drill
 from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.repository.select import select
@@ -38,6 +38,7 @@ from drvm.restore.machine.definition import VirtType
 from drvm.restore.served.server import Service
 from drvm.restore.served.supervised import serving
 from drvm.schedule.cron import fires_between
+from drvm.schedule.rpo import CLOCK_TOLERANCE
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import fleet_of, policy_of_point
 from drvm.wiring.serving import service_of
@@ -175,14 +176,10 @@ def due_of(
     return tuple(point for point in points if point.manifest.vm_uuid in due)
 
 
-def last_drills(wiring: Wiring) -> dict[str, datetime]:
-    """When each machine's last drill began, by UUID: from the repository, whoever ran it."""
-    last: dict[str, datetime] = {}
-    for record in wiring.repository().drills.records():
-        with contextlib.suppress(RepositoryError):  # of a newer drvm, or damaged
-            drill = decode_drill(record)
-            last[drill.vm_uuid] = max(drill.started, last.get(drill.vm_uuid, drill.started))
-    return last
+def last_drills(wiring: Wiring) -> Mapping[str, datetime]:
+    """When each machine's last drill was kept, by UUID: from the repository, whoever ran it. No
+    record is read, as there may be thousands."""
+    return wiring.repository().drills.times(wiring.clock.now() + CLOCK_TOLERANCE)
 
 
 def carry_out(

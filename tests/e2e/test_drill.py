@@ -232,7 +232,8 @@ def test_a_console_that_never_stops_is_bounded_on_disk_and_in_time(drills: Drill
 def test_the_result_of_a_drill_is_kept_and_rendered(drills: Drills) -> None:
     result = drills.run(drills.plan(AgentCheck()))
     drills.repository.drills.put(result.vm_uuid, result.id, encode_drill(result))
-    (kept,) = [decode_drill(record) for record in drills.repository.drills.records()]
+    records = drills.repository.drills
+    (kept,) = [decode_drill(records.read(info)) for info in records.listed()]
     assert kept == result
     report = ReportInput(
         generated=CLOCK.now(), repository="memory", vms=(), drills=(kept,), drvm_version="0"

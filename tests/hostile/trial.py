@@ -203,9 +203,9 @@ def _small(repository: Repository) -> None:
     repository.keyring.slots()
     repository.checks.history()
     repository.final_times()
-    for record in repository.drills.records():
+    for info in repository.drills.listed():
         with contextlib.suppress(DrvmError):
-            decode_drill(record)
+            decode_drill(repository.drills.read(info))
 
 
 def _check(repository: Repository) -> CheckResult:

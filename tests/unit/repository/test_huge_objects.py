@@ -40,7 +40,9 @@ def planted() -> Vault:
 def test_such_pins_drills_and_checks_are_unreadable(planted):
     repository = planted.repository
     assert repository.pins() == {HALF: (UNREADABLE,)}
-    assert repository.drills.records() == []
+    (drill,) = repository.drills.listed()
+    with pytest.raises(ObjectDamaged):
+        repository.drills.read(drill)
     assert repository.checks.history().unreadable == (f"{CHECKS}{HALF}",)
 
 

@@ -1,6 +1,7 @@
 """Making and opening a repository, also where something went wrong before."""
 
 import dataclasses
+import datetime as dt
 
 import pytest
 
@@ -138,9 +139,25 @@ def test_a_key_slot_of_absurd_size_is_not_fetched(vault):
     assert f"{KEYS}00" not in fetched
 
 
-def test_drill_records_come_back_and_damaged_ones_are_left_out(vault):
-    vault.repository.drills.put("11111111-2222-4333-8444-555555555555", "a" * 16, b"passed")
-    vault.repository.drills.put("11111111-2222-4333-8444-555555555555", "b" * 16, b"failed")
+VM = "11111111-2222-4333-8444-555555555555"
+
+
+def test_drill_records_come_back_and_damaged_ones_are_said_to_be_so(vault):
+    drills = vault.repository.drills
+    drills.put(VM, "a" * 16, b"passed")
+    drills.put(VM, "b" * 16, b"failed")
     (name,) = (name for name in vault.store.objects if name.endswith("b" * 16))
     vault.store.put(name, b"drvmseal\xff\xff" + bytes(100))
-    assert vault.repository.drills.records() == [b"passed"]
+    good, damaged = drills.listed()
+    assert drills.read(good) == b"passed"
+    with pytest.raises(RepositoryError):
+        drills.read(damaged)
+
+
+def test_when_a_machine_was_drilled_last_is_known_without_reading_and_not_from_the_future(vault):
+    drills = vault.repository.drills
+    drills.put(VM, "a" * 16, b"passed")
+    (info,) = drills.listed()
+    vault.store.get = lambda name, **k: pytest.fail(f"{name} was read")
+    assert drills.times(info.modified) == {VM: info.modified}
+    assert drills.times(info.modified - dt.timedelta(seconds=1)) == {}
