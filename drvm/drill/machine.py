@@ -182,6 +182,7 @@ class Machine:
             console=plan.console,
             directory=plan.directory,
             disks=None if exports is None else lambda: exports(plan.request.point),
+            beat=lambda: self._tools.progress.advance(0),
         )
 
     def _check(self, checker: Checker, checks: list[Check]) -> None:

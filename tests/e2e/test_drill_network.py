@@ -12,7 +12,7 @@ import pytest
 
 from drvm.core.clock import SystemClock
 from drvm.core.detached import running
-from drvm.core.errors import HostError
+from drvm.core.errors import HostError, Interrupted
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
 from drvm.drill.checks.base import Card, HttpAsked
@@ -133,6 +133,10 @@ def test_what_is_no_web_server_is_told_from_one(line: Line, port: int) -> None:
     assert (found.passed, found.answered) == (False, True)
 
 
+def on() -> None:
+    """Nobody wants an end."""
+
+
 def test_a_script_sees_this_network_and_no_other(line: Line, tmp_path: Path) -> None:
     script = tmp_path / "check"
     script.write_text(
@@ -140,12 +144,12 @@ def test_a_script_sees_this_network_and_no_other(line: Line, tmp_path: Path) -> 
         'ps -o comm= -p $$\necho "$GREETING"\n'
     )
     script.chmod(0o755)
-    found = line.run([str(script)], {"GREETING": "hello you"}, GUEST, 20)
+    found = line.run([str(script)], {"GREETING": "hello you"}, GUEST, 20, on)
     assert found.passed, found
     assert "hello you" in found.detail
     assert "drvm0" in found.detail
     assert "dtb" not in found.detail
-    failed = line.run(["sh", "-c", "echo no such mail >&2; exit 3"], {}, GUEST, 20)
+    failed = line.run(["sh", "-c", "echo no such mail >&2; exit 3"], {}, GUEST, 20, on)
     assert (failed.passed, failed.answered) == (False, False)
     assert "exit code 3" in failed.detail
     assert "no such mail" in failed.detail
@@ -153,7 +157,7 @@ def test_a_script_sees_this_network_and_no_other(line: Line, tmp_path: Path) -> 
 
 def test_a_script_that_does_not_end_is_ended_with_all_it_started(line: Line) -> None:
     mark = f"{os.getpid()}123"
-    found = line.run(["sh", "-c", f"sleep {mark} & sleep {mark}"], {}, GUEST, 0.5)
+    found = line.run(["sh", "-c", f"sleep {mark} & sleep {mark}"], {}, GUEST, 0.5, on)
     assert (found.passed, "did not end" in found.detail) == (False, True)
     deadline_s = CLOCK.monotonic_s() + 10
     while running(mark):
@@ -161,8 +165,20 @@ def test_a_script_that_does_not_end_is_ended_with_all_it_started(line: Line) -> 
         CLOCK.sleep(0.05)
 
 
+def test_an_end_that_is_wanted_ends_a_script(line: Line) -> None:
+    mark, beats = f"{os.getpid()}124", iter(range(3))
+
+    def stopping() -> None:
+        if next(beats, None) is None:
+            raise Interrupted("the daemon is stopping")
+
+    with pytest.raises(Interrupted):
+        line.run(["sleep", mark], {}, GUEST, 60, stopping)
+    assert not running(mark)
+
+
 def test_a_script_that_never_stops_talking_is_ended(line: Line) -> None:
-    found = line.run(["yes"], {}, GUEST, 20)
+    found = line.run(["yes"], {}, GUEST, 20, on)
     assert (found.passed, "wrote more than" in found.detail) == (False, True)
 
 

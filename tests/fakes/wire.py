@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drvm.drill.checks.base import Address, Attempt, HttpAsked
+from drvm.drill.checks.base import Address, Attempt, Beat, HttpAsked
 
 OPEN = Attempt(True, True, "open")
 
@@ -32,7 +32,13 @@ class FakeWire:
         return self.answer
 
     def run(
-        self, argv: Sequence[str], env: Mapping[str, str], to: Address | None, timeout_s: float
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        to: Address | None,
+        timeout_s: float,
+        beat: Beat,
     ) -> Attempt:
+        beat()
         self.asked.append((tuple(argv), dict(env), to, timeout_s))
         return self.answer

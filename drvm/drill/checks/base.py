@@ -29,6 +29,10 @@ _MAX_NAME_CHARS = 120
 
 Address = IPv4Interface | IPv6Interface
 
+Beat = Callable[[], None]
+"""Called many times a second while a program of this host's runs, which may take an hour. Raises
+``Interrupted`` where an end is wanted."""
+
 Need = Literal["network", "console", "disks"]
 """What a check needs besides the machine: to reach its addresses, the text on its console, or
 the point's disks on a server."""
@@ -70,7 +74,12 @@ class Wire(Protocol):
     def http(self, to: Address, asked: HttpAsked, timeout_s: float) -> Attempt: ...
 
     def run(
-        self, argv: Sequence[str], env: Mapping[str, str], to: Address | None, timeout_s: float
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        to: Address | None,
+        timeout_s: float,
+        beat: Beat,
     ) -> Attempt:
         """A program of this host's that sees this network and no other: passed where it ends with
         exit code 0."""
@@ -104,6 +113,7 @@ class GuestUnderTest:
     console: Path | None = None
     directory: Path | None = None
     disks: Callable[[], AbstractContextManager[Exports]] | None = field(default=None, repr=False)
+    beat: Beat = field(default=lambda: None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,4 +51,4 @@ class ScriptCheck:
             "DRVM_ADDRESSES": " ".join(map(scoped, addresses)),
         }
         to = addresses[0] if addresses else None
-        return guest.wire.run(self.run, env, to, self.timeout_s)
+        return guest.wire.run(self.run, env, to, self.timeout_s, guest.beat)

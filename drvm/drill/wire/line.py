@@ -20,7 +20,7 @@ import msgspec
 from drvm.core.errors import HostError, ProcessFailed
 from drvm.core.process import Child, Processes
 from drvm.core.progress import Trace, no_trace
-from drvm.drill.checks.base import INTERFACE, Address, Attempt, Card, HttpAsked
+from drvm.drill.checks.base import INTERFACE, Address, Attempt, Beat, Card, HttpAsked
 from drvm.drill.checks.said import shown
 from drvm.drill.wire.addresses import plan_dhcp
 from drvm.drill.wire.messages import Answer, Heard, Http, Reach, Request, Tcp
@@ -167,7 +167,12 @@ class Line:
         )
 
     def run(
-        self, argv: Sequence[str], env: Mapping[str, str], to: Address | None, timeout_s: float
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        to: Address | None,
+        timeout_s: float,
+        beat: Beat,
     ) -> Attempt:
         if to is not None:
             reached = self.ask(Reach(str(to)), _STEP_S)
@@ -182,6 +187,7 @@ class Line:
                 env=env,
                 timeout_s=timeout_s,
                 max_output_bytes=_SCRIPT_OUTPUT_BYTES,
+                beat=beat,
             )
         except ProcessFailed as problem:
             if problem.code is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -92,18 +92,23 @@ class Scanner:
         self.end = end
         self.argv: Sequence[str] = ()
 
-    def run(self, argv: Sequence[str], **_: object) -> Output:
+    def run(self, argv: Sequence[str], *, beat: Callable[[], None], **_: object) -> Output:
         self.argv = argv
+        beat()
         if isinstance(self.end, DrvmError):
             raise self.end
         return self.end
 
 
-def scan(end: Output | DrvmError, tmp_path: Path) -> tuple[Any, Scanner]:
+def scan(
+    end: Output | DrvmError, tmp_path: Path, beat: Callable[[], None] = lambda: None
+) -> tuple[Any, Scanner]:
     scanner: Any = Scanner(end)
     domain: Any = DrilledDomain(DrillHost(), "m")
     exports = Exports(tmp_path / "socket", ("vda", "vdb"))
-    guest = GuestUnderTest(domain, directory=tmp_path, disks=lambda: nullcontext(exports))
+    guest = GuestUnderTest(
+        domain, directory=tmp_path, disks=lambda: nullcontext(exports), beat=beat
+    )
     return MalwareCheck(("scan", "-r", "{disks}"), processes=scanner).attempt(guest), scanner
 
 
@@ -142,3 +147,11 @@ def test_a_signal_during_a_scan_ends_the_command_and_says_nothing_of_the_disks(
 ) -> None:
     with pytest.raises(Interrupted):
         scan(Interrupted("ended by SIGTERM"), tmp_path)
+
+
+def test_a_daemon_that_stops_waits_for_no_scan(tmp_path: Path) -> None:
+    def stopping() -> None:
+        raise Interrupted("the daemon is stopping")
+
+    with pytest.raises(Interrupted):
+        scan(Output(b"0 infected", b""), tmp_path, stopping)
