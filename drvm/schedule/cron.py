@@ -2,7 +2,8 @@
 
 The rules are Debian cron's, by ``cronsim``: a job at a fixed time inside the hour that spring
 skips fires once, at the first moment after it; inside the hour that autumn repeats it fires once,
-the first time. Jobs with ``*`` in the minute or hour field follow the real time instead.
+the first time. Jobs with ``*`` at the beginning of the minute or hour field fire whenever the
+wall's clock says so: also the second time, and not in what is skipped.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from cronsim import CronSim, CronSimError
 from drvm.core.errors import UsageError
 
 MAX_EXPRESSION_CHARS = 200
-MAX_PAST_FIRES = 1000
-"""How many fires of the past one step may pass over; autumn's doubled hour holds 60 minutes."""
 
 _EPOCH = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
@@ -81,22 +80,52 @@ def fires_between(
 
 
 def _fires(expression: str, time_zone: str, after: dt.datetime) -> Iterator[dt.datetime]:
-    """Strictly rising moments. cronsim drops the fold of its starting point, so inside autumn's
-    second hour it first offers moments of the first one: they are passed over."""
+    """Strictly rising moments."""
     problem = expression_problem(expression) or time_zone_problem(time_zone)
     if problem is not None:
         raise UsageError(problem)
     if after.tzinfo is None:
         raise ValueError("a moment without a time zone")
+    zone = zoneinfo.ZoneInfo(time_zone)
     last = after.astimezone(dt.UTC)
-    passed_over = 0
-    for fire in CronSim(expression, last.astimezone(zoneinfo.ZoneInfo(time_zone))):
-        moment = fire.astimezone(dt.UTC)
+    for moment in _moments(expression, last.astimezone(zone), zone):
         if moment > last:
-            last, passed_over = moment, 0
+            last = moment
             yield moment
-            continue
-        passed_over += 1
-        if passed_over > MAX_PAST_FIRES:
-            raise UsageError(f"{expression!r} finds no next time in {time_zone}")
     raise UsageError(f"{expression!r} never fires again")
+
+
+def _moments(expression: str, after: dt.datetime, zone: zoneinfo.ZoneInfo) -> Iterator[dt.datetime]:
+    """cronsim is asked for times of the wall's clock only: its own way over the clock's changes
+    misses fires where those are of half an hour, or at midnight."""
+    minute, hour = expression.split()[:2]
+    of_day = not minute.startswith("*") and not hour.startswith("*")
+    second_time: list[dt.datetime] = []
+    wall = after.replace(tzinfo=None, fold=0)
+    for fire in CronSim(expression, wall - max(_doubled(wall, zone), dt.timedelta())):
+        doubled = _doubled(fire, zone)
+        if doubled <= dt.timedelta():
+            yield from second_time
+            second_time = []
+        first = fire.replace(tzinfo=zone).astimezone(dt.UTC)
+        if doubled >= dt.timedelta():
+            yield first
+        elif of_day:
+            yield _after_gap(fire, zone)
+        if doubled > dt.timedelta() and not of_day:
+            second_time.append(first + doubled)
+    yield from second_time
+
+
+def _doubled(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.timedelta:
+    """How much later it comes a second time; less than nothing where it does not come at all."""
+    first, second = (wall.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1))
+    assert first is not None and second is not None
+    return first - second
+
+
+def _after_gap(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+    """The first moment after the times that do not come, of which ``wall`` is one."""
+    while _doubled(wall, zone) < dt.timedelta():
+        wall += dt.timedelta(minutes=1)
+    return wall.replace(tzinfo=zone).astimezone(dt.UTC)

@@ -1,5 +1,7 @@
 import datetime as dt
-import itertools
+import zoneinfo
+from collections.abc import Collection
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -73,6 +75,52 @@ def test_an_hourly_job_follows_real_time_on_the_long_day() -> None:
     assert len(fires("0 * * * *", BERLIN, "2026-10-24T21:59", "2026-10-25T22:59")) == 25
 
 
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        *[("Australia/Lord_Howe", "2026-04-05"), ("Australia/Lord_Howe", "2026-10-04")],
+        *[("America/Havana", "2026-03-08"), ("America/Havana", "2026-11-01")],
+        *[(BERLIN, "2026-03-29"), (BERLIN, "2026-10-25"), ("Antarctica/Troll", "2026-03-29")],
+        ("Pacific/Apia", "2011-12-30"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("expression", "minutes", "hours", "days"),
+    [
+        ("30 * * * *", {30}, range(24), range(7)),
+        ("0 */6 * * *", {0}, {0, 6, 12, 18}, range(7)),
+        ("*/10 1-2 * * 0", range(0, 60, 10), {1, 2}, {6}),
+    ],
+)
+def test_jobs_of_the_hour_fire_whenever_the_wall_clock_says_so(
+    expression: str,
+    minutes: Collection[int],
+    hours: Collection[int],
+    days: Collection[int],
+    zone: str,
+    day: str,
+) -> None:
+    """Also where the clock changes by half an hour, at midnight, or leaves a day out."""
+    begin = utc(day) - dt.timedelta(hours=20)
+    every = [begin + dt.timedelta(minutes=number) for number in range(1, 48 * 60)]
+    expected = [
+        moment
+        for moment, wall in ((at, at.astimezone(zoneinfo.ZoneInfo(zone))) for at in every)
+        if wall.minute in minutes and wall.hour in hours and wall.weekday() in days
+    ]
+    assert fires_between(expression, zone, begin, every[-1], limit=1000) == expected
+    assert all(next_fire(expression, zone, at) == later for at, later in pairwise(expected))
+
+
+def test_a_job_of_a_day_that_a_zone_left_out_fires_when_the_next_one_begins() -> None:
+    assert fires("0 3 * * *", "Pacific/Apia", "2011-12-29T00:00", "2011-12-31T23:00") == [
+        "12-29 13:00",
+        "12-30 10:00",
+        "12-30 13:00",
+        "12-31 13:00",
+    ]
+
+
 def test_sunday_is_0_and_7() -> None:
     for day in "07":
         fire = next_fire(f"0 5 * * {day}", "UTC", utc("2026-11-23T00:00"))
@@ -138,7 +186,7 @@ def test_fires_rise_and_do_not_depend_on_where_one_starts(
 ) -> None:
     start = naive.replace(tzinfo=dt.UTC)
     together = fires_between(expression, zone, start, start + dt.timedelta(days=400), limit=12)
-    assert all(earlier < later for earlier, later in itertools.pairwise([start, *together]))
+    assert all(earlier < later for earlier, later in pairwise([start, *together]))
     one_by_one = []
     for _ in together:
         start = next_fire(expression, zone, start)
