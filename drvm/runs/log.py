@@ -106,8 +106,8 @@ class RunLog:
     def finish(self, run: Run) -> None:
         """``run`` as it is now: ended, and not ``running`` any more."""
         assert run.ended is not None and run.state != "running"
+        trim = self._finished % _TRIM_EVERY == 0  # the first, too: drvm run may finish one only
         self._finished += 1
-        trim = self._finished % _TRIM_EVERY == 0
 
         def write(db: sqlite3.Connection) -> None:
             _put(db, run, self._owner)

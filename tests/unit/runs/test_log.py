@@ -71,6 +71,17 @@ def test_the_last_good_run_outlives_those_that_fail_and_history(
     assert {run.vm_uuid for run in runs.recent(1000, "u2")} == {"u2"}
 
 
+def test_history_stays_bounded_by_processes_that_finish_one_run_each(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "MAX_RUNS", 10)
+    for number in range(30):
+        clock.sleep(60)
+        with RunLog(tmp_path / "runs.db", clock) as runs:  # as drvm run does it, by a timer
+            runs.finish(ended(made(clock, f"r{number}"), clock))
+            assert len(runs.recent(1000)) <= 12
+
+
 def test_a_stopped_run_does_not_hide_that_the_one_before_failed(
     runs: RunLog, clock: FakeClock
 ) -> None:
