@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
+import stat
 from pathlib import Path
+
+_ABANDONED_S = 3600.0
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -38,6 +42,46 @@ def write_cached(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Replace ``path`` as a whole, for whoever reads it meanwhile: what fails leaves the old one.
+
+    A new file gets the mode that the umask says; one that was there keeps mode, owner and group, as
+    far as we may, and where it is a link, the file that it leads to is replaced. What is no file,
+    such as a pipe, is written to. Raises ``OSError``; a crash leaves a hidden ``.drvm-partial``
+    beside it, which the next one takes away an hour later.
+    """
+    old = path.stat() if path.exists() else None
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        path.write_bytes(data)
+        return
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.drvm-partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(partial, flags, 0o666 if old is None else 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            _remove_abandoned(path, os.fstat(descriptor).st_mtime)
+            stream.write(data)
+            if old is not None:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, old.st_uid, old.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+            stream.flush()
+            os.fsync(descriptor)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _remove_abandoned(path: Path, now_s: float) -> None:
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.drvm-partial"):
+        with contextlib.suppress(OSError):
+            if now_s - partial.stat().st_mtime > _ABANDONED_S:
+                partial.unlink()
 
 
 def remove_durably(path: Path) -> None:

@@ -48,6 +48,17 @@ def format_seconds(seconds: float) -> str:
     return f"{days} d {hours:02d} h"
 
 
+def format_coarse_seconds(seconds: float) -> str:
+    """As one says how long something lasts: ``3 h 12 min``, ``30 h``, ``5 d``."""
+    if seconds < 60:
+        return "less than a minute"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min"
+    if seconds < 10 * 3600:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+    return f"{seconds // 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds // 86400:.0f} d"
+
+
 def format_round_seconds(seconds: float) -> str:
     """As targets are written: ``15 min``, not ``15 min 00 s``."""
     return re.sub(r" 00 \w+$|\.0(?= s$)", "", format_seconds(seconds))

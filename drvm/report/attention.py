@@ -7,6 +7,7 @@ A concern's ``key`` stays the same as long as the same thing is wrong, whatever 
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -83,11 +84,13 @@ def _vm(report: ReportInput, row: VmRow) -> Iterator[Concern]:
 
 def _gone(report: ReportInput, row: VmRow) -> Iterator[Concern]:
     last = row.last_point_created
+    if row.elsewhere and row.rpo_state in ("met", "no-target"):
+        return
     if row.policy is not None and last is not None and report.generated - last < GONE_FOR:
         yield Concern(
             f"gone {row.vm_uuid}", "unprotected", "warning", row.vm,
             "it is on none of the hosts any more, so nothing backs it up; its points are kept",
-            f"if it moved, add its host to hosts; if it is lost, drvm restore {row.vm}",
+            f"if it moved, add its host to hosts; if it is lost, drvm restore {_shell(row)}",
             last, row.vm_uuid,
         )  # fmt: skip
 
@@ -98,7 +101,7 @@ def _rpo(row: VmRow) -> Iterator[Concern]:
         yield Concern(
             key, "rpo", "critical", row.vm,
             "there is no good point: it could not be recovered at all",
-            f"drvm backup {row.vm}", None, row.vm_uuid,
+            f"drvm backup {_shell(row)}", None, row.vm_uuid,
         )  # fmt: skip
     elif row.rpo_state == "unknown":
         yield Concern(
@@ -113,7 +116,7 @@ def _rpo(row: VmRow) -> Iterator[Concern]:
             key, "rpo", "critical", row.vm,
             f"its last good point is {format_seconds(age)} old, and may be"
             f" {format_round_seconds(target)} (RPO)",
-            f"drvm backup {row.vm}",
+            f"drvm backup {_shell(row)}",
             since + dt.timedelta(seconds=target) if since is not None else None, row.vm_uuid,
         )  # fmt: skip
 
@@ -131,7 +134,7 @@ def _drills(report: ReportInput, row: VmRow) -> Iterator[Concern]:
             f"drill {row.vm_uuid}", "drill", "critical", row.vm,
             f"its last drill failed: {_reason(last)}",
             "see what its checks found; back up again, or put the check right, then"
-            f" drvm drill {row.vm}",
+            f" drvm drill {_shell(row)}",
             failed_since, row.vm_uuid,
         )  # fmt: skip
     elif last is not None and last.rto_met is False:
@@ -150,8 +153,14 @@ def _drills(report: ReportInput, row: VmRow) -> Iterator[Concern]:
     words = "it has never been drilled" if last is None else "it was not drilled as often as meant"
     yield Concern(
         f"drill-due {row.vm_uuid}", "drill", "warning", row.vm, words,
-        f"drvm drill {row.vm}; drvm status says whether the daemon runs", due, row.vm_uuid,
+        f"drvm drill {_shell(row)}; drvm status says whether the daemon runs", due,
+        row.vm_uuid,
     )  # fmt: skip
+
+
+def _shell(row: VmRow) -> str:
+    """Its name in a command that people copy."""
+    return shlex.quote(row.vm)
 
 
 def _reason(drill: DrillResult) -> str:
@@ -179,7 +188,7 @@ def _failed_run(report: ReportInput, run: RunRow) -> Iterator[Concern]:
         f"failure {run.job} {run.vm_uuid}".rstrip(), "failure",
         "warning" if safe else "critical", run.vm if row is not None else "",
         f"{run.job}{together} failed: {run.message or 'no reason was given'}",
-        run.hint or "drvm run does it again; the daemon's log says more",
+        run.hint or f"drvm run {shlex.quote(run.job)}; the daemon's log says more",
         run.ended or run.started, run.vm_uuid if row is not None else "",
     )  # fmt: skip
 
@@ -212,7 +221,7 @@ def _overdue_job(job: JobRow) -> Iterator[Concern]:
     yield Concern(
         f"overdue {job.job}", "failure", "warning", "",
         f"{job.job}: {behind}, {done}" + ("" if job.last_good is None else " UTC"),
-        f"drvm run {job.job!r}; drvm status says whether the daemon runs",
+        f"drvm run {shlex.quote(job.job)}; drvm status says whether the daemon runs",
         job.due,
     )  # fmt: skip
 
@@ -247,7 +256,7 @@ def _damaged_packs(checks: list[CheckRow]) -> Concern:
         "damage packs", "damage", "critical", "",
         f"{packs} damaged {'pack was' if packs == 1 else 'packs were'} found by a check"
         f" on {latest.host}",
-        "drvm check --read-data says which points; drvm backup stores anew, drvm check --repair"
-        " mends",
+        "drvm check --read-data says which points; what backups store anew, drvm check --repair"
+        " puts back",
         min(check.began for check in checks),
     )  # fmt: skip

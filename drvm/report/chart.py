@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 160.0, 34.0
 _MARGIN = 5.0
 MAX_POINTS = 16
 
+MARK_WIDTH = 12
+
 STRIP_HEIGHT = 16
 _PITCH, _BAR = 4, 3
 
@@ -22,23 +24,17 @@ STORAGE_WIDTH, STORAGE_HEIGHT = 600.0, 150.0
 
 
 @dataclass(frozen=True, slots=True)
-class Dot:
-    """``y`` grows downwards. ``rto_seconds`` is ``None`` where the drill never got through."""
-
-    x: float
-    y: float
-    passed: bool
-    rto_seconds: float | None
-    drill: DrillResult
-
-
-@dataclass(frozen=True, slots=True)
 class History:
-    """The RTO of a VM's drills, the oldest left. ``line`` is an SVG list of points;
-    ``highest_seconds``: what was measured, ``None`` where no drill got through."""
+    """The RTO of a VM's drills, the oldest left. ``line`` is an SVG list of points; ``good`` and
+    ``slow`` are paths of dots: drills that got through, and passed or not; ``none`` is one of
+    crosses: those that never did. ``y`` grows downwards. ``highest_seconds``: what was measured,
+    ``None`` where no drill got through."""
 
-    dots: tuple[Dot, ...]
+    count: int
     line: str
+    good: str
+    slow: str
+    none: str
     target_y: float | None
     highest_seconds: float | None
     target_seconds: float | None
@@ -56,8 +52,8 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Points of the last days, a bar a day, today right: ``kept`` and ``none`` are SVG paths of
-    the days with and without one."""
+    """Points of the last days, a bar a day, today right: ``kept`` and ``none`` are SVG paths to be
+    drawn as wide as a bar, of the days with and without one."""
 
     kept: str
     none: str
@@ -68,15 +64,23 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """Drills, the latest right: SVG paths of those that passed, points to be drawn as large as
+    dots, and of those that failed, crosses."""
+
+    good: str
+    bad: str
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
 class StorageChart:
-    """``line`` and ``area``: what was measured; ``cone`` and ``ahead``: the forecast, or empty.
-    ``now_x``: in percent of the width."""
+    """``line`` and ``area``: what was measured; ``cone`` and ``ahead``: the forecast, or empty."""
 
     line: str
     area: str
     ahead: str
     cone: str
-    now_x: float
     highest_bytes: int
     begins: dt.datetime
     ends: dt.datetime
@@ -91,19 +95,30 @@ def rto_history(drills: Sequence[DrillResult]) -> History | None:
     measured = [drill.rto_seconds for drill in shown if drill.rto_seconds is not None]
     highest = max([*measured, target or 0.0, 1e-9])
     step = (WIDTH - 2 * _MARGIN) / (len(shown) - 1)
-    dots = tuple(
-        Dot(
-            x=round(_MARGIN + index * step, 1),
-            y=_height(drill.rto_seconds if drill.rto_seconds is not None else highest, highest),
-            passed=drill.passed,
-            rto_seconds=drill.rto_seconds,
-            drill=drill,
-        )
-        for index, drill in enumerate(shown)
-    )
-    line = " ".join(f"{dot.x},{dot.y}" for dot in dots if dot.rto_seconds is not None)
+    line: list[str] = []
+    good = slow = none = ""
+    for index, drill in enumerate(shown):
+        x = round(_MARGIN + index * step, 1)
+        if drill.rto_seconds is None:
+            none += f"M{x - 3:g} {_MARGIN - 3:g}l6 6m0-6l-6 6"
+            continue
+        y = _height(drill.rto_seconds, highest)
+        line.append(f"{x:g},{y:g}")
+        if drill.passed:
+            good += f"M{x:g} {y:g}h0"
+        else:
+            slow += f"M{x:g} {y:g}h0"
     target_y = _height(target, highest) if target is not None else None
-    return History(dots, line, target_y, max(measured, default=None), target)
+    return History(
+        len(shown),
+        " ".join(line),
+        good,
+        slow,
+        none,
+        target_y,
+        max(measured, default=None),
+        target,
+    )
 
 
 def phase_bars(drill: DrillResult) -> tuple[Bar, ...]:
@@ -115,7 +130,7 @@ def phase_bars(drill: DrillResult) -> tuple[Bar, ...]:
     start = 0.0
     for name in names:
         width = 100.0 * drill.phases[name] / total
-        bars.append(Bar(name, drill.phases[name], round(start, 2), round(max(width, 0.6), 2)))
+        bars.append(Bar(name, drill.phases[name], round(start, 1), round(max(width, 0.6), 1)))
         start += width
     return tuple(bars)
 
@@ -128,8 +143,9 @@ def points_strip(per_day: Sequence[int]) -> Strip | None:
     none: list[str] = []
     for day, count in enumerate(per_day):
         high = 2 if count == 0 else min(STRIP_HEIGHT, 7 + round(2 * math.log2(count)))
-        bar = f"M{day * _PITCH} {STRIP_HEIGHT - high}h{_BAR}v{high}h-{_BAR}z"
-        (none if count == 0 else kept).append(bar)
+        (none if count == 0 else kept).append(
+            f"M{day * _PITCH + _BAR / 2:g} {STRIP_HEIGHT}v-{high}"
+        )
     return Strip(
         "".join(kept),
         "".join(none),
@@ -138,6 +154,18 @@ def points_strip(per_day: Sequence[int]) -> Strip | None:
         sum(count > 0 for count in per_day),
         sum(per_day),
     )
+
+
+def drill_marks(drills: Sequence[DrillResult]) -> Marks:
+    """``drills`` of one VM, the oldest first."""
+    good = bad = ""
+    for number, drill in enumerate(drills):
+        x = number * MARK_WIDTH
+        if drill.passed:
+            good += f"M{x + 6} 6h0"
+        else:
+            bad += f"M{x + 2} 2l8 8m0-8l-8 8"
+    return Marks(good, bad, len(drills) * MARK_WIDTH)
 
 
 def storage_chart(
@@ -164,8 +192,7 @@ def storage_chart(
         today = at(now, samples[-1].stored_bytes)
         ahead = f"{today} {at(ends, expected.expected_bytes)}"
         cone = f"{today} {at(ends, expected.high_bytes)} {at(ends, expected.low_bytes)}"
-    now_x = round(100 * ((now - begins) / (ends - begins)), 1)
-    return StorageChart(line, area, ahead, cone, now_x, highest, begins, ends)
+    return StorageChart(line, area, ahead, cone, highest, begins, ends)
 
 
 def _height(seconds: float, highest: float) -> float:

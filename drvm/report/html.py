@@ -14,15 +14,26 @@ from functools import cache
 from importlib import resources
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from drvm.core.text import printable
-from drvm.core.units import format_bytes, format_round_seconds, format_seconds
+from drvm.core.units import (
+    format_bytes,
+    format_coarse_seconds,
+    format_round_seconds,
+    format_seconds,
+)
+from drvm.report.drill_views import drill_view as drill_view
 from drvm.report.input import ReportInput
-from drvm.report.views import drill_view as drill_view
 from drvm.report.views import overview
 
 MAX_SHOWN_CHARS = 2000
+
+_WORD = r"""(?:'[^']*'|"[^"]*"|[\w@%+=/.:,-]*[\w@%+=/-])+"""
+_COMMAND = re.compile(
+    rf"\bdrvm (?:(?:backup|drill|restore|run) {_WORD}|[a-z]+(?: [a-z]+(?= --))?(?: --[a-z-]+)*)"
+)
+"""What hints have (``drvm/report/attention.py``): a verb with one name, or with options."""
 
 _CONSISTENCY = {
     "filesystem": "file-system consistent",
@@ -99,7 +110,23 @@ def _host(uri: str) -> str:
     return uri if match is None else match[1] or "this host"
 
 
+def _commands(hint: str) -> Markup:
+    """``hint`` with the commands in it marked: what is to be typed, and what is only said."""
+    shown: list[Markup] = []
+    end = 0
+    for match in _COMMAND.finditer(hint):
+        shown += [_text(hint[end : match.start()]), Markup("<code>%s</code>") % _text(match[0])]
+        end = match.end()
+    return Markup("").join([*shown, _text(hint[end:])])
+
+
+def _text(text: str) -> Markup:
+    return escape(printable(text, MAX_SHOWN_CHARS, lines=True))
+
+
 _FILTERS = {
+    "commands": _commands,
+    "coarse": format_coarse_seconds,
     "host": _host,
     "seconds": lambda value: "–" if value is None else format_seconds(value),
     "round_seconds": format_round_seconds,

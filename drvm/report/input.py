@@ -26,7 +26,8 @@ DAYS_SHOWN = 42
 class VmRow(msgspec.Struct, frozen=True, kw_only=True):
     """One VM in the fleet at a glance.
 
-    ``host``: its URI; ``gone``: it is on none of the hosts any more, and all of them answered.
+    ``host``: its URI; ``gone``: it is on none of the hosts, and all of them answered; then
+    ``elsewhere``: another host's drvm took its last point, so that it may well be there.
     ``machine``: false for image files and imports, which are stored by hand. ``doubt``: why nobody
     can tell its policy, else empty. ``rpo_age_seconds``: what would be lost now.
     ``points_per_day``: of the good points that are kept, how many show an instant of each of the
@@ -46,6 +47,7 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
     rpo_age_seconds: float | None
     rpo_target_seconds: float | None
     gone: bool = False
+    elsewhere: bool = False
     machine: bool = True
     doubt: str = ""
     points: int = 0

@@ -5,45 +5,32 @@ The page and the dashboard share it.
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from drvm.report.attention import Concern, Severity, attention
 from drvm.report.chart import (
-    Bar,
     History,
+    Marks,
     StorageChart,
     Strip,
-    phase_bars,
+    drill_marks,
     points_strip,
     rto_history,
     storage_chart,
 )
+from drvm.report.drill_views import DrillGroup, groups_of, latest_ids, not_proven, shown_drills
 from drvm.report.forecast import Forecast, forecast
 from drvm.report.input import JobRow, ReportInput, RunRow, VmRow
 from drvm.report.model import DrillResult
 
-MAX_SHOWN_DRILLS = 300
-FAILED_SHOWN = 3
-"""Failed drills of a VM before its latest one."""
-FAILED_FOR = dt.timedelta(days=30)
-MAX_OPEN = 6
-"""Drills whose details are unfolded from the start."""
-
 ROWS_UNFOLDED = 30
+MAX_MARKS = 12
+"""Of the last drills of a VM."""
 ALIKE_UNFOLDED = 3
 """More concerns of one sort than these become one line with a list below it."""
-
-MAX_PICTURE_BYTES = 1024 * 1024
-MAX_PICTURES_BYTES = 12 * 1024 * 1024
-"""Of all pictures of a page; those of failed drills come first."""
-
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 _ALIKE = {
     "rpo": "have no good point that is young enough (RPO)",
@@ -75,35 +62,9 @@ class VmView:
     last_drill: DrillResult | None
     anchor: str | None
     drills: tuple[DrillResult, ...]
+    marks: Marks
     history: History | None
     strip: Strip | None
-
-
-@dataclass(frozen=True, slots=True)
-class DrillView:
-    """A drill with what the template must not work out itself. ``picture_bytes``: of one that
-    there is no room for."""
-
-    drill: DrillResult
-    anchor: str
-    bars: tuple[Bar, ...]
-    screenshot: Markup | None
-    picture_bytes: int
-    checks_passed: int
-    is_open: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DrillGroup:
-    """Machines that were drilled together, in their order; or one alone (``together`` false).
-    ``earlier``: none of them is the latest drill of its VM."""
-
-    together: bool
-    earlier: bool
-    passed: bool
-    started: dt.datetime
-    rto_seconds: float | None
-    drills: tuple[DrillView, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +82,16 @@ class JobView:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """The figures on top; VMs that are gone don't count. A VM counts as proven if its latest
-    drill passed."""
+    drill passed; ``oldest_proof_seconds``: how long ago the oldest of these drills began."""
 
     vms: int
     rpo_kept: int
     rpo_asked: int
     proven: int
+    drilled: int
     drills: int
     drills_passed: int
+    oldest_proof_seconds: float | None
     median_rto_seconds: float | None
     slowest_rto_seconds: float | None
     critical: int
@@ -145,10 +108,12 @@ class Overview:
     vms: tuple[VmView, ...]
     unfolded: int
     gone: tuple[VmView, ...]
+    elsewhere: tuple[VmView, ...]
     unprotected: tuple[VmView, ...]
     images: tuple[VmView, ...]
     drills: tuple[DrillGroup, ...]
     drills_left_out: int
+    not_proven: tuple[tuple[str, int], ...]
     storage: StorageChart | None
     forecast: Forecast | None
     jobs: tuple[JobView, ...]
@@ -159,7 +124,7 @@ def overview(report: ReportInput) -> Overview:
     worst: dict[str, Severity] = {}
     for concern in concerns:  # critical ones come first
         worst.setdefault(concern.vm_uuid, concern.severity)
-    shown = _shown_drills(report)
+    shown = shown_drills(report)
     anchors = {id(drill): f"drill-{number}" for number, drill in enumerate(shown, 1)}
     vms = [_vm_view(report, row, worst, anchors) for row in report.vms]
     vms.sort(key=lambda view: (_urgency(view.severity), view.row.vm, view.row.vm_uuid))
@@ -172,20 +137,17 @@ def overview(report: ReportInput) -> Overview:
         attention=_alike(concerns),
         vms=tuple(present),
         unfolded=len(present) if len(present) <= ROWS_UNFOLDED else wanting,
-        gone=tuple(view for view in vms if view.row.gone),
+        gone=tuple(view for view in vms if view.row.gone and not view.row.elsewhere),
+        elsewhere=tuple(view for view in vms if view.row.gone and view.row.elsewhere),
         unprotected=tuple(v for v in present if v.row.policy is None and not v.row.doubt),
         images=tuple(view for view in vms if not view.row.machine),
-        drills=_groups(shown, anchors, _latest_ids(report)),
+        drills=groups_of(shown, anchors, latest_ids(report)),
         drills_left_out=len(report.drills) - len(shown),
+        not_proven=not_proven([v.last_drill for v in present if v.last_drill is not None]),
         storage=storage_chart(report.storage, expected),
         forecast=expected,
         jobs=_jobs(report),
     )
-
-
-def shown_drill_ids(report: ReportInput) -> tuple[str, ...]:
-    """The drills whose pictures a page would show, the most important first."""
-    return tuple(drill.id for drill in _shown_drills(report))
 
 
 def _urgency(severity: Severity | None) -> int:
@@ -197,12 +159,14 @@ def _vm_view(
 ) -> VmView:
     drills = report.drills_of(row.vm_uuid)
     last = drills[0] if drills else None
+    shown = tuple(reversed(drills[:MAX_MARKS]))
     return VmView(
         row=row,
         severity=worst.get(row.vm_uuid),
         last_drill=last,
         anchor=anchors.get(id(last)) if last is not None else None,
-        drills=tuple(reversed(drills[:12])),
+        drills=shown,
+        marks=drill_marks(shown),
         history=rto_history(drills),
         strip=points_strip(row.points_per_day) if row.points else None,
     )
@@ -226,110 +190,24 @@ def _alike(concerns: Sequence[Concern]) -> tuple[Alike, ...]:
 def _summary(report: ReportInput, vms: Sequence[VmView], concerns: Sequence[Concern]) -> Summary:
     latest = [view.last_drill for view in vms if view.last_drill is not None]
     times = [drill.rto_seconds for drill in latest if drill.rto_seconds is not None]
+    proofs = [drill.started for drill in latest if drill.passed]
     severities = [concern.severity for concern in concerns]
     return Summary(
         vms=len(vms),
         rpo_kept=sum(view.row.rpo_state == "met" for view in vms),
         rpo_asked=sum(view.row.rpo_target_seconds is not None for view in vms),
         proven=sum(drill.passed for drill in latest),
+        drilled=len(latest),
         drills=len(report.drills),
         drills_passed=sum(drill.passed for drill in report.drills),
+        oldest_proof_seconds=(
+            max(0.0, (report.generated - min(proofs)).total_seconds()) if proofs else None
+        ),
         median_rto_seconds=statistics.median(times) if times else None,
         slowest_rto_seconds=max(times, default=None),
         critical=severities.count("critical"),
         warnings=severities.count("warning"),
     )
-
-
-def _shown_drills(report: ReportInput) -> list[DrillResult]:
-    """The latest of each VM, with all that were drilled together with it, and a few failed ones
-    of late, which come last. In each what failed comes first, then the latest."""
-    latest = [drills[0] for row in report.vms if (drills := report.drills_of(row.vm_uuid))]
-    groups = {drill.group for drill in latest if drill.group}
-    wanted = {id(drill) for drill in latest}
-    wanted.update(
-        id(drill)
-        for row in report.vms
-        for drill in [d for d in report.drills_of(row.vm_uuid) if not d.passed][:FAILED_SHOWN]
-        if report.generated - drill.started < FAILED_FOR
-    )
-    known = {row.vm_uuid for row in report.vms}
-    first = _latest_ids(report)
-    shown = [
-        drill
-        for drill in report.latest_first()
-        if id(drill) in wanted or drill.group in groups or drill.vm_uuid not in known
-    ]
-    shown.sort(key=lambda drill: (drill.id not in first, drill.passed))  # and so the latest first
-    return shown[:MAX_SHOWN_DRILLS]
-
-
-def _latest_ids(report: ReportInput) -> frozenset[str]:
-    """The latest drill of each VM."""
-    latest: dict[str, str] = {}
-    for drill in report.latest_first():
-        latest.setdefault(drill.vm_uuid, drill.id)
-    return frozenset(latest.values())
-
-
-def _groups(
-    shown: Sequence[DrillResult], anchors: Mapping[int, str], latest: frozenset[str]
-) -> tuple[DrillGroup, ...]:
-    """In the order of the first that is shown of each."""
-    together: dict[str, list[DrillResult]] = {}
-    for drill in shown:
-        together.setdefault(drill.group or f"alone {drill.id}", []).append(drill)
-    room = _Room()
-    left_to_open = MAX_OPEN
-    found = []
-    for drills in together.values():
-        drills.sort(key=lambda drill: (drill.stage, drill.started, drill.vm))
-        earlier = not any(drill.id in latest for drill in drills)
-        views = []
-        for drill in drills:
-            wants = left_to_open > 0 and not earlier and (not drill.passed or len(shown) == 1)
-            views.append(drill_view(drill, anchors[id(drill)], room, is_open=wants))
-            left_to_open -= wants
-        found.append(
-            DrillGroup(
-                together=bool(drills[0].group),
-                earlier=earlier,
-                passed=all(drill.passed for drill in drills),
-                started=min(drill.started for drill in drills),
-                rto_seconds=drills[0].group_rto_seconds,
-                drills=tuple(views),
-            )
-        )
-    return tuple(sorted(found, key=lambda group: group.earlier))
-
-
-class _Room:
-    """For pictures: a page that holds all of two hundred machines can't be mailed."""
-
-    def __init__(self) -> None:
-        self._left = MAX_PICTURES_BYTES
-
-    def takes(self, picture: bytes) -> bool:
-        fits = len(picture) <= min(self._left, MAX_PICTURE_BYTES)
-        self._left -= len(picture) if fits else 0
-        return fits
-
-
-def drill_view(
-    drill: DrillResult, anchor: str, room: _Room | None = None, *, is_open: bool = True
-) -> DrillView:
-    """For ``drill_card`` of ``macros.html.j2``."""
-    room = room or _Room()
-    screenshot, left_out = None, 0
-    picture = drill.screenshot_png
-    if picture and picture.startswith(_PNG):
-        if room.takes(picture):
-            encoded = base64.b64encode(picture).decode("ascii")
-            screenshot = Markup(f"data:image/png;base64,{encoded}")  # noqa: S704 - base64 only
-        else:
-            left_out = len(picture)
-    passed = sum(check.passed for check in drill.checks)
-    return DrillView(drill, anchor, phase_bars(drill), screenshot, left_out, passed, is_open)
 
 
 def _jobs(report: ReportInput) -> tuple[JobView, ...]:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drvm.core.units import format_bytes
+from drvm.core.units import format_bytes, format_coarse_seconds
 from drvm.report.input import RunRow
 from drvm.runs.model import Run
 from drvm.web.source import PointRow
@@ -133,13 +133,5 @@ def ago(moment: dt.datetime | None, now: dt.datetime) -> str:
         return "never"
     seconds = (now - moment).total_seconds()
     if seconds < 0:
-        return f"in {_coarse(-seconds)}"
-    return "just now" if seconds < 60 else f"{_coarse(seconds)} ago"
-
-
-def _coarse(seconds: float) -> str:
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min"
-    if seconds < 10 * 3600:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
-    return f"{seconds // 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds // 86400:.0f} d"
+        return f"in {format_coarse_seconds(-seconds)}"
+    return "just now" if seconds < 60 else f"{format_coarse_seconds(seconds)} ago"

@@ -11,15 +11,18 @@ import contextlib
 import datetime as dt
 import functools
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from drvm.core.clock import Clock
 from drvm.core.files import write_durably
-from drvm.report.input import StorageSample
+from drvm.report.input import StorageSample, VmRow
 from drvm.repository.layout import PACKS
+from drvm.repository.points import Point
 from drvm.repository.repository import Repository
+from drvm.wiring.assembly import Wiring
 
 LIST_EVERY_S = 3600.0
 """A repository of 30 TiB has a million packs, a thousand requests to list them."""
@@ -55,6 +58,23 @@ def _packs(_location: str, _repository_id: str) -> _Packs:
 def stored_bytes(repository: Repository, clock: Clock) -> int:
     """Of all packs, at most ``LIST_EVERY_S`` ago."""
     return _packs(repository.store.location, repository.id).stored_bytes(repository, clock)
+
+
+def storage_of(
+    wiring: Wiring, points: Sequence[Point], rows: Sequence[VmRow]
+) -> tuple[StorageSample, ...]:
+    """What is kept, and now; the oldest first. Raises the store's errors."""
+    repository = wiring.repository()
+    now = StorageSample(
+        taken=wiring.clock.now(),
+        stored_bytes=stored_bytes(repository, wiring.clock),
+        protected_bytes=sum(row.disk_bytes for row in rows),
+        points_bytes=sum(disk.size_bytes for point in points for disk in point.manifest.disks),
+        points=len(points),
+    )
+    if wiring.settings.as_of is not None:
+        return (now,)
+    return samples_with(Path(wiring.settings.state_dir), repository.id, now)
 
 
 def samples_with(

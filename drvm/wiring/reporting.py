@@ -19,6 +19,7 @@ from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError
 from drvm.core.text import printable
 from drvm.core.threads import mapped
 from drvm.core.units import MIB
+from drvm.report.drill_views import shown_drill_ids
 from drvm.report.input import (
     CLOCK_TOLERANCE,
     DAYS_SHOWN,
@@ -26,11 +27,9 @@ from drvm.report.input import (
     JobRow,
     ReportInput,
     RunRow,
-    StorageSample,
     VmRow,
 )
 from drvm.report.model import DrillResult, decode_drill
-from drvm.report.views import shown_drill_ids
 from drvm.repository.checks import CIRCLE, History, Past
 from drvm.repository.layout import DRILLS
 from drvm.repository.points import Point
@@ -43,7 +42,7 @@ from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.base import ObjectInfo
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, fleet_of
-from drvm.wiring.growth import samples_with, stored_bytes
+from drvm.wiring.growth import storage_of
 from drvm.wiring.remembering import remembered_of
 from drvm.wiring.upkeep import UPKEEP_RETRY, retry_of
 
@@ -74,7 +73,9 @@ def gather_report(
     by_vm: dict[str, list[Point]] = {}
     for point in listing.points:
         by_vm.setdefault(point.manifest.vm_uuid, []).append(point)
-    rows = tuple(_row(vm, by_vm.get(vm.uuid, []), due, gone=not unreachable) for vm in fleet)
+    rows = tuple(
+        _row(repository, vm, by_vm.get(vm.uuid, []), due, gone=not unreachable) for vm in fleet
+    )
     report = ReportInput(
         generated=now,
         repository=repository.store.location,
@@ -86,7 +87,7 @@ def gather_report(
         ),
         jobs=tuple(_jobs(due, runs, listing.points)),
         checks=tuple(_checks(repository.checks.history(remembered))),
-        storage=_storage(wiring, listing.points, rows),
+        storage=storage_of(wiring, listing.points, rows),
         problems=tuple(printable(problem, 300) for problem in listing.problems),
         unreachable=tuple(unreachable),
     )
@@ -159,9 +160,12 @@ class _DueTimes:
         return None
 
 
-def _row(vm: FleetVm, points: Sequence[Point], due: _DueTimes, *, gone: bool) -> VmRow:
+def _row(
+    repository: Repository, vm: FleetVm, points: Sequence[Point], due: _DueTimes, *, gone: bool
+) -> VmRow:
     last = vm.last.manifest if vm.last is not None else None
     machine = last is None or vm.host is not None or last.engine != ImageFilesEngine.name
+    gone = gone and machine and vm.host is None
     return VmRow(
         vm=vm.name,
         vm_uuid=vm.uuid,
@@ -173,7 +177,8 @@ def _row(vm: FleetVm, points: Sequence[Point], due: _DueTimes, *, gone: bool) ->
         rpo_state=vm.rpo.state.value,
         rpo_age_seconds=vm.rpo.age_seconds,
         rpo_target_seconds=vm.rpo.target_seconds,
-        gone=gone and machine and vm.host is None,
+        gone=gone,
+        elsewhere=gone and last is not None and not repository.is_own(last),
         machine=machine,
         doubt=vm.doubt,
         points=vm.points,
@@ -217,22 +222,6 @@ def _drill(repository: Repository, info: ObjectInfo) -> DrillResult | None:
         return decode_drill(repository.drills.read(info))
     except (ObjectMissing, ObjectDamaged, RepositoryError):
         return None
-
-
-def _storage(
-    wiring: Wiring, points: Sequence[Point], rows: Sequence[VmRow]
-) -> tuple[StorageSample, ...]:
-    repository = wiring.repository()
-    now = StorageSample(
-        taken=wiring.clock.now(),
-        stored_bytes=stored_bytes(repository, wiring.clock),
-        protected_bytes=sum(row.disk_bytes for row in rows),
-        points_bytes=sum(disk.size_bytes for point in points for disk in point.manifest.disks),
-        points=len(points),
-    )
-    if wiring.settings.as_of is not None:
-        return (now,)
-    return samples_with(Path(wiring.settings.state_dir), repository.id, now)
 
 
 def _known_runs(runs: Sequence[Run], fleet: Sequence[FleetVm], settings: Settings) -> Iterator[Run]:

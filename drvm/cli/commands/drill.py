@@ -24,6 +24,7 @@ from drvm.core.errors import (
     RestoreError,
     UsageError,
 )
+from drvm.core.files import publish
 from drvm.core.text import printable
 from drvm.core.units import format_bytes, format_seconds
 from drvm.drill.group import GroupPlan
@@ -193,7 +194,7 @@ def _apart(policy: PolicyConfig, points: Sequence[Point]) -> list[Sequence[Point
 def _write_report(wiring: Wiring, path: Path) -> None:
     report = gather_report(wiring, latest_runs(wiring), pictures=True)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.write_text(html_report(report), encoding="utf-8")
+    publish(path, html_report(report).encode())
 
 
 def _show(invocation: Invocation, done: list[Carried], report: Path) -> None:

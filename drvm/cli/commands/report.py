@@ -11,6 +11,7 @@ import click
 from drvm.cli.invocation import Invocation
 from drvm.cli.opening import check_place, opened
 from drvm.core.errors import UsageError
+from drvm.core.files import publish
 from drvm.report.html import html_report
 from drvm.report.input import ReportInput
 from drvm.report.json_report import json_report, report_fields
@@ -39,7 +40,11 @@ def command(
 
     The HTML page begins with what needs attention first. It holds everything in itself, pictures
     included, needs no script, and prints whole. What jobs did is told by the daemon's record on
-    this host; growth of storage by what reports of this host saw before.
+    this host; growth of storage by what reports of this host saw before. A file that is there is
+    replaced as a whole, and keeps its mode: a web server may be showing it.
+
+    JUnit says how things are now: a suite for the latest drill of each VM, and a case for the
+    latest run of each job and VM. All drills there were are in the JSON.
 
     \b
     Examples:
@@ -72,7 +77,7 @@ def command(
     if output is None:
         invocation.output.block(data.decode())
         return
-    output.write_bytes(data)
+    publish(output, data)
     if invocation.output.json:
         invocation.output.document({"report": output.absolute(), "format": kind})
     else:

@@ -1,5 +1,6 @@
 import dataclasses
 import datetime as dt
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,27 @@ def test_a_vm_that_is_gone_is_asked_about_for_a_month(days: int, count: int) -> 
     gone = {"gone": True, "rpo_state": "missed", "last_point_created": NOW - days * DAY}
     found = concerns_of(row=gone, runs=(run(),))
     assert [concern.kind for concern in found] == ["unprotected"] * count
+
+
+@pytest.mark.parametrize(("state", "count"), [("met", 0), ("no-target", 0), ("missed", 1)])
+def test_a_vm_that_another_hosts_daemon_backs_up_is_not_asked_about(state: str, count: int) -> None:
+    """Several daemons, each for its own hosts, on one repository."""
+    there = {"gone": True, "elsewhere": True, "rpo_state": state}
+    assert len(concerns_of(row={**there, "last_point_created": NOW - HOUR})) == count
+
+
+def test_commands_to_copy_are_safe_in_a_shell() -> None:
+    name = "a b; rm -rf $(x) '"
+    failed = make_drill(vm=name, passed=False, rto_seconds=None)
+    late = {"vm": name, "rpo_state": "missed", "rpo_age_seconds": 9e9}
+    due = {"vm": name, "drill_due": NOW - DAY, "first_point_created": NOW - 9 * DAY}
+    gone = {"vm": name, "gone": True, "last_point_created": NOW - DAY}
+    job = JobRow(job=f"copy {name}", kind="copy", due=NOW, last_good=None)
+    found = [*concerns_of(failed, row=late, jobs=(job,)), *concerns_of(row=due)]
+    hints = [concern.hint for concern in (*found, *concerns_of(row=gone))]
+    assert len(hints) == 5
+    for hint in hints:
+        assert shlex.quote(name) in hint or shlex.quote(f"copy {name}") in hint
 
 
 def test_a_failed_backup_is_made_good_by_any_younger_point() -> None:

@@ -151,7 +151,8 @@ def test_screen_readers_are_told_what_pictures_show(browser_pages: Pages, fleet:
     page = browser_pages.open(fleet)
     silent = page.evaluate(
         "[...document.querySelectorAll('svg, img')].filter((e) => !e.getAttribute('aria-label')"
-        " && !e.getAttribute('alt') && !e.getAttribute('aria-hidden')).length"
+        " && !e.getAttribute('alt') && !e.querySelector('title')"
+        " && !e.getAttribute('aria-hidden')).length"
     )
     assert silent == 0
     marks = page.evaluate("[...document.querySelectorAll('.mark')].map((e) => e.textContent)")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from drvm.report.input import StorageSample
@@ -104,3 +107,53 @@ def test_there_is_something_to_scrape_before_the_first_look() -> None:
     found = samples(Figures(None))
     assert found["drvm_repository_reachable", ""] == 0
     assert [name for name, _ in found if name == "drvm_build_info"] == ["drvm_build_info"]
+
+
+_NAME = "[a-zA-Z_:][a-zA-Z0-9_:]*"
+_LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*"'
+_SAMPLE = re.compile(
+    rf"(?P<name>{_NAME})(?:\{{(?P<labels>{_LABEL}(?:,{_LABEL})*)\}})? (?P<value>[-+0-9.e]+)"
+)
+
+
+def strictly(text: str) -> set[str]:
+    """The series, by the rules of Prometheus' text format 0.0.4 and of promtool's linter."""
+    assert text.endswith("\n")
+    series: set[str] = set()
+    told: dict[str, dict[str, str]] = {}
+    family = ""
+    for line in text[:-1].split("\n"):
+        if line.startswith("# "):
+            _, kind, name, words = line.split(" ", 3)
+            assert kind in ("HELP", "TYPE") and kind not in told.setdefault(name, {}), line
+            told[name][kind] = words
+            family = name
+            continue
+        match = _SAMPLE.fullmatch(line)
+        assert match is not None, line
+        assert match["name"] == family, "a family's lines stand together, behind its words"
+        assert set(told[family]) == {"HELP", "TYPE"} and told[family]["HELP"].endswith(".")
+        counter = told[family]["TYPE"] == "counter"
+        assert counter == family.endswith("_total") and (counter or told[family]["TYPE"] == "gauge")
+        assert re.fullmatch("[a-z][a-z_]*", family) and "__" not in family
+        float(match["value"])
+        key = f"{family}{{{match['labels']}}}"
+        assert key not in series, f"twice: {key}"
+        series.add(key)
+    return series
+
+
+@given(names=st.lists(st.text(max_size=30), min_size=1, max_size=4))
+def test_whatever_vms_are_called_the_exposition_keeps_the_formats_rules(names: list[str]) -> None:
+    rows = tuple(make_row(vm=name, vm_uuid=f"u{n}") for n, name in enumerate(names))
+    drills = [make_drill(id=row.vm_uuid, vm=row.vm, vm_uuid=row.vm_uuid) for row in rows]
+    sample = StorageSample(taken=NOW, stored_bytes=1, protected_bytes=1, points_bytes=1, points=1)
+    figures = Figures(
+        make_report(*drills, vms=rows, storage=(sample,)),
+        looked=NOW,
+        jobs=[JobFigures("backup nightly", 1, 2, NOW, 3.5), JobFigures("gc")],
+        ways=[WayFigures("mail", 1, 2, 3)],
+    )
+    series = strictly(exposition(figures).decode())
+    assert sum(one.startswith("drvm_vm_points{") for one in series) == len(rows)
+    assert len(series) == 11 * len(rows) + 15 + 2 * 2 + 2 + 3
