@@ -72,6 +72,10 @@ def fields(status: Status, exit_code: int) -> dict[str, Any]:
         "daemon": {
             "running": status.record.alive,
             "since": looked.started if looked is not None and status.record.alive else None,
+            "config_read": (looked.config_read or looked.started)
+            if looked is not None and status.record.alive
+            else None,
+            "restart_for": looked.restart_for if looked is not None else (),
             "looked": looked.looked if looked is not None else None,
         },
         "running": [
@@ -156,7 +160,9 @@ def _daemon(status: Status) -> str:
         return "nobody can tell" if status.record.problem else "none has run here"
     if not status.record.alive:
         return f"none runs here; the last one looked at {_time(looked.looked)}"
-    return f"runs since {_time(looked.started)}, looked at {_time(looked.looked)}"
+    read = looked.config_read
+    since = "" if read is None else f", with the config as it was read at {_time(read)}"
+    return f"runs since {_time(looked.started)}{since}, looked at {_time(looked.looked)}"
 
 
 def _named(concern: Concern) -> str:

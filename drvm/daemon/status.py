@@ -11,7 +11,8 @@ from drvm.config.settings import Settings
 from drvm.core.errors import DrvmError
 from drvm.core.text import printable
 from drvm.core.units import format_seconds
-from drvm.daemon.watch import LOOKED, Looked, read_looked, silent_ways
+from drvm.daemon.looked import LOOKED, Looked, read_looked
+from drvm.daemon.watch import silent_ways
 from drvm.notify import outbox
 from drvm.notify.outbox import Outbox
 from drvm.notify.postman import KEY
@@ -114,7 +115,14 @@ def _daemon(record: Record, now: dt.datetime) -> Iterator[Concern]:
             f"no daemon runs here any more; it last looked {ago} ago",
             "systemctl start drvm; systemctl status drvm says why it ended", looked.looked,
         )  # fmt: skip
-    elif silent > LATE:
+        return
+    if looked.restart_for:
+        yield Concern(
+            "daemon restart", "failure", "warning", "",
+            f"the config has another {' and another '.join(looked.restart_for)} than the daemon",
+            "systemctl restart drvm, or put the old value back", looked.config_read,
+        )  # fmt: skip
+    if silent > LATE and "state_dir" not in looked.restart_for:  # it notes its looks elsewhere then
         yield Concern(
             "daemon late", "failure", "critical", "",
             f"the daemon runs, but has not looked for {ago}",

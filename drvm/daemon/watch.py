@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from drvm.core.clock import Clock, parse_rfc3339
 from drvm.core.errors import DrvmError
 from drvm.core.text import printable
 from drvm.daemon import alarms
 from drvm.daemon.alarms import Alarm, Rules
 from drvm.daemon.figures import job_figures, way_figures
+from drvm.daemon.looked import Facts, Life, note_look
 from drvm.daemon.task import ANSWERED
 from drvm.notify.outbox import Outbox
 from drvm.notify.postman import Postman
@@ -31,13 +30,11 @@ from drvm.report.attention import Concern, attention, is_made_good
 from drvm.report.input import ReportInput
 from drvm.report.metrics import Figures, exposition
 from drvm.runs.model import Run
-from drvm.runs.owner import this_process
 
 log = logging.getLogger("drvm.alarms")
 
 ALARMS = "alarms"
-LOOKED = "watch"
-"""Facts of the record of runs: what was raised; and ``Looked``."""
+"""Fact of the record of runs: what was raised."""
 
 AWAY_AFTER = dt.timedelta(minutes=5)
 STUCK_AFTER_S = 6 * 3600.0
@@ -49,16 +46,7 @@ DEAF_AFTER = dt.timedelta(minutes=15)
 """The source of what there is to do answers once a minute, unless the repository is away."""
 
 
-class Looked(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``drvm status`` learns of the daemon. ``owner``: its process, as in the record."""
-
-    owner: str
-    started: dt.datetime
-    looked: dt.datetime
-    problem: str = ""
-
-
-class Record(Protocol):
+class Record(Facts, Protocol):
     """What it needs of ``RunLog``; none of it raises."""
 
     @property
@@ -68,7 +56,6 @@ class Record(Protocol):
     def recent(self, limit: int, vm_uuid: str | None = None) -> tuple[Run, ...]: ...
     def last_good(self, job: str, vm_uuid: str = "") -> dt.datetime | None: ...
     def fact(self, key: str) -> str | None: ...
-    def set_fact(self, key: str, value: str | None) -> None: ...
 
 
 class Watch:
@@ -83,6 +70,7 @@ class Watch:
         host: str,
         textfile: Path | None = None,
         rules: Rules | None = None,
+        life: Life | None = None,
     ) -> None:
         self._gather = gather
         self._record = record
@@ -93,6 +81,7 @@ class Watch:
         self._lock = threading.Lock()
         self._postman: Postman | None = None
         self._started = clock.now()
+        self._life = life or Life(started=self._started)
         self._answered_before = record.fact(ANSWERED)
         self._report: ReportInput | None = None
         self._concerns: tuple[Concern, ...] = ()
@@ -257,10 +246,7 @@ class Watch:
                 yield run
 
     def _note_look(self, now: dt.datetime) -> None:
-        looked = Looked(
-            owner=this_process(), started=self._started, looked=now, problem=self._problem
-        )
-        self._record.set_fact(LOOKED, msgspec.json.encode(looked).decode())
+        note_look(self._record, self._life, now, self._problem)
 
     def _exposition(self) -> bytes:
         boxes = self._postman.outboxes() if self._postman is not None else {}
@@ -314,14 +300,6 @@ def _patience_s(concern: Concern) -> float:
     if concern.kind == "rpo" and concern.since is None:
         return NEW_FOR_S
     return AWAY_AFTER.total_seconds() if concern.key.startswith("host ") else 0.0
-
-
-def read_looked(text: str | None) -> Looked | None:
-    """``None`` for what nobody wrote, or another drvm."""
-    try:
-        return msgspec.json.decode(text, type=Looked) if text is not None else None
-    except (msgspec.MsgspecError, ValueError):
-        return None
 
 
 def write_for_all(path: Path, data: bytes) -> None:

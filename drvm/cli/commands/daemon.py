@@ -22,6 +22,7 @@ from drvm.core.errors import DrvmError, Interrupted, Locked, StoreUnreachable, U
 from drvm.core.findings import Finding
 from drvm.daemon.duties import Duties
 from drvm.daemon.gathering import Gathering
+from drvm.daemon.looked import Life, note_look
 from drvm.daemon.loop import Service, Setup
 from drvm.daemon.systemd import Systemd
 from drvm.daemon.task import Chore
@@ -39,6 +40,8 @@ from drvm.wiring.telling import pings_of, ways_of
 log = logging.getLogger("drvm.daemon")
 
 WATCH_EVERY_S = 60.0
+_FIXED = ("state_dir", "daemon.dashboard")
+"""Keys of the config that a reload does not change."""
 LOCK_FILE = "daemon.lock"
 
 
@@ -102,7 +105,9 @@ class _Daemon:
         self._invocation = invocation
         self._history = history
         self._service: Service | None = None
-        self._now = self._in_force(settings)
+        self._began = settings
+        self._started = invocation.clock.now()
+        self._now = self._in_force(settings, Life(started=self._started))
 
     def run(self) -> tuple[str, ...]:
         clock, environ = self._invocation.clock, self._invocation.environ
@@ -121,7 +126,7 @@ class _Daemon:
                 dashboard.stop()
             self._now.close()
 
-    def _in_force(self, settings: Settings) -> _InForce:
+    def _in_force(self, settings: Settings, life: Life) -> _InForce:
         """Raises ``UsageError`` where a passphrase can't be had, or nothing has a schedule."""
         clock = self._invocation.clock
         doing = doing_of(self._invocation, settings)
@@ -135,7 +140,8 @@ class _Daemon:
         asking = Gathering(doing.open_wiring, self._history)
         textfile = settings.daemon.metrics.textfile
         path = Path(textfile) if textfile is not None else None
-        watch = Watch(gathering.report, self._history, clock, socket.gethostname(), path)
+        host = socket.gethostname()
+        watch = Watch(gathering.report, self._history, clock, host, path, life=life)
         ways, pings = ways_of(settings), pings_of(settings)
         postman = Postman(ways, pings, self._history, clock, lambda: self._works(watch))
         watch.tell_by(postman)
@@ -147,11 +153,16 @@ class _Daemon:
     def _reload(self) -> Setup:
         """Raises for a config that is not valid; then nothing has changed."""
         require_config(self._invocation)
-        before, settings = self._now, self._invocation.settings()
-        for name in ("state_dir", "daemon.dashboard"):
-            if _value(settings, name) != _value(before.settings, name):
-                log.warning("%s changes only when the daemon is started again", name)
-        self._now = self._in_force(replace(settings, state_dir=before.settings.state_dir))
+        before, settings, now = self._now, self._invocation.settings(), self._invocation.clock.now()
+        others = tuple(n for n in _FIXED if _value(settings, n) != _value(self._began, n))
+        life = Life(started=self._started, config_read=now, restart_for=others)
+        kept = replace(settings, state_dir=self._began.state_dir)
+        self._now = self._in_force(kept, life)
+        for name in others:
+            log.warning("%s keeps its old value until the daemon is started again", name)
+        if "state_dir" in others:  # where drvm status looks from now on
+            with RunLog(Path(settings.state_dir) / RUNS_FILE, self._invocation.clock) as elsewhere:
+                note_look(elsewhere, life, now)
         try:
             before.close()
         except Exception:  # the new one is in force, and the old one must not stay in its place

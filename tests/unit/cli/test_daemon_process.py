@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drvm.core.clock import SystemClock
 from drvm.lab.guest import wait_for_text
+from drvm.runs.log import RUNS_FILE
 from tests.commands import run_command
 
 LIMIT_S = 60.0
@@ -43,17 +44,24 @@ def test_sighup_reads_a_valid_config_refuses_a_wrong_one_and_sigterm_ends_it(
         daemon.send_signal(signal.SIGHUP)
         assert wait_for_text(log, "more: unknown key", LIMIT_S, SystemClock()), log.read_text()
         assert "nonsense: unknown key" in log.read_text()
-        config.write_text(good.replace("web1", "test").replace("/state", "/elsewhere"))
-        daemon.send_signal(signal.SIGHUP)
-        assert wait_for_text(log, "was read anew", LIMIT_S, SystemClock()), log.read_text()
-        assert wait_for_text(log, "backup nightly: test: started", LIMIT_S, SystemClock())
+        changed = good.replace("web1", "test").replace("/state", "/elsewhere")
+        config.write_text(f"{changed}daemon: {{dashboard: {{token_file: {tmp_path}/token}}}}")
+        for told in ("daemon.dashboard keeps its old value", "backup nightly: test: started"):
+            daemon.send_signal(signal.SIGHUP)  # twice: the second one knows it, too
+            assert wait_for_text(log, told, LIMIT_S, SystemClock()), log.read_text()
+        status = run_command(["status", "--json"], env).document
     finally:
         daemon.send_signal(signal.SIGTERM)
         code = daemon.wait(30)
     assert code == 0, log.read_text()
     assert log.read_text().count("stays as it was") == 1
-    assert "state_dir changes only when the daemon is started again" in log.read_text()
-    assert not (tmp_path / "elsewhere").exists(), "what runs has its journal and locks in the first"
+    assert "state_dir keeps its old value until the daemon is started again" in log.read_text()
+    assert (tmp_path / "elsewhere" / RUNS_FILE).exists(), "there drvm status looks from now on"
+    assert not (tmp_path / "elsewhere" / "journal").exists(), "what runs has its own in the first"
+    told = status["daemon"]
+    assert told["running"] and told["since"] < told["config_read"]
+    assert told["restart_for"] == ["state_dir", "daemon.dashboard"]
+    assert "daemon restart" in [concern["key"] for concern in status["concerns"]]
 
 
 def test_guests_are_put_back_before_the_repository_is_asked_which_may_be_none(

@@ -11,7 +11,7 @@ import pytest
 
 from drvm.cli.commands import status
 from drvm.core.clock import SystemClock
-from drvm.daemon.watch import LOOKED, Looked
+from drvm.daemon.looked import LOOKED, Looked
 from drvm.notify import outbox
 from drvm.notify.outbox import Outbox
 from drvm.report.input import ReportInput
@@ -206,11 +206,12 @@ def test_what_runs_is_shown_with_how_far_it_is(appliance: Appliance, seen: Any) 
     assert (told["id"], told["done_bytes"]) == ("r1", 3 * 2**30)
 
 
-def note_daemon(appliance: Appliance, owner: str, looked_s_ago: float) -> None:
+def note_daemon(appliance: Appliance, owner: str, looked_s_ago: float, **life: Any) -> None:
     looked = Looked(
         owner=owner,
         started=_now() - dt.timedelta(days=1),
         looked=_now() - dt.timedelta(seconds=looked_s_ago),
+        **life,
     )
     with appliance.record() as record:
         record.set_fact(LOOKED, msgspec.json.encode(looked).decode())
@@ -236,6 +237,20 @@ def test_a_daemon_that_should_be_there_and_is_not_is_told(
     assert result.code == code, result.out
     assert words in result.out
     assert appliance.drvm("status", "--json").document["daemon"]["running"] == alive
+
+
+def test_a_reload_is_told_beside_the_start_and_what_it_could_not_change(
+    appliance: Appliance, seen: Any
+) -> None:
+    seen(make_report())
+    note_daemon(appliance, this_process(), 20, config_read=dt.datetime(2026, 1, 2, tzinfo=dt.UTC))
+    result = appliance.drvm("status")
+    assert result.code == 0
+    assert ", with the config as it was read at 2026-01-02 00:00 UTC, looked at" in result.out
+    note_daemon(appliance, this_process(), 3600, restart_for=("state_dir",))
+    result = appliance.drvm("status")
+    assert result.code == 3 and "the config has another state_dir" in result.out
+    assert "has not looked for" not in result.out
 
 
 def test_a_way_by_which_nobody_can_be_told_is_a_warning(appliance: Appliance, seen: Any) -> None:

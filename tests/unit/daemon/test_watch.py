@@ -10,8 +10,9 @@ import pytest
 from drvm.core.clock import rfc3339
 from drvm.core.errors import StoreUnreachable
 from drvm.daemon.alarms import Rules
+from drvm.daemon.looked import LOOKED, read_looked
 from drvm.daemon.task import ANSWERED
-from drvm.daemon.watch import LOOKED, Watch, read_looked
+from drvm.daemon.watch import Watch
 from drvm.notify.model import Message
 from drvm.notify.outbox import Outbox
 from drvm.notify.postman import Postman
