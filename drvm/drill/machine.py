@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,12 +21,14 @@ from drvm.drill.checks.base import Check, Checker, Exports, GuestUnderTest, Wire
 from drvm.drill.disks import Disks
 from drvm.drill.place import Note, drill_uuid, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
+from drvm.drill.room import watched
 from drvm.drill.statements import Member
 from drvm.drill.ways import way_into
 from drvm.host.model import Domain, Host
 from drvm.host.tpm import write_state
 from drvm.report.model import MAX_DETAIL_CHARS, SCAN, CheckResult, DrillResult
 from drvm.repository.manifest import Manifest
+from drvm.snapshot.space import free_bytes
 
 _MAX_PICTURE_BYTES = 8 * 1024 * 1024
 _MAX_SHORT_CHARS = 300
@@ -46,6 +49,7 @@ class Tools:
     progress: Progress
     trace: Trace
     exports: Exporting | None = None
+    free: Callable[[Path], int] = free_bytes
 
 
 class Machine:
@@ -120,6 +124,9 @@ class Machine:
     def warn(self, line: str) -> None:
         self._warnings.append(line)
 
+    def _fail(self, words: str) -> None:
+        self._failure = self._failure or words  # the first is the cause of others
+
     def bring_up(self, wire: Wire | None = None) -> None:
         """Until it is started. What breaks off is noted, as its failure. ``wire``: into its group's
         network, which is there; its own is made here."""
@@ -137,11 +144,14 @@ class Machine:
                 if plan.network == plan.name:
                     tools.host.create_network(network_xml(plan.network))
                     tools.trace("network-made")
-                    wire = self._up.enter_context(self._way_in(plan.network))
-                self._domain = tools.host.start_transient(plan.definition.xml)
+                    way = plan.network, plan.id, plan.cards, plan.checks, tools.trace
+                    wire = self._up.enter_context(way_into(tools.host, *way))
+                self._domain = domain = tools.host.start_transient(plan.definition.xml)
                 tools.trace("machine-started")
+            if plan.volumes is None:
+                self._up.enter_context(watched(domain, plan.directory, self._fail, tools.free))
             self._proven.append(statements.started_proven(plan))
-            guest = self._guest(self._domain, wire)
+            guest = self._guest(domain, wire)
             self._checker = Checker(guest, plan.request.boot_timeout_s, self._clock)
         self._started_s = tools.clock.monotonic_s()
 
@@ -165,10 +175,6 @@ class Machine:
             return
         with self._noted_failure():
             self._check(self._checker, [c for c in self.plan.checks if is_scan(c)])
-
-    def _way_in(self, network: str) -> AbstractContextManager[Wire | None]:
-        plan, tools = self.plan, self._tools
-        return way_into(tools.host, network, plan.id, plan.cards, plan.checks, tools.trace)
 
     def _guest(self, domain: Domain, wire: Wire | None) -> GuestUnderTest:
         plan, exports = self.plan, self._tools.exports
@@ -247,7 +253,7 @@ class Machine:
             raise
         except (DrvmError, OSError) as problem:
             hint = problem.hint if isinstance(problem, DrvmError) else ""
-            self._failure = f"{problem}{': ' if hint else ''}{hint}"
+            self._fail(f"{problem}{': ' if hint else ''}{hint}")
         finally:
             self._ended_s = self._tools.clock.monotonic_s()
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from drvm.core.errors import DrvmError
+from drvm.core.threads import in_context
 from drvm.core.units import GIB, KIB, format_bytes
+from drvm.host.model import Domain
+from drvm.snapshot.space import free_bytes
 
 RESERVE_BYTES = GIB
 """What a drill leaves free where its images go: it grows while it runs, and other guests'
 images may lie there too, which pause when nothing is left."""
+LOW_BYTES = RESERVE_BYTES // 2
+"""Where a drill has taken so much that less is left, it is ended."""
+_WATCH_S = 0.25
 
 _MEMINFO = Path("/proc/meminfo")
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d{1,15}) kB$", re.MULTILINE | re.ASCII)
@@ -58,6 +67,46 @@ def problems(room: Room, directory: Path, *, data_bytes: int, memory_bytes: int)
             f"QEMU's user can't enter {path}: chmod o+x {path}, or choose another directory "
             "for drills"
         )
+
+
+@contextlib.contextmanager
+def watched(
+    domain: Domain,
+    directory: Path,
+    tell: Callable[[str], None],
+    free: Callable[[Path], int] = free_bytes,
+) -> Iterator[None]:
+    """A drilled guest may write all of its disks full, which were not when they were restored.
+    While the context lasts a thread looks at the room in ``directory``; where it gets low the
+    machine is ended, whatever is being waited for, and ``tell`` is told why, by that thread."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        told = False
+        while not stop.wait(_WATCH_S):
+            try:
+                left_bytes = free(directory)
+                if left_bytes >= LOW_BYTES:
+                    continue
+                if not told:
+                    tell(
+                        f"the machine was ended: {directory} has {format_bytes(left_bytes)} left, "
+                        "and what it wrote must not stop other machines: choose another directory "
+                        "for drills"
+                    )
+                told = True
+                domain.destroy()
+                return
+            except (DrvmError, OSError):
+                continue
+
+    thread = threading.Thread(target=in_context(watch), name="room", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _available_memory() -> int | None:

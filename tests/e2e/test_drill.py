@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ from drvm.repository.repository import Repository
 from drvm.restore.targets.images import ImageRestorer
 from drvm.snapshot.capture import CaptureRequest
 from drvm.snapshot.choose import choose
+from drvm.snapshot.space import free_bytes
 from drvm.store.memory import MemoryStore
 from tests.capturing import assert_back_on_its_disks, make_parts
 from tests.guests import BOOT_LIMIT_S, Guest, MakeGuest, unique_name
@@ -89,10 +90,15 @@ class Drills:
         with contextlib.closing(LibvirtHost(self.uri)) as host:
             return plan_drill(self.repository, host, request, CLOCK)
 
-    def run(self, plan: DrillPlan, trace: Trace = no_trace) -> DrillResult:
+    def run(
+        self,
+        plan: DrillPlan,
+        trace: Trace = no_trace,
+        free: Callable[[Path], int] = free_bytes,
+    ) -> DrillResult:
         disks = RestoredDisks(ImageRestorer(self.repository, self.processes, CLOCK))
         with contextlib.closing(LibvirtHost(self.uri)) as host:
-            return run_drill(plan, Tools(host, disks, CLOCK, NoProgress(), trace))
+            return run_drill(plan, Tools(host, disks, CLOCK, NoProgress(), trace, free=free))
 
     def left_of(self, plan: DrillPlan) -> list[str]:
         """What virsh, the directory and the host's network still show of it."""
@@ -225,6 +231,15 @@ def test_a_console_that_never_stops_is_bounded_on_disk_and_in_time(drills: Drill
     assert result.checks[2].seconds < 60
     assert "it ends with" in result.checks[2].detail
     assert 0 < sum(sizes) < 10 << 20
+    assert drills.left_of(plan) == []
+
+
+@pytest.mark.long
+def test_a_guest_that_leaves_others_no_room_is_ended(drills: Drills) -> None:
+    plan = drills.plan(AgentCheck())
+    result = drills.run(plan, free=lambda _: 0)
+    assert not result.passed
+    assert "was ended" in result.failure
     assert drills.left_of(plan) == []
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from defusedxml.ElementTree import fromstring
 
+from drvm.core.clock import SystemClock
 from drvm.core.errors import AgentError, DamageFound, HostError, Interrupted
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.command import CommandCheck
 from drvm.drill.plan import DrillPlan
+from drvm.drill.room import LOW_BYTES
 from drvm.drill.run import run_drill
 from drvm.host.model import GuestCommandResult
 from drvm.host.places import StatePlaces
@@ -157,6 +159,24 @@ def test_a_disk_that_fills_up_is_a_failed_drill(stage: Stage, step: str) -> None
     result = run_drill(stage.plan(), stage.tools(trace))
     assert not result.passed
     assert "No space left" in result.failure
+    assert stage.is_clean()
+
+
+def test_a_guest_that_leaves_others_no_room_is_ended_and_its_drill_fails(stage: Stage) -> None:
+    left, clock = [1 << 40], SystemClock()
+
+    def agent() -> None:
+        left[0] = LOW_BYTES - 1  # it writes as soon as it runs
+        deadline_s = clock.monotonic_s() + 20
+        while stage.host.machines and clock.monotonic_s() < deadline_s:
+            clock.sleep(0.01)
+
+    stage.host.agent = agent
+    tools = dataclasses.replace(stage.tools(), free=lambda _: left[0])
+    result = run_drill(stage.plan(checks=(AgentCheck(), COMMAND)), tools)
+    assert (result.passed, result.rto_seconds) == (False, None)
+    assert "was ended" in result.failure
+    assert "512" in result.failure
     assert stage.is_clean()
 
 
