@@ -48,7 +48,7 @@ def read_private_lines(path: Path, what: str, *, hint: str, max_bytes: int = 655
     try:
         text = data.decode("ascii")
     except UnicodeDecodeError:
-        raise UsageError(f"{what} is no plain text", hint=hint) from None
+        raise UsageError(f"{what} holds other characters than ASCII", hint=hint) from None
     lines = [line.strip() for line in text.splitlines()]
     found = [line for line in lines if line and not line.startswith("#")]
     for line in found:
