@@ -80,8 +80,16 @@ def _member(document: Any, name: str, kind: type) -> Any:
 def _exit_code(status: Mapping[str, Any]) -> int:
     """As a shell says it: 128 + the signal where one ended the command."""
     if "signal" in status:
-        return 128 + int(_member(status, "signal", int))
-    return int(_member(status, "exitcode", int))
+        return 128 + _small(status, "signal")
+    return _small(status, "exitcode")
+
+
+def _small(status: Mapping[str, Any], name: str) -> int:
+    """Windows has exit codes of 32 bits."""
+    value = int(_member(status, name, int))
+    if value.bit_length() > 32:
+        raise AgentError(f"the guest agent's {name} is no number that a command ends with")
+    return value
 
 
 def _stream(status: Mapping[str, Any], name: str) -> bytes:

@@ -73,3 +73,17 @@ def test_a_guest_command_that_never_ends_is_given_up() -> None:
     talk = ScriptedAgent({"pid": 7}, {"exited": False})
     with pytest.raises(AgentError, match="did not end"):
         agent.run(talk, ["sleep"], b"", 3.0, FakeClock())
+
+
+@pytest.mark.parametrize("name", ["exitcode", "signal"])
+def test_an_end_that_no_command_has_is_an_agent_error(name: str) -> None:
+    """Python does not write numbers of so many digits, and so broke off the drill."""
+    ended = {"exited": True, name: int("9" * 4300)}
+    with pytest.raises(AgentError):
+        agent.run(ScriptedAgent({"pid": 1}, ended), ["true"], b"", 3.0, FakeClock())
+
+
+def test_an_exit_code_of_windows_is_one() -> None:
+    ended = {"exited": True, "exitcode": 0xC0000005}
+    result = agent.run(ScriptedAgent({"pid": 1}, ended), ["true"], b"", 3.0, FakeClock())
+    assert result.exit_code == 0xC0000005
