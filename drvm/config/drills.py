@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_interface
 from typing import Annotated, Literal, Self
 
@@ -53,6 +54,12 @@ class ConsoleCheck(Section):
 
     expect: Pattern
     timeout_s: DurationText = Field(default=60.0, alias="timeout")
+
+    @model_validator(mode="after")
+    def _proves_something(self) -> Self:
+        if re.search(self.expect, "", re.MULTILINE):
+            raise ValueError("expect matches a console that nothing was written to")
+        return self
 
 
 class FileCheck(Section):

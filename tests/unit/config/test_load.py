@@ -159,6 +159,8 @@ def test_what_yaml_refuses_is_told_with_its_line(text: str | bytes, line: int, w
         ("policies: [{name: a, vms: [x], "
          "drill: {checks: [{command: {run: [x], expect_output: '('}}]}}]",
          "regular expression"),
+        ("policies: [{name: a, vms: [x], drill: {checks: [{console: {expect: 'login:|'}}]}}]",
+         "nothing was written"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_meant_is_a_mistake(text: str, words: str) -> None:
