@@ -13,7 +13,7 @@ from drvm.core.ids import new_point_id
 from drvm.drill import room as rooms
 from drvm.drill.place import drill_name
 from drvm.drill.plan import DrillPlan, DrillRequest, Look, plan_machine, room_problems
-from drvm.drill.ways import needed
+from drvm.drill.ways import asked_at, needed
 from drvm.host.model import Host
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
@@ -57,8 +57,10 @@ class GroupPlan:
         return tuple(machine for stage in self.stages for machine in stage.machines)
 
     def alike(self, plan: DrillPlan) -> tuple[str, ...]:
-        """The other machines that had an address of this one's, when their points were taken."""
-        return tuple(m.vm for m in self.machines if m is not plan and _had(m) & _had(plan))
+        """The other machines that had an address of this one's, when their points were taken, or
+        are asked at one."""
+        mine = _addresses(plan)
+        return tuple(m.vm for m in self.machines if m is not plan and _addresses(m) & mine)
 
 
 def plan_group(
@@ -139,8 +141,10 @@ def _same_cards(machines: Sequence[DrillPlan]) -> Iterator[str]:
             )
 
 
-def _had(plan: DrillPlan) -> set[IPv4Address | IPv6Address]:
-    return {a.ip for card in plan.cards for a in card.had if not a.is_link_local}
+def _addresses(plan: DrillPlan) -> set[IPv4Address | IPv6Address]:
+    """Those that it had, and those that its checks ask."""
+    had = (address for card in plan.cards for address in card.had)
+    return {a.ip for a in (*had, *asked_at(plan.checks)) if not a.is_link_local}
 
 
 def _check(stages: Sequence[StageRequest], requests: Sequence[DrillRequest]) -> None:

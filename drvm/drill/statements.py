@@ -28,7 +28,8 @@ _CONSISTENCY = {
 @dataclass(frozen=True, slots=True)
 class Member:
     """What a machine is in its group. ``stage`` counts from 1; ``one_instant``: the points of all
-    its machines were taken together; ``alike``: the others that had an address of this one's."""
+    its machines were taken together; ``alike``: the others that had an address of this one's, or
+    are asked at one."""
 
     group: str
     stage: int
@@ -74,8 +75,8 @@ def _not_proven(plan: DrillPlan, group: Member | None) -> Iterator[str]:
     if group is not None and group.alike and "network" in needed(plan.checks):
         names = ", ".join(printable(name, 60) for name in group.alike[:_MAX_LISTED])
         yield (
-            f"that it was this machine that answered over the network: {names} had an address of "
-            "its, and all were in one network"
+            f"that it was this machine that answered over the network: {names} had, or were "
+            "asked at, an address of its, and all were in one network"
         )
     if point.consistency in _CONSISTENCY:
         yield _CONSISTENCY[point.consistency]

@@ -28,6 +28,13 @@ def needed(checks: Iterable[Check]) -> frozenset[Need]:
     return frozenset(need for check in checks for need in check.needs)
 
 
+def asked_at(checks: Iterable[Check]) -> Iterator[Address]:
+    """The addresses that checks name themselves."""
+    for check in checks:
+        if isinstance(check, TcpCheck | HttpCheck) and check.address is not None:
+            yield ip_interface(check.address)
+
+
 def way_problems(
     host: Host, checks: Sequence[Check], *, has_card: bool, away: bool = False
 ) -> Iterator[str]:
@@ -94,10 +101,6 @@ def way_into(
         yield None
         return
     bridge = host.network_bridge(network)
-    asked = [
-        ip_interface(check.address)
-        for check in checks
-        if isinstance(check, TcpCheck | HttpCheck) and check.address is not None
-    ]
+    asked = list(asked_at(checks))
     with joined(processes or SystemProcesses(), bridge, drill_id, cards, trace, asked) as line:
         yield line

@@ -269,4 +269,16 @@ def test_of_machines_that_had_one_address_it_is_not_proven_which_one_answered(
     one, other = plan.machines
     assert (plan.alike(one), plan.alike(other)) == (("b",), ("a",))
     said = not_proven(one, Member(plan.id, 1, True, plan.alike(one)))
-    assert any("answered over the network: b had an address" in line for line in said)
+    assert any("network: b had, or were asked at, an address" in line for line in said)
+
+
+def test_of_machines_that_are_asked_at_one_address_it_is_not_proven_which_one_answered(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check of a policy is for all of its machines, unless it says for which."""
+    cards = iter(("02:00:00:00:00:01", "02:00:00:00:00:02"))
+    monkeypatch.setattr(planning, "way_problems", lambda *_, **__: ())
+    monkeypatch.setattr(planning, "cards_of", lambda *_: (Card(next(cards), ()),))
+    plan = group(stage, "a", "b", checks=(TcpCheck(22, address="10.0.0.5/24"),))
+    one, other = plan.machines
+    assert (plan.alike(one), plan.alike(other)) == (("b",), ("a",))
