@@ -1,17 +1,13 @@
-"""Points and drills as tools and people see them: stable fields, units in names."""
+"""Points as tools and people see them: stable fields, units in names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from drvm.cli.output import Column, Output
-from drvm.core.text import printable
-from drvm.core.units import format_bytes, format_round_seconds, format_seconds
-from drvm.report.json_report import drill_fields
-from drvm.report.model import DrillResult
+from drvm.core.units import format_bytes
 from drvm.repository.manifest import Manifest
 from drvm.repository.pins import Pin
 
@@ -109,53 +105,6 @@ def show_points(
 def pin_text(pins: Sequence[Pin]) -> str:
     """The notes, ``yes`` where there are none; empty where nothing is pinned."""
     return "; ".join(pin.note for pin in pins if pin.note) or ("yes" if pins else "")
-
-
-def show_drills(output: Output, results: Sequence[DrillResult], report: Path) -> None:
-    """``report``: where the page is on which they stand."""
-    if output.json:
-        fields = [{**drill_fields(result), "report": report} for result in results]
-        output.document({"drills": fields})
-        return
-    columns = [
-        Column("passed"),
-        Column("check"),
-        Column("took", right=True),
-        Column("found", wraps=True),
-    ]
-    for result in results:
-        verdict = "passed" if result.passed else "FAILED" if result.ran else "NOT RUN"
-        stage = f", stage {result.stage}" if result.group else ""
-        output.line(f"{result.vm}, point {result.point}{stage}: {verdict}")
-        rows = [
-            [
-                "yes" if check.passed else "NO",
-                check.name,
-                format_seconds(check.seconds),
-                printable(check.detail, _SHOWN_CHARS),
-            ]
-            for check in result.checks
-        ]
-        if rows:
-            output.table(columns, rows)
-        if result.failure:
-            output.line(f"  {result.failure}")
-        rto = _against(result.rto_seconds, result.rto_target_seconds, met=result.rto_met)
-        rpo = _against(result.rpo_seconds, result.rpo_target_seconds, met=result.rpo_met)
-        output.line(f"  RTO {rto}, RPO {rpo}")
-    for result in {result.group: result for result in results if result.group}.values():
-        target, met = result.rto_target_seconds, result.group_rto_met
-        output.line(
-            f"group {result.group}: RTO {_against(result.group_rto_seconds, target, met=met)}"
-        )
-    output.line(f"report: {report}")
-
-
-def _against(seconds: float | None, target: float | None, *, met: bool | None) -> str:
-    words = "not reached" if seconds is None else format_seconds(seconds)
-    if target is None:
-        return words
-    return f"{words} ({'target' if met else 'MISSED, target'} {format_round_seconds(target)})"
 
 
 def short_time(moment: str) -> str:

@@ -20,9 +20,11 @@ from drvm.daemon.task import Plan, Task
 from drvm.daemon.tasks_fleet import View
 from drvm.daemon.tasks_upkeep import Run, UpkeepWork
 from drvm.daemon.tasks_vms import Member, OpenWiring, VmWork
+from drvm.drill.group import Absent
 from drvm.runs.model import Kind
 from drvm.schedule.timing import Timing
 from drvm.schedule.windows import parse_window
+from drvm.wiring.drills import absent_from
 from drvm.wiring.fleet import FleetVm
 from drvm.wiring.upkeep import UPKEEP_RETRY, retry_of
 
@@ -196,10 +198,13 @@ class _Drills:
             if vm.policy == self.policy.name and vm.last is not None and vm.state is not None
         ]
         if self.policy.drill.stages:
-            return [self._task(view, mine, self.policy.name)] if mine else []
+            absent = absent_from(view.fleet.vms, self.policy)
+            return [self._task(view, mine, self.policy.name, absent)] if mine else []
         return [self._task(view, [vm], vm.uuid) for vm in mine]
 
-    def _task(self, view: View, vms: Sequence[FleetVm], subject: str) -> Task:
+    def _task(
+        self, view: View, vms: Sequence[FleetVm], subject: str, absent: Sequence[Absent] = ()
+    ) -> Task:
         policy, drill = self.policy, self.policy.drill
         assert drill is not None
         known = [view.drilled[vm.uuid] for vm in vms if vm.uuid in view.drilled]
@@ -207,7 +212,7 @@ class _Drills:
             job=self.job,
             kind="drill",
             timing=_timing(policy, drill.schedule, policy.jitter_s) or ASKED,
-            run=self.work.drill(policy, vms),
+            run=self.work.drill(policy, vms, absent),
             vm=printable(", ".join(vm.name for vm in vms), 200),
             vm_uuid=subject,
             host=vms[0].host or "",

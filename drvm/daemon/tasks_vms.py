@@ -16,11 +16,12 @@ from drvm.core.process import Processes
 from drvm.core.progress import Progress
 from drvm.daemon.hooks import Hooks, Result, Subject
 from drvm.daemon.task import Outcome
-from drvm.drill.group import GroupPlan
+from drvm.drill.group import Absent, GroupPlan
 from drvm.report.model import DrillResult
 from drvm.repository.manifest import Manifest
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.drills import carry_out, plan_policy
+from drvm.wiring.drilling import Carried, carry_out
+from drvm.wiring.drills import plan_policy
 from drvm.wiring.fleet import FleetVm
 from drvm.wiring.foreign import foreign_words
 from drvm.wiring.jobs import BackupOptions, take_group, take_point
@@ -65,9 +66,12 @@ class VmWork:
         """Of one host."""
         return functools.partial(self._back_up_group, job, policy, tuple(vms))
 
-    def drill(self, policy: PolicyConfig, vms: Sequence[FleetVm]) -> Callable[[Progress], Outcome]:
+    def drill(
+        self, policy: PolicyConfig, vms: Sequence[FleetVm], absent: Sequence[Absent] = ()
+    ) -> Callable[[Progress], Outcome]:
         """Of one machine, or of all of a policy whose drills have stages."""
-        return functools.partial(self._drill, policy, frozenset(vm.uuid for vm in vms))
+        uuids = frozenset(vm.uuid for vm in vms)
+        return functools.partial(self._drill, policy, uuids, tuple(absent))
 
     def _back_up(self, job: str, policy: PolicyConfig, vm: Member, progress: Progress) -> Outcome:
         options = BackupOptions.of(policy, vm.name)
@@ -121,19 +125,25 @@ class VmWork:
             after = [(vm, hooks.after(vm.subject(job), results[vm.uuid])) for vm in begun]
         return _together(after)
 
-    def _drill(self, policy: PolicyConfig, uuids: frozenset[str], progress: Progress) -> Outcome:
-        results: list[DrillResult] = []
+    def _drill(
+        self,
+        policy: PolicyConfig,
+        uuids: frozenset[str],
+        absent: Sequence[Absent],
+        progress: Progress,
+    ) -> Outcome:
+        done: list[Carried] = []
         foreign: list[str] = []
         with self.open_wiring() as wiring:
             only = next(iter(uuids)) if len(uuids) == 1 else None
             points = wiring.repository().points(only).points
             mine = [point for point in points if point.manifest.vm_uuid in uuids]
-            for plan in plan_policy(wiring, policy, mine):
+            for plan in plan_policy(wiring, policy, mine, absent=absent):
                 drilled = plan.machines if isinstance(plan, GroupPlan) else (plan,)
                 told = (foreign_words(wiring, one.request.point) for one in drilled)
                 foreign += [words for words in told if words]
-                results += carry_out(wiring, plan, progress)
-        return _drilled(results, foreign)
+                done.append(carry_out(wiring, plan, progress))
+        return _drilled(done, foreign)
 
 
 def _take_group(
@@ -153,8 +163,10 @@ def _take_group(
     }
 
 
-def _drilled(results: Sequence[DrillResult], foreign: Sequence[str]) -> Outcome:
-    """The results are kept, so what failed is not tried again before its time."""
+def _drilled(done: Sequence[Carried], foreign: Sequence[str]) -> Outcome:
+    """What is kept and failed is not tried again before its time. Raises the first error of what
+    has no result that is kept."""
+    results = [result for one in done for result in one.results]
     warnings = [f"{result.vm}: {text}" for result in results for text in result.warnings]
     for words in (*foreign, *warnings):
         log.warning("%s", words)
@@ -163,6 +175,9 @@ def _drilled(results: Sequence[DrillResult], foreign: Sequence[str]) -> Outcome:
     if failed:
         told = [f"{one.vm}: the drill of point {one.point} failed: {_why(one)}" for one in failed]
         return Outcome(ids, failure=DrillFailed("; ".join(told), hint="drvm report shows why"))
+    for one in done:
+        if one.error is not None:
+            raise one.error
     times = [f"{result.vm}: RTO {result.rto_seconds or 0.0:.0f} s" for result in results]
     message = "; ".join((*times, *foreign, *warnings))
     return Outcome(ids, warned=bool(warnings), message=message)

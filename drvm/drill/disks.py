@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from drvm.core.clock import Clock
@@ -34,12 +35,20 @@ class Restorer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """``log``: where the server of the disks says what was wrong; ``None`` where there is none."""
+
+    written_bytes: int
+    log: Path | None = None
+
+
 class Disks(Protocol):
     def prepared(
         self, plan: DrillPlan, progress: Progress, trace: Trace
-    ) -> AbstractContextManager[int]:
-        """The images and the UEFI variables, where the plan says; gives the bytes that were
-        written. The drill's directory is made already. Raises ``DrvmError`` and ``OSError``."""
+    ) -> AbstractContextManager[Prepared]:
+        """The images and the UEFI variables, where the plan says. The drill's directory is made
+        already. Raises ``DrvmError`` and ``OSError``."""
         ...
 
 
@@ -50,13 +59,13 @@ class RestoredDisks:
     restorer: Restorer
 
     @contextlib.contextmanager
-    def prepared(self, plan: DrillPlan, progress: Progress, trace: Trace) -> Iterator[int]:
+    def prepared(self, plan: DrillPlan, progress: Progress, trace: Trace) -> Iterator[Prepared]:
         written = 0
         for image in plan.images:
             written += self.restorer.restore(image, progress)
             trace(f"restored {image.disk.target}")
         _place_nvram(plan, trace)
-        yield written
+        yield Prepared(written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,7 @@ class ServedDisks:
     clock: Clock
 
     @contextlib.contextmanager
-    def prepared(self, plan: DrillPlan, progress: Progress, trace: Trace) -> Iterator[int]:
+    def prepared(self, plan: DrillPlan, progress: Progress, trace: Trace) -> Iterator[Prepared]:
         progress.stage("starting the server")
         user = self.host.qemu_user()
         owner = Owner(*user) if user is not None else None
@@ -88,7 +97,7 @@ class ServedDisks:
                 self.images.create_over_export(image.path, uri, image.size_bytes, options)
                 trace(f"overlay-made {disk.target}")
             _place_nvram(plan, trace)
-            yield 0
+            yield Prepared(0, served.log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,7 @@ class VolumeDisks:
     volumes: VolumeRestorer
 
     @contextlib.contextmanager
-    def prepared(self, plan: DrillPlan, progress: Progress, trace: Trace) -> Iterator[int]:
+    def prepared(self, plan: DrillPlan, progress: Progress, trace: Trace) -> Iterator[Prepared]:
         assert plan.volumes is not None
         pool, token, point = plan.volumes.pool, plan.volumes.token, plan.request.point
         about = f"{on_host(self.host.hostname())}drill of {point.vm}, point {point.id}"
@@ -113,7 +122,7 @@ class VolumeDisks:
             if plan.nvram is not None:
                 self.volumes.place(pool, plan.nvram_path, plan.nvram)
                 trace("nvram-placed")
-            yield written
+            yield Prepared(written)
 
 
 def _place_nvram(plan: DrillPlan, trace: Trace) -> None:

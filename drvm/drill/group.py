@@ -36,9 +36,21 @@ class StagePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """A machine that should be drilled and can't be. ``why``: such as "it has no good point"."""
+
+    vm: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.vm}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPlan:
     """``name``: of the network that all machines are in, and the last part of ``directory``, which
-    is the group's own and holds no image. ``one_instant``: their points were taken together."""
+    is the group's own and holds no image. ``one_instant``: their points were taken together.
+    ``absent``: members that are not drilled with it, so that it can't prove the whole group."""
 
     id: str
     name: str
@@ -47,6 +59,7 @@ class GroupPlan:
     host: str
     one_instant: bool
     plan_s: float
+    absent: tuple[Absent, ...] = ()
 
     @property
     def uri(self) -> str:
@@ -69,6 +82,7 @@ def plan_group(
     stages: Sequence[StageRequest],
     clock: Clock,
     look: Look = rooms.look,
+    absent: Sequence[Absent] = (),
 ) -> GroupPlan:
     """As ``plan_drill``, of each machine; the problems of all at once, and room for all."""
     requests = [request for stage in stages for request in stage.machines]
@@ -99,6 +113,7 @@ def plan_group(
         host=every[0].host,
         one_instant=len(groups) == 1 and None not in groups,
         plan_s=clock.monotonic_s() - started_s,
+        absent=tuple(absent),
     )
 
 

@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from drvm import __version__
-from drvm.core.clock import Clock
-from drvm.core.errors import DrvmError, Interrupted
-from drvm.core.progress import Progress, Trace
+from drvm.core.errors import DrvmError, HostError, Interrupted, UnknownVm
 from drvm.core.text import printable
 from drvm.drill import statements
-from drvm.drill.checks.base import Check, Checker, Exports, GuestUnderTest, Wire, is_scan
-from drvm.drill.disks import Disks
+from drvm.drill.checks.base import Check, Checker, GuestUnderTest, Wire, is_scan
 from drvm.drill.place import Note, drill_uuid, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
 from drvm.drill.room import watched
-from drvm.drill.statements import Member
+from drvm.drill.tools import Heeding, Member, Tools
 from drvm.drill.ways import way_into
-from drvm.host.model import Domain, Host
+from drvm.host.model import Domain
 from drvm.host.tpm import write_state
-from drvm.report.model import MAX_DETAIL_CHARS, SCAN, CheckResult, DrillResult
-from drvm.repository.manifest import Manifest
-from drvm.snapshot.space import free_bytes
+from drvm.report.model import MAX_ABSENT, MAX_DETAIL_CHARS, SCAN, CheckResult, DrillResult
+from drvm.restore.served.server import last_words
 
 _MAX_PICTURE_BYTES = 8 * 1024 * 1024
 _MAX_SHORT_CHARS = 300
 _MAX_POINT_WARNINGS = 20
-
-
-Exporting = Callable[[Manifest], AbstractContextManager[Exports]]
-"""Serves the disks of a point, read-only."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What drills work with."""
-
-    host: Host
-    disks: Disks
-    clock: Clock
-    progress: Progress
-    trace: Trace
-    exports: Exporting | None = None
-    free: Callable[[Path], int] = free_bytes
 
 
 class Machine:
@@ -88,6 +65,7 @@ class Machine:
         self._failure = ""
         self._ended_s: float | None = None
         self._data_bytes = 0
+        self._log: Path | None = None
         self._picture: bytes | None = None
 
     def __enter__(self) -> Self:
@@ -135,7 +113,8 @@ class Machine:
             with self._phase("data"):
                 self._make_place()
                 entered = tools.disks.prepared(plan, tools.progress, tools.trace)
-                self._data_bytes = self._up.enter_context(entered)
+                prepared = self._up.enter_context(entered)
+                self._data_bytes, self._log = prepared.written_bytes, prepared.log
                 self._up.callback(self._tear_down)  # before what its disks need ends
                 self._place_tpm_state()
             self._proven.append(statements.data_proven(plan, self._data_bytes))
@@ -165,6 +144,7 @@ class Machine:
                 self._check(self._checker, [c for c in self.plan.checks if not is_scan(c)])
                 self._up_s = self._tools.clock.monotonic_s()
                 self._tools.trace("checks-ended")
+                self._look_at_disks(self._domain)
             finally:
                 self._take_picture(self._domain)
 
@@ -206,6 +186,19 @@ class Machine:
             self._checks.append(result)
             if result.passed:
                 self._proven.append(check.proves)
+
+    def _look_at_disks(self, domain: Domain) -> None:
+        """A guest that QEMU stopped, as its disks failed, is not recovered, whatever it said
+        before; and where it said nothing, that is why. Raises ``HostError``."""
+        try:
+            stopped = domain.stopped_by_disks()
+        except UnknownVm:
+            raise HostError("it had ended by itself when its checks were over") from None
+        if stopped:
+            names = ", ".join(sorted(stopped))
+            where = f"is there room in {self.plan.request.directory}?"
+            why = where if self._log is None else f"its server said: {last_words(self._log)}"
+            raise HostError(f"it was stopped, as {names} could not be read or written: {why}")
 
     def _make_place(self) -> None:
         plan = self.plan
@@ -311,27 +304,9 @@ class Machine:
             group=member.group if member is not None else "",
             stage=member.stage if member is not None else 0,
             group_rto_seconds=_rounded(group_rto_s),
+            group_absent=_lines(member.absent, MAX_ABSENT) if member is not None else (),
             ran=not not_run,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Heeding:
-    """Implements ``Clock``: a sleep ends by ``Interrupted`` where whoever is told of the progress
-    wants an end."""
-
-    clock: Clock
-    progress: Progress
-
-    def now(self) -> dt.datetime:
-        return self.clock.now()
-
-    def monotonic_s(self) -> float:
-        return self.clock.monotonic_s()
-
-    def sleep(self, seconds: float) -> None:
-        self.progress.advance(0)
-        self.clock.sleep(seconds)
 
 
 def _rounded(seconds: float | None) -> float | None:

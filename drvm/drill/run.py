@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, ExitStack
 from drvm.core.errors import DrvmError, Interrupted
 from drvm.drill.checks.base import Wire
 from drvm.drill.group import GroupPlan
-from drvm.drill.machine import Heeding, Machine, Tools
+from drvm.drill.machine import Machine
 from drvm.drill.place import Note, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
-from drvm.drill.statements import Member
+from drvm.drill.tools import Heeding, Member, Tools
 from drvm.drill.ways import way_into
 from drvm.report.model import DrillResult
 
@@ -41,7 +41,7 @@ def run_group(plan: GroupPlan, tools: Tools) -> tuple[DrillResult, ...]:
     The machines of a stage are started one after the other and boot side by side. The next stage
     begins when all checks of the one before have passed and its wait is over. A stage that failed
     ends the drill: what would have come is told as not run. All of it goes together at the end, as
-    of ``run_drill``.
+    of ``run_drill``. A group that lacks members has no RTO: nobody knows what it would have been.
     """
     return _Group(plan, tools).run()
 
@@ -79,7 +79,7 @@ class _Group:
             if not any(machine.was_begun for machine in every):
                 words = f"not run: the group could not be made: {error}"
                 self._not_run = {machine.plan.id: words for machine in every}
-        for line in self._problems:
+        for line in (*self._problems, *(f"not drilled: {one}" for one in self._plan.absent)):
             every[0].warn(f"of the group: {line}")
         return tuple(
             machine.result(group_rto_s=self._rto_s, not_run=self._not_run.get(machine.plan.id, ""))
@@ -108,7 +108,8 @@ class _Group:
             for machine in every:
                 machine.scan()
             times_s = [machine.rto_s for machine in every if machine.rto_s is not None]
-            self._rto_s = max(times_s) if len(times_s) == len(every) else None
+            if len(times_s) == len(every) and not self._plan.absent:
+                self._rto_s = max(times_s)
 
     def _way_in(self) -> AbstractContextManager[Wire | None]:
         """One for all: they are in one network."""
@@ -132,7 +133,9 @@ class _Group:
             self._clock.sleep(min(1.0, left_s))
 
     def _machine(self, plan: DrillPlan, stage: int) -> Machine:
-        member = Member(self._plan.id, stage, self._plan.one_instant, self._plan.alike(plan))
+        group = self._plan
+        absent = tuple(str(one) for one in group.absent)
+        member = Member(group.id, stage, group.one_instant, group.alike(plan), absent)
         return Machine(
             plan, self._tools, begun_s=self._begun_s, plan_s=self._plan.plan_s, member=member
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from drvm.core.text import printable
 from drvm.core.units import format_bytes
 from drvm.drill.checks.base import is_scan
 from drvm.drill.plan import DrillPlan
+from drvm.drill.tools import Member
 from drvm.drill.ways import needed
 
 _MAX_LISTED = 20
@@ -23,18 +23,6 @@ _CONSISTENCY = {
         "file systems were frozen, applications were not asked"
     ),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What a machine is in its group. ``stage`` counts from 1; ``one_instant``: the points of all
-    its machines were taken together; ``alike``: the others that had an address of this one's, or
-    are asked at one."""
-
-    group: str
-    stage: int
-    one_instant: bool
-    alike: tuple[str, ...] = ()
 
 
 def data_proven(plan: DrillPlan, written_bytes: int) -> str:
@@ -60,6 +48,9 @@ def not_proven(plan: DrillPlan, group: Member | None = None) -> tuple[str, ...]:
 
 def _not_proven(plan: DrillPlan, group: Member | None) -> Iterator[str]:
     point = plan.request.point
+    if group is not None:
+        title = "that its group can be recovered, of which this machine was not drilled"
+        yield from _listed(title, [printable(line, 300) for line in group.absent])
     if plan.request.method == "boot":
         yield (
             "that all of its disks can be restored, and how long that takes: it ran over the "
@@ -91,7 +82,10 @@ def _not_proven(plan: DrillPlan, group: Member | None) -> Iterator[str]:
     if plan.nvram is None and "<nvram>" in plan.definition.xml:
         yield "its firmware settings: the point holds none, so it began with empty ones"
     if not plan.tpm and "<tpm" in plan.definition.xml:
-        yield "what its TPM holds: the point has no state of it, so it began with an empty one"
+        why = "the state that the point has of it can't be carried to another host"
+        if not point.tpm:
+            why = "the point has no state of it"
+        yield f"what its TPM holds: {why}, so it began with an empty one"
     yield (
         "how long people, another host and its network would need: the RTO counts on this host, "
         "from the first byte asked of the repository"

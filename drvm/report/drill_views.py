@@ -118,7 +118,7 @@ def groups_of(
             DrillGroup(
                 together=bool(drills[0].group),
                 earlier=earlier,
-                passed=all(drill.passed for drill in drills),
+                passed=all(one.passed and not one.group_absent for one in drills),
                 started=min(drill.started for drill in drills),
                 rto_seconds=drills[0].group_rto_seconds,
                 drills=tuple(views),

@@ -14,6 +14,7 @@ FORMAT = 1
 """1 added what stands behind ``format`` below; both are read, and 1 is written."""
 MAX_ENCODED_BYTES = 16 * 1024 * 1024
 MAX_DETAIL_CHARS = 4000
+MAX_ABSENT = 100
 
 SCAN = "scan"
 PHASES = ("plan", "data", "define", "boot", "checks", "waits", SCAN)
@@ -43,6 +44,7 @@ class DrillResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     did. ``rpo_seconds``: how old the point was when the drill began. ``failure``: why the drill
     failed where no check did (a restore that broke off, a guest that never booted).
     ``not_proven``: what this drill says nothing about, in words for an auditor.
+    ``group_absent``: members of its group that could not be drilled with it, and why.
     """
 
     id: Short
@@ -74,6 +76,7 @@ class DrillResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     stage: Annotated[int, Meta(ge=0, le=10_000)] = 0
     group_rto_seconds: Seconds | None = None
     ran: bool = True
+    group_absent: Annotated[tuple[Long, ...], Meta(max_length=MAX_ABSENT)] = ()
 
     @property
     def rto_met(self) -> bool | None:

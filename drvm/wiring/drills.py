@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from drvm.config.drills import DrillConfig, StageConfig
 from drvm.config.policies import PolicyConfig
 from drvm.config.section import matches
-from drvm.core.errors import DrvmError, Interrupted
 from drvm.core.findings import Finding
-from drvm.core.progress import Progress, Trace, no_trace
-from drvm.core.threads import Threads
-from drvm.drill.checks.base import Check, Exports
+from drvm.drill.checks.base import Check
 from drvm.drill.checks.registry import make_check
-from drvm.drill.disks import Disks, RestoredDisks, ServedDisks, VolumeDisks
-from drvm.drill.group import GroupPlan, StageRequest, plan_group, points_of_group
+from drvm.drill.group import Absent, GroupPlan, StageRequest, plan_group, points_of_group
 from drvm.drill.leftovers import (
     Leftovers,
     find_leftovers,
     hosts_noted,
     remove_leftovers,
 )
-from drvm.drill.machine import Tools
 from drvm.drill.plan import DrillPlan, DrillRequest, Method, plan_drill
-from drvm.drill.run import run_drill, run_group
-from drvm.drill.turns import turn
 from drvm.host.model import Host
-from drvm.report.model import DrillResult, encode_drill
 from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
-from drvm.repository.select import select
 from drvm.restore.machine.definition import VirtType
-from drvm.restore.served.server import Service
-from drvm.restore.served.supervised import serving
 from drvm.schedule.cron import fires_between
 from drvm.schedule.rpo import CLOCK_TOLERANCE
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.fleet import fleet_of, policy_of_point
-from drvm.wiring.serving import service_of
+from drvm.wiring.fleet import FleetVm, fleet_of, policy_of_point
 
 Plan = DrillPlan | GroupPlan
 
@@ -60,19 +46,23 @@ AS_CONFIGURED = DrillWish()
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """What a policy's schedule of drills owes: a group, or some of its machines."""
+    """What a policy's schedule of drills owes: a group, or some of its machines. ``absent``: those
+    that should be drilled with them and can't."""
 
     policy: PolicyConfig
     points: tuple[Point, ...]
+    absent: tuple[Absent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """What became of a plan: the results, or why there are none."""
+class Members:
+    """The machines of a policy. ``points``: the good ones, oldest first, of those that a drill can
+    bring up. ``absent``: those that none can. ``images``: names under which image files are
+    stored, which are no machine, so that none is missing."""
 
-    plan: Plan
-    results: tuple[DrillResult, ...] = ()
-    error: DrvmError | None = None
+    points: tuple[Point, ...] = ()
+    absent: tuple[Absent, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 def drill_checks(config: DrillConfig, vm: str) -> tuple[Check, ...]:
@@ -96,7 +86,11 @@ def plan_drill_of(wiring: Wiring, point: Manifest, wish: DrillWish = AS_CONFIGUR
 
 
 def plan_group_of(
-    wiring: Wiring, policy: PolicyConfig, points: Sequence[Point], wish: DrillWish = AS_CONFIGURED
+    wiring: Wiring,
+    policy: PolicyConfig,
+    points: Sequence[Point],
+    wish: DrillWish = AS_CONFIGURED,
+    absent: Sequence[Absent] = (),
 ) -> GroupPlan:
     """The stages of a policy, of the machines that have these ``points``, one of each. Machines
     that no stage names come last, together. Raises ``PreflightFailed``."""
@@ -106,7 +100,7 @@ def plan_group_of(
         for mine, wait_s in in_stages(policy.drill.stages, points)
     ]
     host = _host(wiring, policy, wish)
-    return plan_group(wiring.repository(), host, requests, wiring.clock)
+    return plan_group(wiring.repository(), host, requests, wiring.clock, absent=absent)
 
 
 def in_stages(
@@ -123,39 +117,65 @@ def in_stages(
 
 
 def plan_policy(
-    wiring: Wiring, policy: PolicyConfig, points: Sequence[Point], wish: DrillWish = AS_CONFIGURED
+    wiring: Wiring,
+    policy: PolicyConfig,
+    points: Sequence[Point],
+    wish: DrillWish = AS_CONFIGURED,
+    absent: Sequence[Absent] = (),
 ) -> list[Plan]:
     """One drill of all where the policy has stages, else one of each. ``points``: the good ones
-    of its machines, oldest first."""
+    of its machines, oldest first; ``absent``: its machines that have none."""
     uuids = list(dict.fromkeys(point.manifest.vm_uuid for point in points))
     if policy.drill is None or not policy.drill.stages:
         latest = {point.manifest.vm_uuid: point for point in points}
         return [_plan_one(wiring, policy, latest[uuid].manifest, wish) for uuid in uuids]
     chosen = points_of_group(points, uuids)
-    return [plan_group_of(wiring, policy, [chosen[uuid] for uuid in uuids], wish)]
+    return [plan_group_of(wiring, policy, [chosen[uuid] for uuid in uuids], wish, absent)]
 
 
-def points_by_policy(wiring: Wiring, points: Sequence[Point]) -> dict[str, tuple[Point, ...]]:
-    """Of the machines that are each policy's, by its name. ``points``: the good ones, oldest
-    first."""
-    policies = {vm.uuid: vm.policy for vm in fleet_of(wiring, points).vms}
-    found: dict[str, list[Point]] = {}
-    for point in points:
-        if (name := policies.get(point.manifest.vm_uuid)) is not None:
-            found.setdefault(name, []).append(point)
-    return {name: tuple(mine) for name, mine in found.items()}
+def members_by_policy(wiring: Wiring, points: Sequence[Point]) -> dict[str, Members]:
+    """Of each policy, by its name. ``points``: the good ones, oldest first."""
+    vms = fleet_of(wiring, points).vms
+    found = {}
+    for policy in wiring.settings.policies:
+        mine = [vm for vm in vms if vm.policy == policy.name]
+        machines = {vm.uuid for vm in mine if is_machine(vm)}
+        found[policy.name] = Members(
+            tuple(point for point in points if point.manifest.vm_uuid in machines),
+            absent_from(vms, policy),
+            tuple(vm.name for vm in mine if not is_machine(vm)),
+        )
+    return found
+
+
+def is_machine(vm: FleetVm) -> bool:
+    """Whether its last good point, if any, is of a machine: image files are none."""
+    return vm.last is None or vm.last.manifest.definition is not None
+
+
+def absent_from(vms: Sequence[FleetVm], policy: PolicyConfig) -> tuple[Absent, ...]:
+    """The machines of a policy that can't be drilled, and those that may be its."""
+    found = []
+    for vm in vms:
+        if vm.policy == policy.name and vm.last is None:
+            found.append(Absent(vm.name, "it has no good point"))
+        elif vm.policy is None and vm.doubt and policy.covers(vm.name, None, None) is not False:
+            found.append(Absent(vm.name, f"nobody can tell its policy: {vm.doubt}"))
+    return tuple(found)
 
 
 def owed(wiring: Wiring, points: Sequence[Point]) -> list[Owed]:
     """What the schedules owe now: machines that were not drilled since their policy's last time,
     or never; all of a group where one of them is. ``points``: the good ones, oldest first."""
     last, now = last_drills(wiring), wiring.clock.now()
-    every = points_by_policy(wiring, points)
+    every = members_by_policy(wiring, points)
     found = []
     for policy in wiring.settings.policies:
-        mine = due_of(policy, every.get(policy.name, ()), last, now)
+        members = every[policy.name]
+        mine = due_of(policy, members.points, last, now)
         if mine:
-            found.append(Owed(policy, mine))
+            together = policy.drill is not None and policy.drill.stages
+            found.append(Owed(policy, mine, members.absent if together else ()))
     return found
 
 
@@ -180,53 +200,6 @@ def last_drills(wiring: Wiring) -> Mapping[str, datetime]:
     """When each machine's last drill was kept, by UUID: from the repository, whoever ran it. No
     record is read, as there may be thousands."""
     return wiring.repository().drills.times(wiring.clock.now() + CLOCK_TOLERANCE)
-
-
-def carry_out(
-    wiring: Wiring, plan: Plan, progress: Progress, trace: Trace = no_trace
-) -> tuple[DrillResult, ...]:
-    """Drill when there is room for it, and keep the results in the repository, passed or not."""
-    host = wiring.host(plan.uri)
-    machines = plan.machines if isinstance(plan, GroupPlan) else (plan,)
-    disks = _disks(wiring, host, machines[0], trace)
-    tools = Tools(host, disks, wiring.clock, progress, trace, lambda point: _exports(wiring, point))
-    with turn(host, machines, wiring.clock, progress):
-        if isinstance(plan, GroupPlan):
-            results = run_group(plan, tools)
-        else:
-            results = (run_drill(plan, tools),)
-    for result in results:
-        wiring.repository().drills.put(result.vm_uuid, result.id, encode_drill(result))
-    return results
-
-
-def carry_out_all(
-    wiring: Wiring,
-    plans: Sequence[Plan],
-    progress: Progress,
-    trace: Trace = no_trace,
-    *,
-    parallel: int = 1,
-) -> list[Carried]:
-    """What becomes of each, in their order, so many at once. An error ends that drill alone; an
-    interrupt all of them, when each has taken down what it made."""
-    parallel = min(parallel, len(plans))
-    if parallel <= 1:
-        return [_carried(wiring, plan, progress, trace) for plan in plans]
-    end = threading.Event()
-    shown = threading.Lock()
-
-    def work(plan: Plan) -> Carried:
-        with wiring.another() as own:
-            return _carried(own, plan, _Beside(progress, _title(plan), end, shown), trace)
-
-    wiring.passphrase()  # asked for once, and here
-    threads = Threads(parallel, "drill")
-    try:
-        return [future.result() for future in [threads.submit(work, plan) for plan in plans]]
-    finally:
-        end.set()
-        threads.end()
 
 
 def find_drill_leftovers(wiring: Wiring, host: Host) -> Leftovers:
@@ -256,19 +229,6 @@ def _plan_one(
     return plan_drill(wiring.repository(), host, request, wiring.clock)
 
 
-def _carried(wiring: Wiring, plan: Plan, progress: Progress, trace: Trace) -> Carried:
-    try:
-        return Carried(plan, carry_out(wiring, plan, progress, trace))
-    except Interrupted:
-        raise
-    except DrvmError as error:
-        return Carried(plan, error=error)
-
-
-def _title(plan: Plan) -> str:
-    return "group" if isinstance(plan, GroupPlan) else plan.vm
-
-
 def _request(
     wiring: Wiring, policy: PolicyConfig | None, point: Manifest, wish: DrillWish
 ) -> DrillRequest:
@@ -289,54 +249,3 @@ def _request(
 def _host(wiring: Wiring, policy: PolicyConfig | None, wish: DrillWish) -> Host:
     configured = policy.drill.host if policy is not None and policy.drill is not None else None
     return wiring.host(wish.host_uri or configured)
-
-
-def _disks(wiring: Wiring, host: Host, plan: DrillPlan, trace: Trace) -> Disks:
-    if plan.volumes is not None:
-        return VolumeDisks(host, wiring.volume_restorer(host))
-    if plan.request.method == "boot":
-        return ServedDisks(
-            host,
-            wiring.image_tool(),
-            lambda point: _service(wiring, point),
-            wiring.processes,
-            wiring.clock,
-        )
-    return RestoredDisks(wiring.restorer(trace))
-
-
-def _service(wiring: Wiring, manifest: Manifest) -> Service:
-    """Of a boot: what it reads is noted, so that the next one finds it at once."""
-    point = select(wiring.repository().points(manifest.vm_uuid).points, manifest.id)
-    return service_of(wiring, point, boot=True)
-
-
-@contextlib.contextmanager
-def _exports(wiring: Wiring, manifest: Manifest) -> Iterator[Exports]:
-    point = select(wiring.repository().points(manifest.vm_uuid).points, manifest.id)
-    service = service_of(wiring, point)
-    with serving(wiring.processes, wiring.clock, service) as served:
-        yield Exports(served.socket, service.disks)
-
-
-@dataclass(frozen=True, slots=True)
-class _Beside:
-    """Implements ``Progress``: of one of several at once. Bytes of different drills don't add up,
-    so only the stages are shown."""
-
-    progress: Progress
-    title: str
-    end: threading.Event = field(repr=False)
-    shown: threading.Lock = field(repr=False)
-
-    def stage(self, title: str, total_bytes: int | None = None) -> None:
-        self._heed()
-        with self.shown:
-            self.progress.stage(f"{self.title}: {title}")
-
-    def advance(self, done_bytes: int) -> None:
-        self._heed()
-
-    def _heed(self) -> None:
-        if self.end.is_set():
-            raise Interrupted("the drills were interrupted")

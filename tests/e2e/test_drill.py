@@ -27,9 +27,9 @@ from drvm.drill.checks.script import ScriptCheck
 from drvm.drill.checks.tcp import TcpCheck
 from drvm.drill.disks import RestoredDisks
 from drvm.drill.leftovers import find_leftovers, remove_leftovers
-from drvm.drill.machine import Tools
 from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
 from drvm.drill.run import run_drill
+from drvm.drill.tools import Tools
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.lab import guest as lab
 from drvm.lab.disk import READY_LINE

@@ -18,14 +18,8 @@ from drvm.drill.place import is_drill_name
 from drvm.lab import guest as lab
 from drvm.report.model import DrillResult
 from drvm.restore.instant.place import places
-from drvm.wiring.drills import (
-    DrillWish,
-    Plan,
-    carry_out,
-    plan_drill_of,
-    plan_policy,
-    points_by_policy,
-)
+from drvm.wiring.drilling import carry_out
+from drvm.wiring.drills import DrillWish, Plan, members_by_policy, plan_drill_of, plan_policy
 from tests.appliance import Appliance, make_appliance
 from tests.guests import Guest, MakeGuest, unique_name
 from tests.killing import killed_at
@@ -79,12 +73,16 @@ class Shop:
                 point = [p for p in points if p.manifest.vm == self.db.name][-1]
                 return plan_drill_of(wiring, point.manifest, wish)
             policy = wiring.settings.policy_named("shop")
-            (plan,) = plan_policy(wiring, policy, points_by_policy(wiring, points)["shop"], wish)
+            members = members_by_policy(wiring, points)["shop"]
+            (plan,) = plan_policy(wiring, policy, members.points, wish, members.absent)
             return plan
 
     def run(self, plan: Plan, trace: Trace = no_trace) -> tuple[DrillResult, ...]:
         with self.appliance.wiring() as wiring:
-            return carry_out(wiring, plan, NoProgress(), trace)
+            done = carry_out(wiring, plan, NoProgress(), trace)
+        if done.error is not None:
+            raise done.error
+        return done.results
 
     def drill(self, *arguments: str, expect: int = 0) -> list[dict[str, Any]]:
         options = ("--virt-type", self.virt_type)

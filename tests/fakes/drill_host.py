@@ -33,6 +33,8 @@ class DrillHost:
     places: StatePlaces | None = None
     remote: bool = False
     pools_there: list[Any] = field(default_factory=list)
+    stopped: frozenset[str] = frozenset()
+    """The disks that QEMU has stopped its machines for."""
     asked: str = ""
     """The machine whose agent was asked last."""
 
@@ -120,6 +122,10 @@ class DrilledDomain:
     def guest_run(self, argv: Sequence[str], **_: float) -> GuestCommandResult:
         self.host.did("run")
         return self.host.answer(argv)
+
+    def stopped_by_disks(self) -> frozenset[str]:
+        self.state()
+        return self.host.stopped
 
     def screenshot(self) -> bytes:
         self.host.did("screenshot")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
-from drvm.cli.invocation import Invocation
+from drvm.cli.drill_view import Drilled, show_drills, show_plans
+from drvm.cli.invocation import DONE, DONE_WITH_WARNINGS, Invocation
 from drvm.cli.opening import check_place, chosen_point, good_points, opened, tell_foreign
-from drvm.cli.views import show_drills
 from drvm.config.fields import host_uri_problem
 from drvm.config.policies import PolicyConfig
 from drvm.core.errors import (
     DrillFailed,
     DrvmError,
     HostError,
+    Interrupted,
     ObjectDamaged,
     ObjectMissing,
     PreflightFailed,
@@ -26,21 +29,20 @@ from drvm.core.errors import (
 )
 from drvm.core.files import publish
 from drvm.core.text import printable
-from drvm.core.units import format_bytes, format_seconds
-from drvm.drill.group import GroupPlan
-from drvm.drill.plan import DrillPlan
+from drvm.drill.group import Absent
 from drvm.report.html import html_report
+from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.drilling import Carried, carry_out_all
 from drvm.wiring.drills import (
-    Carried,
     DrillWish,
+    Owed,
     Plan,
-    carry_out_all,
+    members_by_policy,
     owed,
     plan_drill_of,
     plan_policy,
-    points_by_policy,
 )
 from drvm.wiring.reporting import gather_report, latest_runs
 
@@ -92,7 +94,7 @@ def command(
     virt_type: Literal["kvm", "qemu"] | None,
     report_path: Path | None,
     dry_run: bool,
-) -> None:
+) -> int:
     """Prove that a point boots: restore it in isolation, boot it, check it, measure it.
 
     POINT is VM (the latest good point), VM@latest, VM@TIME or the beginning of an id. The machine
@@ -114,26 +116,47 @@ def command(
         raise UsageError(f"--to {problem}")
     wish = DrillWish(method, host_uri, virt_type)
     with opened(invocation) as wiring:
-        plans, refused = _plans(invocation, wiring, points, policy, wish, due=due)
+        chosen = _chosen(invocation, wiring, points, policy, wish, due=due)
         if dry_run:
-            if plans or not refused:
-                _show_plans(invocation, plans)
-            _end(invocation, [], refused)
-            return
-        if not plans and not refused:
-            _show(invocation, [], wiring.report_path("none"))
-            return
+            if chosen.plans or not chosen.refused:
+                show_plans(invocation.output, chosen.plans, chosen.absent)
+            return _end(invocation, chosen, [])
         with invocation.progress() as progress:
-            done = carry_out_all(wiring, plans, progress, invocation.trace, parallel=parallel)
+            trace = invocation.trace
+            done = carry_out_all(wiring, chosen.plans, progress, trace, parallel=parallel)
         results = [result for one in done for result in one.results]
+        report = None
         if results:
-            report = (report_path or wiring.report_path(results[-1].id)).absolute()
-            _write_report(wiring, report)
-            _show(invocation, done, report)
-    _end(invocation, done, refused)
+            path = (report_path or wiring.report_path(results[-1].id)).absolute()
+            report = _written_report(invocation, wiring, path)
+        if results or not (done or chosen.refused):
+            _show(invocation, chosen, done, report)
+    return _end(invocation, chosen, done)
 
 
-def _plans(
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Machines that can't be drilled, by what was found when it was planned."""
+
+    vms: tuple[str, ...]
+    error: DrvmError
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """``missing``: machines of what was asked for that have no good point."""
+
+    plans: list[Plan]
+    refused: list[_Refused]
+    missing: tuple[Absent, ...] = ()
+
+    @property
+    def absent(self) -> list[Absent]:
+        words = "it can't be drilled now"
+        return [*self.missing, *(Absent(vm, words) for one in self.refused for vm in one.vms)]
+
+
+def _chosen(
     invocation: Invocation,
     wiring: Wiring,
     points: tuple[str, ...],
@@ -141,44 +164,69 @@ def _plans(
     wish: DrillWish,
     *,
     due: bool,
-) -> tuple[list[Plan], list[DrvmError]]:
-    """Those that are named, each by itself; then those of the policy; or what is owed. And why
-    machines of policies can't be drilled, which keeps the others waiting no longer."""
+) -> _Chosen:
+    """Those that are named, each by itself; then those of the policy; or what is owed. What can't
+    be drilled keeps the others waiting no longer."""
     if due and (points or policy):
         raise UsageError("--due says by itself what is to be drilled")
     if not (due or policy or points):
         raise UsageError(
             "which points?", hint="drvm drill VM..., --policy NAME, or --due; drvm points"
         )
-    named = [chosen_point(invocation, wiring, text) for text in points]
-    plans: list[Plan] = [
-        plan_drill_of(wiring, point.manifest, wish)
-        for point in {point.id: point for point in named}.values()
+    named = [chosen_point(invocation, wiring, text).manifest for text in points]
+    planned: list[tuple[list[str], Callable[[], list[Plan]]]] = [
+        ([one.vm], functools.partial(_alone, wiring, one, wish))
+        for one in {one.id: one for one in named}.values()
     ]
-    if policy is None and not due:
-        return plans, []
-    good = good_points(invocation, wiring.repository())
+    missing: list[Absent] = []
+    for one in _owed(invocation, wiring, policy, due=due):
+        missing += one.absent
+        for some in _apart(one.policy, one.points):
+            vms = list(dict.fromkeys(point.manifest.vm for point in some))
+            make = functools.partial(plan_policy, wiring, one.policy, some, wish, one.absent)
+            planned.append((vms, make))
+    plans: list[Plan] = []
+    refused: list[_Refused] = []
+    for names, plan in planned:
+        try:
+            plans += plan()
+        except _OF_ONE as error:
+            refused.append(_Refused(tuple(names), error))
+    return _Chosen(plans, refused, tuple(dict.fromkeys(missing)))
+
+
+def _alone(wiring: Wiring, point: Manifest, wish: DrillWish) -> list[Plan]:
+    return [plan_drill_of(wiring, point, wish)]
+
+
+def _owed(
+    invocation: Invocation, wiring: Wiring, policy: str | None, *, due: bool
+) -> Sequence[Owed]:
+    """What the schedules owe, or all of a policy."""
     if due:
-        wanted = [(one.policy, one.points) for one in owed(wiring, good)]
+        found = owed(wiring, good_points(invocation, wiring.repository()))
+    elif policy is not None:
+        found = [_all_of(invocation, wiring, wiring.settings.policy_named(policy))]
     else:
-        chosen = wiring.settings.policy_named(policy or "")
-        mine = points_by_policy(wiring, good).get(chosen.name, ())
-        if not mine:
-            raise UsageError(
-                f"policy {policy!r} covers no VM that has points",
-                hint="drvm vms shows the policy of each VM",
-            )
-        for point in {point.manifest.vm_uuid: point for point in mine}.values():
+        return ()
+    for one in found:
+        for point in {point.manifest.vm_uuid: point for point in one.points}.values():
             tell_foreign(invocation, wiring, point)
-        wanted = [(chosen, mine)]
-    refused: list[DrvmError] = []
-    for one, its in wanted:
-        for some in _apart(one, its):
-            try:
-                plans += plan_policy(wiring, one, some, wish)
-            except _OF_ONE as error:
-                refused.append(error)
-    return plans, refused
+    return found
+
+
+def _all_of(invocation: Invocation, wiring: Wiring, policy: PolicyConfig) -> Owed:
+    good = good_points(invocation, wiring.repository())
+    members = members_by_policy(wiring, good)[policy.name]
+    for name in members.images:
+        invocation.warn(f"{name} is image files, not a machine, and is never drilled")
+    if not members.points:
+        raise UsageError(
+            f"policy {policy.name!r} covers no VM that has points",
+            hint=f"drvm backup --policy {policy.name} takes some; drvm vms shows the policy of "
+            "each VM",
+        )
+    return Owed(policy, members.points, members.absent)
 
 
 def _apart(policy: PolicyConfig, points: Sequence[Point]) -> list[Sequence[Point]]:
@@ -191,25 +239,39 @@ def _apart(policy: PolicyConfig, points: Sequence[Point]) -> list[Sequence[Point
     return [*machines.values()]
 
 
-def _write_report(wiring: Wiring, path: Path) -> None:
-    report = gather_report(wiring, latest_runs(wiring), pictures=True)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    publish(path, html_report(report).encode())
+def _written_report(invocation: Invocation, wiring: Wiring, path: Path) -> Path | None:
+    """What was found is told also where no page of it can be written."""
+    try:
+        report = gather_report(wiring, latest_runs(wiring), pictures=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        publish(path, html_report(report).encode())
+    except Interrupted:
+        raise
+    except (DrvmError, OSError) as error:
+        invocation.warn(f"the report {path} can't be written: {error}; drvm report makes it anew")
+        return None
+    return path
 
 
-def _show(invocation: Invocation, done: list[Carried], report: Path) -> None:
+def _show(
+    invocation: Invocation, chosen: _Chosen, done: Sequence[Carried], report: Path | None
+) -> None:
     results = [result for one in done for result in one.results]
     for result in results:
         for warning in result.warnings:
             invocation.warn(f"{result.vm}: {warning}")
-    show_drills(invocation.output, results, report)
+    broken = [
+        Absent(vm, "it could not be drilled") for one in done if not one.results for vm in one.vms
+    ]
+    show_drills(invocation.output, Drilled(results, [*chosen.absent, *broken], report))
 
 
-def _end(invocation: Invocation, done: list[Carried], refused: list[DrvmError]) -> None:
-    """Raises ``DrillFailed``, or the first error of a drill that has no result."""
+def _end(invocation: Invocation, chosen: _Chosen, done: Sequence[Carried]) -> int:
+    """The exit code. Raises ``DrillFailed``, or the first error of a drill that has no result."""
     results = [result for one in done for result in one.results]
     failed = [result.vm for result in results if not result.passed]
-    errors = refused + [one.error for one in done if one.error is not None]
+    errors = [one.error for one in chosen.refused]
+    errors += [one.error for one in done if one.error is not None]
     for error in errors if failed else errors[1:]:
         problems = error.problems if isinstance(error, PreflightFailed) else ()
         words = ": ".join(filter(None, (error.message, "; ".join(problems), error.hint)))
@@ -217,65 +279,8 @@ def _end(invocation: Invocation, done: list[Carried], refused: list[DrvmError]) 
     if failed:
         raise DrillFailed(
             f"{len(failed)} of {len(results)} drills failed: {', '.join(failed)}",
-            hint="the report shows why",
+            hint="the report shows why; drvm points VM shows older points to drill",
         )
     if errors:
         raise errors[0]
-
-
-def _show_plans(invocation: Invocation, plans: list[Plan]) -> None:
-    if invocation.output.json:
-        invocation.output.document({"plans": [_plan_fields(plan) for plan in plans]})
-        return
-    line = invocation.output.line
-    for plan in plans:
-        if isinstance(plan, DrillPlan):
-            _show_machine(invocation, plan, "")
-            continue
-        line(f"group of {len(plan.machines)} on {plan.host}, in one isolated network")
-        for number, stage in enumerate(plan.stages, start=1):
-            wait = f", then {format_seconds(stage.wait_s)} of waiting" if stage.wait_s else ""
-            line(f"  stage {number}{wait}")
-            for machine in stage.machines:
-                _show_machine(invocation, machine, "    ")
-    if not plans:
-        line("nothing is due")
-
-
-def _show_machine(invocation: Invocation, plan: DrillPlan, indent: str) -> None:
-    point, line = plan.request.point, invocation.output.line
-    where = f"in {plan.request.directory if plan.volumes is not None else plan.directory}"
-    line(f"{indent}{point.vm}, point {point.id}: on {plan.host}, {where}")
-    todo = "at most to write" if plan.request.method == "boot" else "to restore"
-    data, memory = format_bytes(plan.data_bytes), format_bytes(plan.memory_bytes)
-    line(f"{indent}  {data} {todo}, {memory} RAM")
-    for check in plan.checks:
-        line(f"{indent}  check: {check.name}")
-    for check in plan.not_made:
-        line(f"{indent}  can't be made there: {check.name}")
-    for dropped in plan.dropped:
-        line(f"{indent}  left out of the definition: {dropped}")
-
-
-def _plan_fields(plan: Plan) -> dict[str, Any]:
-    if isinstance(plan, GroupPlan):
-        stages = [
-            {
-                "machines": [_plan_fields(machine) for machine in stage.machines],
-                "wait_seconds": stage.wait_s,
-            }
-            for stage in plan.stages
-        ]
-        return {"group": plan.id, "host": plan.host, "stages": stages}
-    return {
-        "vm": plan.request.point.vm,
-        "point": plan.request.point.id,
-        "host": plan.host,
-        "method": plan.request.method,
-        "directory": plan.directory,
-        "data_bytes": plan.data_bytes,
-        "memory_bytes": plan.memory_bytes,
-        "checks": [check.name for check in plan.checks],
-        "checks_not_made": [check.name for check in plan.not_made],
-        "left_out": plan.dropped,
-    }
+    return DONE_WITH_WARNINGS if chosen.missing else DONE

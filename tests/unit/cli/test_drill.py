@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from drvm.cli.commands import drill
+from drvm.cli.invocation import DONE_WITH_WARNINGS
 from drvm.config.load import parse_config
 from drvm.core.errors import PreflightFailed, UsageError
+from drvm.drill.group import Absent
 from drvm.wiring.drills import AS_CONFIGURED, Owed
 
 CONFIG = b"""
@@ -22,10 +24,10 @@ EACH, SHOP = parse_config(CONFIG, "config.yaml", {}).policies
 
 
 def point(vm: str) -> Any:
-    return SimpleNamespace(id=vm, manifest=SimpleNamespace(vm=vm, vm_uuid=vm))
+    return SimpleNamespace(id=vm, manifest=SimpleNamespace(id=vm, vm=vm, vm_uuid=vm))
 
 
-def planned(_wiring: Any, _policy: Any, points: Any, _wish: Any) -> list[Any]:
+def planned(_wiring: Any, _policy: Any, points: Any, _wish: Any, _absent: Any) -> list[Any]:
     names = [point.id for point in points]
     if "files" in names:
         raise UsageError("point files is of image files without a VM")
@@ -44,24 +46,55 @@ def test_a_machine_that_can_not_be_drilled_keeps_no_other_from_its_drill(
     monkeypatch.setattr(drill, "good_points", lambda *_: ())
     monkeypatch.setattr(drill, "owed", lambda *_: due)
     monkeypatch.setattr(drill, "plan_policy", planned)
+    monkeypatch.setattr(drill, "tell_foreign", lambda *_: None)
     wiring: Any = SimpleNamespace(repository=lambda: None)
     invocation: Any = SimpleNamespace(stderr=io.StringIO())
-    plans, refused = drill._plans(invocation, wiring, (), None, AS_CONFIGURED, due=True)
-    assert plans == ["web2", "db1,db2"]
-    assert [type(error) for error in refused] == [PreflightFailed, UsageError]
-    del refused[1:]
+    chosen = drill._chosen(invocation, wiring, (), None, AS_CONFIGURED, due=True)
+    assert chosen.plans == ["web2", "db1,db2"]
+    assert [type(one.error) for one in chosen.refused] == [PreflightFailed, UsageError]
+    assert [one.vm for one in chosen.absent] == ["web1", "files"]
+    del chosen.refused[1:]
     with pytest.raises(PreflightFailed, match="web1 can't be drilled"):
-        drill._end(invocation, [], refused)
+        drill._end(invocation, chosen, [])
     assert invocation.stderr.getvalue() == ""
 
 
+def test_a_machine_that_is_named_and_can_not_be_drilled_keeps_no_other_from_its_drill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def plan(_wiring: Any, manifest: Any, _wish: Any) -> str:
+        if manifest.vm == "web1":
+            raise PreflightFailed("web1 can't be drilled on kvm1", problems=["no room"])
+        return str(manifest.vm)
+
+    monkeypatch.setattr(drill, "chosen_point", lambda _i, _w, vm: point(vm))
+    monkeypatch.setattr(drill, "plan_drill_of", plan)
+    nothing: Any = None
+    names = ("web1", "web2", "web2")
+    chosen = drill._chosen(nothing, nothing, names, None, AS_CONFIGURED, due=False)
+    assert (chosen.plans, [one.vm for one in chosen.absent]) == (["web2"], ["web1"])
+
+
+def test_a_group_that_lacks_a_member_ends_with_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = Absent("db3", "it has no good point")
+    due = [Owed(SHOP, (point("db1"), point("db2")), (lacking,))]
+    monkeypatch.setattr(drill, "good_points", lambda *_: ())
+    monkeypatch.setattr(drill, "owed", lambda *_: due)
+    monkeypatch.setattr(drill, "plan_policy", planned)
+    monkeypatch.setattr(drill, "tell_foreign", lambda *_: None)
+    wiring: Any = SimpleNamespace(repository=lambda: None)
+    chosen = drill._chosen(wiring, wiring, (), None, AS_CONFIGURED, due=True)
+    assert chosen.absent == [lacking]
+    assert drill._end(wiring, chosen, []) == DONE_WITH_WARNINGS
+
+
 def test_the_reasons_behind_the_first_are_told_too() -> None:
-    refused: list[Any] = [
-        PreflightFailed(f"{vm} can't be drilled on kvm1", problems=["no room", "no pool"])
+    refused = [
+        drill._Refused((vm,), PreflightFailed(f"{vm} can't be", problems=["no room", "no pool"]))
         for vm in ("web1", "web2")
     ]
     invocation: Any = SimpleNamespace(stderr=io.StringIO())
     with pytest.raises(PreflightFailed, match="web1"):
-        drill._end(invocation, [], refused)
-    told = "drvm: error: web2 can't be drilled on kvm1: no room; no pool\n"
+        drill._end(invocation, drill._Chosen([], refused), [])
+    told = "drvm: error: web2 can't be: no room; no pool\n"
     assert invocation.stderr.getvalue() == told

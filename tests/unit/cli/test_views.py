@@ -3,15 +3,10 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from drvm.cli.output import Flags, Output
-from drvm.cli.views import point_fields, show_drills, show_points
-from drvm.report.model import CheckResult
+from drvm.cli.views import point_fields, show_points
 from drvm.repository.manifest import Disk, Manifest
-from tests.unit.report.results import make_drill
 
 POINT = Manifest(
     id="9f86d081884c7d65",
@@ -71,62 +66,3 @@ def test_points_are_a_table_with_sums_over_the_disks() -> None:
     for cell in cells:
         assert row.find(cell, at + 1) > at, cell
         at = row.find(cell, at + 1)
-
-
-def test_a_drill_has_the_fields_that_tools_rely_on() -> None:
-    output, stream = written(json_wanted=True)
-    show_drills(output, [make_drill(screenshot_png=b"x")], REPORT)
-    (drill,) = json.loads(stream.getvalue())["drills"]
-    wanted: dict[str, Any] = {
-        "vm": "web1",
-        "point": "9f86d081884c7d65",
-        "passed": True,
-        "rto_seconds": 212.4,
-        "rpo_seconds": 10800.0,
-        "checks": [{"name": "agent", "passed": True, "seconds": 4.1, "detail": "answered"}],
-        "report": "/srv/report.html",
-    }
-    assert {name: drill[name] for name in wanted} == wanted
-    assert "screenshot_png" not in drill
-
-
-def test_what_missed_its_target_is_told_of_machine_and_group() -> None:
-    drill = make_drill(group="g1", stage=1, group_rto_seconds=318.0, rto_target_seconds=300.0)
-    output, stream = written(json_wanted=False)
-    show_drills(output, [drill], REPORT)
-    assert "RTO 3 min 32 s (target 5 min), RPO" in stream.getvalue()
-    assert "group g1: RTO 5 min 18 s (MISSED, target 5 min)" in stream.getvalue()
-    output, stream = written(json_wanted=True)
-    show_drills(output, [drill, make_drill(rto_target_seconds=None)], REPORT)
-    one, other = json.loads(stream.getvalue())["drills"]
-    assert (one["rto_met"], one["group_rto_met"]) == (True, False)
-    assert (other["rto_met"], other["group_rto_met"]) == (None, None)
-
-
-def test_a_drill_is_told_with_its_verdict_its_checks_and_its_times() -> None:
-    output, stream = written(json_wanted=False)
-    show_drills(output, [make_drill()], REPORT)
-    assert stream.getvalue().splitlines() == [
-        "web1, point 9f86d081884c7d65: passed",
-        "PASSED  CHECK   TOOK  FOUND",
-        "yes     agent  4.1 s  answered",
-        "  RTO 3 min 32 s (target 15 min), RPO 3 h 00 min (target 24 h)",
-        "report: /srv/report.html",
-    ]
-
-
-@pytest.mark.parametrize("detail", ["no answer\x1b[2J within 5 s", "no answer" * 1000])
-def test_a_failed_check_says_what_it_found_safely_and_shortly(detail: str) -> None:
-    output, stream = written(json_wanted=False)
-    check = CheckResult(name="agent", passed=False, seconds=5.0, detail=detail)
-    show_drills(output, [make_drill(passed=False, rto_seconds=None, checks=(check,))], REPORT)
-    told = stream.getvalue()
-    assert "FAILED" in told and "no answer" in told and "RTO not reached" in told
-    assert "\x1b" not in told and len(told) < 1000
-
-
-def test_a_drill_that_never_came_to_its_checks_says_why() -> None:
-    output, stream = written(json_wanted=False)
-    drill = make_drill(passed=False, rto_seconds=None, checks=(), failure="pack 12 is damaged")
-    show_drills(output, [drill], REPORT)
-    assert "pack 12 is damaged" in stream.getvalue() and "CHECK" not in stream.getvalue()

@@ -17,6 +17,8 @@ from drvm.daemon.duties import Duties
 from drvm.daemon.task import Plan, Task
 from drvm.daemon.tasks import ASKED, BACKUPS, DRILLS, UPKEEP, Doing, job_named, jobs_of, plan_of
 from drvm.daemon.tasks_fleet import View
+from drvm.daemon.tasks_vms import VmWork
+from drvm.drill.group import Absent
 from drvm.repository.points import Point
 from drvm.schedule.rpo import rpo_state
 from drvm.schedule.timing import Retry
@@ -181,6 +183,22 @@ def test_drills_with_stages_are_one_task_for_all_vms_of_the_policy() -> None:
     seen = view(vm("web1", points=some), vm("web2", points=some), drilled={"uuid of web1": NOW})
     (task,) = job_named(jobs_of(settings(staged), doing()), "drill nightly").tasks(seen)
     assert (task.vm, task.vm_uuid, task.last_good) == ("web1, web2", "nightly", None)
+
+
+def test_a_member_without_a_point_is_known_to_the_drill_of_its_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    staged = CONFIG.replace(
+        'drill: {schedule: "0 5 * * 0"}',
+        'drill: {schedule: "0 5 * * 0", stages: [{vms: ["web*"]}]}',
+    )
+    given: list[Any] = []
+    monkeypatch.setattr(VmWork, "drill", lambda _self, *arguments: given.append(arguments))
+    seen = view(vm("web1", points=(point("web1", "u"),)), vm("web2"))
+    job_named(jobs_of(settings(staged), doing()), "drill nightly").tasks(seen)
+    ((_, vms, absent),) = given
+    assert [one.name for one in vms] == ["web1"]
+    assert absent == (Absent("web2", "it has no good point"),)
 
 
 def test_backups_go_before_drills_and_those_before_upkeep_and_policies_in_their_order() -> None:

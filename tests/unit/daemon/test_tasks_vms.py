@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -15,6 +15,8 @@ from drvm.config.policies import PolicyConfig
 from drvm.core.errors import (
     CaptureError,
     DrillFailed,
+    DrvmError,
+    HostError,
     Locked,
     ProcessFailed,
     StoreUnreachable,
@@ -103,15 +105,20 @@ def test_a_drill_that_did_not_pass_is_a_failure_that_says_why() -> None:
             failure=failure, checks=checks,
         )  # fmt: skip
 
-    good = cast(Any, [result("web1", passed=True)])
-    outcome = _drilled(good, ["point p1 was written by another host: kvm2"])
+    def done(*results: Any, error: DrvmError | None = None) -> Any:
+        return [SimpleNamespace(results=results, error=error)]
+
+    good = result("web1", passed=True)
+    outcome = _drilled(done(good), ["point p1 was written by another host: kvm2"])
     assert outcome.message == "web1: RTO 10 s; point p1 was written by another host: kvm2"
     assert (outcome.result, outcome.warned) == ("d1", False)
-    failed = _drilled([*good, result("db1", passed=False)], [])
+    failed = _drilled(done(good, result("db1", passed=False)), [])
     assert isinstance(failed.failure, DrillFailed) and failed.result == "d1, d1"
     assert failed.failure.message == "db1: the drill of point p1 failed: not passed: agent"
-    failed = _drilled(cast(Any, [result("db1", passed=False, failure="never booted")]), [])
+    failed = _drilled(done(result("db1", passed=False, failure="never booted")), [])
     assert failed.failure is not None and "never booted" in failed.failure.message
+    with pytest.raises(HostError, match="not kept"):
+        _drilled(done(good, error=HostError("not kept")), [])
 
 
 def test_a_group_is_put_off_only_where_all_of_it_is_locked(

@@ -16,9 +16,9 @@ from drvm.core.progress import NoProgress, Progress, Trace, no_trace
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
 from drvm.drill.disks import RestoredDisks
-from drvm.drill.machine import Tools
 from drvm.drill.plan import DrillPlan, DrillRequest, plan_drill
 from drvm.drill.room import Room
+from drvm.drill.tools import Tools
 from drvm.host.model import Pool
 from drvm.repository import keys
 from drvm.repository.manifest import Manifest

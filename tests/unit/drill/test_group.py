@@ -19,11 +19,12 @@ from drvm.drill import plan as planning
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.base import Card, Check
 from drvm.drill.checks.tcp import TcpCheck
-from drvm.drill.group import GroupPlan, StageRequest, plan_group, points_of_group
+from drvm.drill.group import Absent, GroupPlan, StageRequest, plan_group, points_of_group
 from drvm.drill.plan import DrillRequest
 from drvm.drill.room import RESERVE_BYTES, Room
 from drvm.drill.run import run_group
-from drvm.drill.statements import Member, not_proven
+from drvm.drill.statements import not_proven
+from drvm.drill.tools import Member
 from drvm.report.model import DrillResult, decode_drill, encode_drill
 from drvm.repository.points import Point
 from tests.unit.drill.conftest import Scan, Stage
@@ -209,6 +210,18 @@ def test_points_that_were_not_taken_together_are_said_to_be_so(stage: Stage) -> 
     assert any(words in line for line in apart)
     together = run(stage, group(stage, "a", "b", group="0123456789abcdef"))["b"].not_proven
     assert not any(words in line for line in together)
+
+
+def test_a_group_that_lacks_a_member_is_no_proof_of_the_whole(stage: Stage) -> None:
+    lacking = (Absent("c", "it has no good point"),)
+    results = run(stage, dataclasses.replace(group(stage, "a", "b"), absent=lacking))
+    for result in results.values():
+        assert (result.passed, result.group_rto_seconds) == (True, None)
+        assert result.group_absent == ("c: it has no good point",)
+        assert "its group can be recovered" in result.not_proven[0]
+        assert "c: it has no good point" in result.not_proven[0]
+    assert results["a"].warnings == ("of the group: not drilled: c: it has no good point",)
+    assert results["b"].warnings == ()
 
 
 def point(stage: Stage, name: str, hour: int, label: str | None = None) -> Point:

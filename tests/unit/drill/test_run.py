@@ -16,6 +16,7 @@ from drvm.drill.checks.command import CommandCheck
 from drvm.drill.plan import DrillPlan
 from drvm.drill.room import LOW_BYTES
 from drvm.drill.run import run_drill
+from drvm.drill.statements import not_proven
 from drvm.host.model import GuestCommandResult
 from drvm.host.places import StatePlaces
 from drvm.host.tpm import read_state, state_directory
@@ -296,6 +297,38 @@ def test_a_machine_that_had_to_begin_with_an_empty_tpm_says_so(make: Callable[..
     tpm = "<tpm><backend type='emulator' version='2.0'/></tpm></devices>"
     stage = make(definition=DEFINITION.replace("</devices>", tpm))
     assert any("what its TPM holds" in line for line in drill(stage).not_proven)
+
+
+def test_a_tpms_state_that_can_not_be_carried_to_another_host_is_said_to_be_there(
+    make: Callable[..., Stage],
+) -> None:
+    tpm = "<tpm><backend type='emulator' version='2.0'/></tpm></devices>"
+    definition = DEFINITION.replace("</devices>", tpm)
+    stage = make(definition=definition, tpm={"tpm2-00.permall": b"secrets"})
+    (said,) = (line for line in not_proven(stage.plan_there()) if "TPM" in line)
+    assert "can't be carried to another host" in said
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_guest_that_was_stopped_as_its_disks_failed_has_not_come_up(
+    stage: Stage, answers: bool
+) -> None:
+    """Whatever its checks found before: as text on its console."""
+    if not answers:
+        stage.host.fail["ping"] = AgentError("silent")
+    stage.host.stopped = frozenset({"vda"})
+    result = drill(stage)
+    assert (result.passed, stage.is_clean()) == (False, True)
+    assert "stopped, as vda could not be read or written" in result.failure
+    assert result.screenshot_png == PNG
+
+
+def test_a_machine_that_ended_by_itself_has_not_come_up(stage: Stage) -> None:
+    plan = stage.plan()
+    stage.host.agent = stage.host.machines.clear
+    result = drill(stage, plan)
+    assert (result.passed, stage.is_clean()) == (False, True)
+    assert "ended by itself" in result.failure
 
 
 @pytest.mark.parametrize("step", ["destroy", "destroy-network"])

@@ -247,6 +247,15 @@ def test_a_group_is_told_together_and_in_its_order(drill: Make, row: Make, repor
     assert "all recovered in 5 min 18 s (✗ target 5 min) · started in the order db, app" in text
 
 
+def test_a_group_that_lacks_a_member_does_not_read_as_proof_of_the_whole(
+    drill: Make, row: Make, report: Make
+) -> None:
+    lacking = ("web2: it has no good point",)
+    text = Page(html_report(report(drill(group="g1", stage=1, group_absent=lacking)))).text
+    assert "all passed" not in text.replace("not all passed", "")
+    assert "Not drilled with them: web2: it has no good point" in text
+
+
 def test_many_concerns_of_one_sort_are_one_line_with_a_list(row: Make, report: Make) -> None:
     vms = tuple(row(vm=f"vm{n}", vm_uuid=str(n), rpo_state="missed") for n in range(5))
     text = Page(html_report(report(vms=vms))).text

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +10,19 @@ import pytest
 
 from drvm.config.drills import CheckConfig, DrillConfig
 from drvm.config.load import parse_config
-from drvm.core.clock import SystemClock
-from drvm.core.errors import HostError
-from drvm.core.progress import NoProgress, Progress
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.registry import KINDS, make_check
+from drvm.drill.group import Absent
 from drvm.wiring import drills
-from drvm.wiring.drills import Carried, carry_out_all, drill_checks, due_of, in_stages
+from drvm.wiring.drills import (
+    Members,
+    absent_from,
+    drill_checks,
+    due_of,
+    in_stages,
+    members_by_policy,
+    owed,
+)
 
 CONFIG = b"""
 policies:
@@ -120,76 +124,48 @@ def test_a_group_is_owed_whole_and_single_machines_alone() -> None:
     assert due_of(SHOP, two, {**last, "db1": SUNDAY}, SUNDAY + 2 * HOUR) == ()
 
 
-class Wirings:
-    """Stands for ``Wiring``."""
-
-    def another(self) -> Wirings:
-        return self
-
-    def __enter__(self) -> Wirings:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def passphrase(self) -> bytes:
-        return b""
+def vm(name: str, **changes: Any) -> Any:
+    definition = SimpleNamespace()
+    last = SimpleNamespace(manifest=SimpleNamespace(definition=definition))
+    fields = {"name": name, "uuid": name, "policy": "shop", "last": last, "doubt": ""}
+    return SimpleNamespace(**(fields | changes))
 
 
-def carried(
-    monkeypatch: pytest.MonkeyPatch, work: Callable[[str, Progress], Any], count: int, parallel: int
-) -> list[Carried]:
-    monkeypatch.setattr(
-        drills, "carry_out", lambda _wiring, plan, progress, _trace: work(plan.vm, progress)
-    )
-    plans: Any = [SimpleNamespace(vm=str(number)) for number in range(count)]
-    wirings: Any = Wirings()
-    return carry_out_all(wirings, plans, NoProgress(), parallel=parallel)
+def members(monkeypatch: pytest.MonkeyPatch, *vms: Any) -> Members:
+    fleet = SimpleNamespace(vms=vms)
+    monkeypatch.setattr(drills, "fleet_of", lambda *_: fleet)
+    monkeypatch.setattr(drills, "last_drills", lambda _: {})
+    clock = SimpleNamespace(now=lambda: SUNDAY)
+    wiring: Any = SimpleNamespace(clock=clock, settings=SimpleNamespace(policies=(SHOP,)))
+    stored = points(*(one.name for one in vms if one.last is not None))
+    found = members_by_policy(wiring, stored)["shop"]
+    due = owed(wiring, stored)
+    assert [(one.points, one.absent) for one in due] == [(found.points, found.absent)]
+    return found
 
 
-@pytest.mark.parametrize("parallel", [1, 3])
-def test_an_error_ends_its_drill_alone_and_the_order_stays(
-    monkeypatch: pytest.MonkeyPatch, parallel: int
-) -> None:
-    def work(vm: str, _progress: Progress) -> tuple[str, ...]:
-        if vm == "1":
-            raise HostError("no")
-        return (vm,)
-
-    done: Any = carried(monkeypatch, work, 4, parallel)
-    assert [one.results for one in done] == [("0",), (), ("2",), ("3",)]
-    assert [one.error is not None for one in done] == [False, True, False, False]
-
-
-def test_so_many_drills_run_at_once_as_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = threading.Barrier(2, timeout=30)
-
-    def work(vm: str, _progress: Progress) -> tuple[str, ...]:
-        both.wait()
-        return (vm,)
-
-    assert len(carried(monkeypatch, work, 4, 2)) == 4
-
-
-def test_an_interrupt_ends_all_drills_when_each_has_taken_down_what_it_made(
+def test_image_files_are_never_due_and_are_no_missing_member(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taken_down: list[str] = []
-    begun = threading.Event()
+    files = vm("files", last=SimpleNamespace(manifest=SimpleNamespace(definition=None)))
+    found = members(monkeypatch, vm("db1"), files, vm("web1"))
+    assert (names(found.points), found.absent, found.images) == (["db1", "web1"], (), ("files",))
 
-    def work(vm: str, progress: Progress) -> tuple[str, ...]:
-        if vm == "0":
-            assert begun.wait(30)
-            raise KeyboardInterrupt  # as it would come to whoever waits for the first
-        try:
-            for _ in range(10_000):
-                begun.set()
-                progress.advance(0)
-                SystemClock().sleep(0.01)
-        finally:
-            taken_down.append(vm)
-        return (vm,)
 
-    with pytest.raises(KeyboardInterrupt):
-        carried(monkeypatch, work, 2, 2)
-    assert taken_down == ["1"]
+def test_a_member_without_a_good_point_is_told_and_one_of_another_policy_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = vm("web3", policy="alone", last=None)
+    found = members(monkeypatch, vm("db1"), vm("web2", last=None), other)
+    assert names(found.points) == ["db1"]
+    assert found.absent == (Absent("web2", "it has no good point"),)
+
+
+def test_a_machine_that_may_be_a_member_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    doubt = {"policy": None, "doubt": "kvm2 does not answer, and may have it"}
+    found = members(monkeypatch, vm("db1"), vm("db9", **doubt), vm("other", **doubt))
+    assert [one.vm for one in found.absent] == ["db9", "other"]
+    only_db = SHOP.model_copy(update={"vms": ("db*",)})
+    assert [one.vm for one in absent_from([vm("db9", **doubt), vm("x", **doubt)], only_db)] == [
+        "db9"
+    ]
