@@ -13,6 +13,7 @@ below ``/run`` nothing is noted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,10 +101,22 @@ def _try(
         )
         if found:
             return None, found, not others
-        descriptor = try_lock(path)
-        assert descriptor is not None, "nobody else knows the id"
-        os.write(descriptor, msgspec.json.encode(wanted))
-        return descriptor, [], not others
+        return _note(path, wanted), [], not others
+
+
+def _note(path: Path, wanted: Taken) -> int:
+    """The descriptor that holds it. Raises ``OSError``, having left none."""
+    descriptor = try_lock(path)
+    assert descriptor is not None, "nobody else knows the id"
+    try:
+        data = msgspec.json.encode(wanted)
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _wanted(host: Host, plans: Sequence[DrillPlan]) -> Taken:

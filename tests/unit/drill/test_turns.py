@@ -188,6 +188,21 @@ def test_two_that_look_at_the_same_moment_do_not_both_take_the_last_room(stage: 
     assert max(at_once) <= 2
 
 
+@pytest.mark.parametrize("written", [0, 10])
+def test_a_note_that_can_not_be_written_leaves_none_and_holds_no_room(
+    stage: Stage, run_directory: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """As ``/run`` is full."""
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:written]))
+        with pytest.raises(OSError, match="No space left"), turn_of(stage, stage.plan(), room(1)):
+            pass
+    assert [*run_directory.glob("drills/*.json")] == []
+    with turn_of(stage, stage.plan(), room(1)):
+        assert stage.clock.passed_s == 0
+
+
 class FastClock(SystemClock):
     def sleep(self, seconds: float) -> None:
         super().sleep(min(seconds, 0.01))
