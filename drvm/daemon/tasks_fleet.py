@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, HostError, HostUnreachable
@@ -22,6 +23,7 @@ from drvm.schedule.rpo import CLOCK_TOLERANCE
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import Fleet, Look, Seen, look_at, point_policies, survey
 from drvm.wiring.remembering import remembered_of
+from drvm.wiring.whereabouts import remember
 
 log = logging.getLogger("drvm.daemon")
 
@@ -113,8 +115,10 @@ class FleetWatch:
             wiring = self._wiring
             repository = wiring.repository()
             points = repository.points(remembered=remembered_of(repository)).points
-            now = self._clock.now()
-            vms = survey(looked, points, point_policies(wiring, looked), now)
+            now, known = self._clock.now(), wiring.whereabouts()
+            vms = survey(looked, points, point_policies(wiring, looked), now, known)
+            state_dir = Path(wiring.settings.state_dir)
+            remember(state_dir, known.hosts, vms, away=bool(looked.away))
             return View(Fleet(vms, looked.away), repository.drills.times(now + CLOCK_TOLERANCE))
         except DrvmError:
             self._wiring = None
@@ -146,6 +150,7 @@ class FleetWatch:
         bare = [vm.name for vm in fleet.vms if vm.host and not vm.policy and not vm.doubt]
         words = [f"no policy protects {name}" for name in bare]
         words += [f"{error.message}" for _, error in fleet.away]
+        words += [f"{vm.name} is not backed up: {vm.held}" for vm in fleet.vms if vm.held]
         for line in words:
             if line not in self._told:
                 log.warning("%s", line)

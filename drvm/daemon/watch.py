@@ -172,7 +172,7 @@ class Watch:
             of_run = alarm.key == f"failure {run.job} {run.vm_uuid}".rstrip()
             if of_run and run.state not in ("done", "warned"):
                 return not is_made_good(self._report, run)
-        if not self._report.unreachable or not alarm.vm_uuid:
+        if not self._report.unreachable or not alarm.vm_uuid or alarm.key.startswith("held "):
             return False
         row = next((row for row in self._report.vms if row.vm_uuid == alarm.vm_uuid), None)
         return row is None or row.policy is None or row.host == "not seen"
@@ -299,7 +299,7 @@ def silent_ways(boxes: Mapping[str, Outbox], now: dt.datetime) -> Iterator[Conce
 def _patience_s(concern: Concern) -> float:
     if concern.kind == "rpo" and concern.since is None:
         return NEW_FOR_S
-    return AWAY_AFTER.total_seconds() if concern.key.startswith("host ") else 0.0
+    return AWAY_AFTER.total_seconds() if concern.key.startswith(("host ", "held ")) else 0.0
 
 
 def write_for_all(path: Path, data: bytes) -> None:

@@ -78,6 +78,12 @@ def _vm(report: ReportInput, row: VmRow) -> Iterator[Concern]:
             row.last_point_created, row.vm_uuid,
         )  # fmt: skip
         return
+    if row.held:
+        yield Concern(
+            f"held {row.vm_uuid}", "failure", "warning", row.vm, f"it is not backed up: {row.held}",
+            "if that host is gone for good, take it out of hosts in the config, or start the VM"
+            " here; undefine what a move left behind", None, row.vm_uuid,
+        )  # fmt: skip
     yield from _rpo(row)
     yield from _drills(report, row)
 

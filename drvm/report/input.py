@@ -29,7 +29,8 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
     ``host``: its URI; ``gone``: it is on none of the hosts, and all of them answered; then
     ``elsewhere``: another host's drvm took its last point, so that it may well be there.
     ``machine``: false for image files and imports, which are stored by hand. ``doubt``: why nobody
-    can tell its policy, else empty. ``rpo_age_seconds``: what would be lost now.
+    can tell its policy, else empty. ``held``: why nothing backs it up for now, else empty.
+    ``rpo_age_seconds``: what would be lost now.
     ``points_per_day``: of the good points that are kept, how many show an instant of each of the
     last ``DAYS_SHOWN`` days (UTC), the oldest first. ``disk_bytes``: the disks of its last point,
     as large as the guest sees them; ``stored_bytes``: what its points added to the repository.
@@ -50,6 +51,7 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
     elsewhere: bool = False
     machine: bool = True
     doubt: str = ""
+    held: str = ""
     points: int = 0
     first_point_created: dt.datetime | None = None
     points_per_day: tuple[int, ...] = ()

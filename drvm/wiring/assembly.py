@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self, cast
@@ -14,16 +14,17 @@ from drvm.chunker.frames import LEVELS
 from drvm.config.policies import PolicyConfig
 from drvm.config.settings import HourlyLimits, RepositorySettings, Settings
 from drvm.core.clock import Clock, rfc3339
-from drvm.core.errors import HostUnreachable, UnknownVm, UsageError
+from drvm.core.errors import CaptureError, HostUnreachable, UnknownVm, UsageError
 from drvm.core.pace import Bandwidth
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
 from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
-from drvm.host.model import Domain, Host
+from drvm.host.model import Domain, DomainState, Host
 from drvm.repository.index.sparse import IndexLimits
 from drvm.repository.keys import About
 from drvm.repository.layout import CONFIG, KEYS, LOCKED, LOOSE
+from drvm.repository.manifest import Manifest
 from drvm.repository.repository import Repository
 from drvm.repository.trust import HostTrust
 from drvm.restore.export.run import Exporter
@@ -41,6 +42,7 @@ from drvm.store.first_versions import first_versions
 from drvm.store.history import LockRule
 from drvm.store.urls import open_store, parse_address
 from drvm.wiring.identity import host_key
+from drvm.wiring.whereabouts import HINT, Whereabouts, read
 
 DRILL_DIRECTORY = Path("/var/lib/libvirt/images")
 
@@ -176,22 +178,49 @@ class Wiring:
         return self.host(uri)
 
     def find(self, vm: str, uri: str | None = None) -> tuple[Host, Domain]:
-        """The VM on whichever host has it, or on the one named. Raises ``UnknownVm``, and
-        ``HostUnreachable`` where a host that does not answer may have it."""
+        """The VM on whichever host has it, or on the one named: where it runs, else where it was
+        last seen. Raises ``UnknownVm``, ``HostUnreachable`` where a host that does not answer may
+        have it, and ``CaptureError`` where that may have the VM itself, and this only what a move
+        left behind."""
         uris = self.settings.host_uris if uri is None else (uri,)
-        away: HostUnreachable | None = None
+        away: dict[str, HostUnreachable] = {}
+        found: list[tuple[Host, Domain]] = []
         for host in map(self.host, uris):
             try:
-                domain = host.find_domain(vm)
+                domain = host.find_domain(vm if not found else found[0][1].uuid)
             except HostUnreachable as error:
-                away = away or error
+                away[host.uri] = error
                 continue
             if domain is not None:
-                return host, domain
-        if away is not None:
-            raise away
+                if _is_on(domain):
+                    return host, domain
+                found.append((host, domain))
+        if found:
+            return self._likeliest(found, list(away))
+        if away:
+            raise next(iter(away.values()))
         where = ", ".join(uris)
         raise UnknownVm(f"there is no VM {vm!r} on {where}", hint="drvm vms lists them")
+
+    def _likeliest(
+        self, found: Sequence[tuple[Host, Domain]], away: Sequence[str]
+    ) -> tuple[Host, Domain]:
+        """Of those that have the UUID, and are off."""
+        known = self.whereabouts()
+        host, domain = min(found, key=lambda one: not known.last_seen(one[1].uuid, one[0].uri))
+
+        def newest() -> Manifest | None:
+            point = self.repository().newest_point(domain.uuid, self.clock.now())
+            return point.manifest if point is not None else None
+
+        if held := known.held(domain.uuid, host.uri, away, newest):
+            raise CaptureError(f"{domain.name} is held: {held}", hint=HINT)
+        return host, domain
+
+    def whereabouts(self) -> Whereabouts:
+        """Of machines, as far as this host knows."""
+        known = read(Path(self.settings.state_dir))
+        return Whereabouts(known, lambda manifest: self.repository().is_own(manifest))
 
     def restorer(self, trace: Trace = no_trace) -> ImageRestorer:
         return ImageRestorer(self.repository(), self.processes, self.clock, trace)
@@ -247,6 +276,10 @@ class Wiring:
     def report_path(self, drill_id: str) -> Path:
         """Where the page of a drill goes if nobody says."""
         return Path(self.settings.state_dir) / "reports" / f"drill-{drill_id}.html"
+
+
+def _is_on(domain: Domain) -> bool:
+    return domain.state() in (DomainState.RUNNING, DomainState.PAUSED)
 
 
 @functools.lru_cache(maxsize=16)

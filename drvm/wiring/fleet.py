@@ -26,6 +26,7 @@ from drvm.wiring.selection import (
     names_suffice,
     policy_of_domain,
 )
+from drvm.wiring.whereabouts import NOWHERE, Whereabouts
 
 UNREACHABLE = "unreachable"
 """The state of a VM that a host which does not answer may have."""
@@ -42,6 +43,10 @@ class Seen:
     state: str
     choice: Choice
     engine: Decision | None = None
+
+    @property
+    def is_on(self) -> bool:
+        return self.state in (DomainState.RUNNING.value, DomainState.PAUSED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,8 @@ class Look:
 class FleetVm:
     """``host`` and ``state`` are ``None`` for a VM that is on none of the hosts any more; where one
     of them does not answer, its state is ``UNREACHABLE``. ``engine`` is ``None`` for one that can't
-    be captured now. ``doubt``: why nobody can tell the policy."""
+    be captured now. ``doubt``: why nobody can tell the policy. ``held``: why what a host has under
+    its UUID is not taken for it, which counts as not seen then."""
 
     name: str
     uuid: str
@@ -75,6 +81,7 @@ class FleetVm:
     points: int
     last: Point | None
     rpo: Rpo
+    held: str = ""
 
     @property
     def last_created(self) -> datetime | None:
@@ -141,53 +148,70 @@ def fleet_of(wiring: Wiring, points: Sequence[Point], *, engines: bool = False) 
     """``points`` are the good ones, oldest first. Asks all hosts; one that does not answer hides
     nobody else's VMs."""
     look = look_at_all(wiring.hosts(), wiring.settings.policies, engines=engines)
-    now = wiring.clock.now()
-    return Fleet(survey(look, points, point_policies(wiring, look), now), look.away)
+    now, known = wiring.clock.now(), wiring.whereabouts()
+    return Fleet(survey(look, points, point_policies(wiring, look), now, known), look.away)
 
 
 def survey(
-    look: Look, points: Sequence[Point], policies: PointPolicies, now: datetime
+    look: Look,
+    points: Sequence[Point],
+    policies: PointPolicies,
+    now: datetime,
+    known: Whereabouts = NOWHERE,
 ) -> tuple[FleetVm, ...]:
-    """By name. A VM is followed by its UUID."""
+    """By name. A VM is followed by its UUID: it is where it runs, else where it was last seen."""
     by_uuid: dict[str, list[Point]] = {}
     for point in points:
         by_uuid.setdefault(point.manifest.vm_uuid, []).append(point)
-    there: dict[str, Seen] = {}
+    twins: dict[str, list[Seen]] = {}
     for seen in look.seen:  # a migration may leave it defined, and off, where it came from
-        if seen.uuid not in there or (_is_on(seen) and not _is_on(there[seen.uuid])):
-            there[seen.uuid] = seen
+        twins.setdefault(seen.uuid, []).append(seen)
+    away = [uri for uri, _ in look.away]
     fleet = []
-    for uuid in there.keys() | by_uuid.keys():
+    for uuid in twins.keys() | by_uuid.keys():
         mine = by_uuid.get(uuid, [])
         last = mine[-1] if mine else None
-        found = there.get(uuid)
+        found, held = _one_of(twins.get(uuid, ()), away, last, known)
         choice = found.choice if found is not None else policies.of(mine[-1].manifest)
+        name = found.name if found is not None else mine[-1].manifest.vm
+        if held:
+            found = None
         policy = choice.policy
         created = parse_rfc3339(last.manifest.created) if last is not None else None
         fleet.append(
             FleetVm(
-                name=found.name if found is not None else mine[-1].manifest.vm,
+                name=name,
                 uuid=uuid,
                 host=found.host if found is not None else None,
-                state=found.state if found is not None else _absent(look, mine[-1]),
+                state=found.state if found is not None else _absent(look, last),
                 engine=found.engine if found is not None else None,
                 policy=policy.name if policy is not None else None,
                 doubt=choice.doubt,
                 points=len(mine),
                 last=last,
                 rpo=rpo_state(created, policy.rpo_s if policy is not None else None, now),
+                held=held,
             )
         )
     return tuple(sorted(fleet, key=lambda vm: (vm.name, vm.uuid)))
 
 
-def _is_on(seen: Seen) -> bool:
-    return seen.state in (DomainState.RUNNING.value, DomainState.PAUSED.value)
+def _one_of(
+    twins: Sequence[Seen], away: Sequence[str], last: Point | None, known: Whereabouts
+) -> tuple[Seen | None, str]:
+    """The machine among those that have its UUID; and why it is held, or nothing."""
+    if not twins:
+        return None, ""
+    found = min(twins, key=lambda one: (not one.is_on, not known.last_seen(one.uuid, one.host)))
+    if found.is_on:
+        return found, ""
+    newest = last.manifest if last is not None else None
+    return found, known.held(found.uuid, found.host, away, lambda: newest)
 
 
-def _absent(look: Look, last: Point) -> str | None:
+def _absent(look: Look, last: Point | None) -> str | None:
     """Image files never were on a host."""
-    is_machine = last.manifest.engine != ImageFilesEngine.name
+    is_machine = last is None or last.manifest.engine != ImageFilesEngine.name
     return UNREACHABLE if look.away and is_machine else None
 
 

@@ -181,6 +181,7 @@ def _row(
         elsewhere=gone and last is not None and not repository.is_own(last),
         machine=machine,
         doubt=vm.doubt,
+        held=vm.held,
         points=vm.points,
         first_point_created=parse_rfc3339(points[0].manifest.created) if points else None,
         points_per_day=_per_day(points, due),

@@ -14,6 +14,7 @@ from drvm.cli.views import short_time
 from drvm.core.units import format_bytes, format_seconds
 from drvm.wiring.fleet import FleetVm, fleet_of
 from drvm.wiring.jobs import standing
+from drvm.wiring.whereabouts import HINT
 
 _SHOWN = 20
 
@@ -24,9 +25,11 @@ def command(invocation: Invocation) -> int:
     """List the VMs of the hosts: how each is protected, and what would be lost now.
 
     VMs that are gone from the hosts but still have points are listed too; where a host does not
-    answer, they are "unreachable", and drvm ends with 3. Of a VM that runs on a standing overlay
-    between backups, the state says how much is in it. The policy is "none" where no policy protects
-    the VM, and "?" where nobody can tell. The engine is what would capture the VM now, and why.
+    answer, they are "unreachable", and drvm ends with 3. What another host has under the UUID of
+    such a VM, and off, is not taken for it: a move may have left it behind. Of a VM that runs on a
+    standing overlay between backups, the state says how much is in it. The policy is "none" where
+    no policy protects the VM, and "?" where nobody can tell. The engine is what would capture the
+    VM now, and why.
 
     \b
     Examples:
@@ -44,6 +47,8 @@ def command(invocation: Invocation) -> int:
     for vm in fleet.vms:
         if vm.doubt:
             invocation.warn(f"{vm.name}: {vm.doubt}")
+        if vm.held:
+            invocation.warn(f"{vm.name} is not backed up: {vm.held} ({HINT})")
     code = DONE_WITH_WARNINGS if fleet.away else DONE
     if invocation.output.json:
         rows_of_fields = [_fields(vm, stood.get(vm.uuid)) for vm in fleet.vms]
@@ -103,6 +108,7 @@ def _fields(vm: FleetVm, standing_bytes: int | None) -> dict[str, Any]:
         "standing_overlay_bytes": standing_bytes,
         "policy": vm.policy,
         "policy_doubt": vm.doubt or None,
+        "held": vm.held or None,
         "engine": vm.engine.engine if vm.engine is not None else None,
         "engine_reason": vm.engine.reason if vm.engine is not None else None,
         "points": vm.points,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from drvm.core.clock import SystemClock
 from drvm.core.errors import HostUnreachable, StoreUnreachable
 from drvm.daemon import tasks_fleet
 from drvm.daemon.tasks_fleet import EVERY_S, FleetWatch
+from drvm.wiring.whereabouts import Whereabouts, read
 from tests.fakes.chain_host import FakeDomain, FakeHost
 from tests.fakes.clock import FakeClock
 from tests.unit.repository.conftest import VM, Vault, cheap_key_derivation, vault
@@ -46,6 +48,8 @@ class Counted(FakeHost):
 
 
 class World:
+    state_dir = Path("/proc/nowhere")
+
     def __init__(self, vault: Vault, clock: Any, *hosts: Counted) -> None:
         self.vault, self.hosts, self.away = vault, hosts, False
         self.clock = clock
@@ -55,8 +59,9 @@ class World:
     def opened(self) -> Iterator[Any]:
         yield SimpleNamespace(
             hosts=lambda: list(self.hosts),
-            settings=SimpleNamespace(policies=POLICIES),
+            settings=SimpleNamespace(policies=POLICIES, state_dir=self.state_dir),
             repository=self.repository,
+            whereabouts=lambda: Whereabouts(read(self.state_dir)),
             clock=SystemClock(),
         )
 
@@ -123,6 +128,32 @@ def test_what_can_not_be_reached_is_told_and_asked_again(
     told = [record.getMessage() for record in caplog.records]
     assert told == ["no route", "no policy protects db1"]
     world.watch.close()
+
+
+def test_a_twin_is_held_while_the_host_is_away_where_the_machine_was_seen(
+    vault: Vault, host: Counted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    far = Counted(FakeDomain("web1", VM, {}))
+    far.uri = "qemu+ssh://kvm1/system"
+    host.there[0].running = False
+    world = World(vault, FakeClock(), host, far)
+    world.state_dir = tmp_path
+    (vm,) = world.watch.view().fleet.vms
+    assert (vm.host, vm.held) == (far.uri, "")
+    far.lost = True
+    world.watch.close()
+    again = World(vault, FakeClock(), host, far)  # a daemon that begins while it is away
+    again.state_dir = tmp_path
+    for _ in range(2):
+        (vm,) = again.watch.view().fleet.vms
+        assert vm.host is None and f"was last seen on {far.uri}" in vm.held
+        again.watch.forget()
+    assert [r.getMessage() for r in caplog.records if "web1" in r.getMessage()] == [
+        f"web1 is not backed up: {vm.held}"
+    ]
+    far.lost = False
+    assert again.watch.view().fleet.vms[0].host == far.uri
+    again.watch.close()
 
 
 def test_what_is_closed_while_it_opens_leaves_nothing_open(vault: Vault, host: Counted) -> None:

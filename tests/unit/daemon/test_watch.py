@@ -177,6 +177,18 @@ def test_a_host_that_is_away_withdraws_nothing_of_the_vms_that_it_may_have(world
     assert sorted(world.look(4)) == ["over host qemu+ssh://b/system", "over rpo uuid-web1"]
 
 
+def test_a_twin_that_is_held_is_told_after_some_minutes_and_over_when_it_is_undefined(
+    world: World,
+) -> None:
+    away = (("qemu+ssh://kvm1/system", "no route"),)
+    held = make_row(host="not seen", held="it is off here, and its host is away")
+    world.report = make_report(vms=(held,), unreachable=away)
+    assert world.look(4) == []
+    assert "raised held uuid-web1" in world.look(3)
+    world.report = make_report(vms=(make_row(host="not seen"),), unreachable=away)
+    assert world.look(4) == ["over held uuid-web1"]
+
+
 def test_a_failure_is_over_when_it_is_done_and_not_while_it_is_tried_again(world: World) -> None:
     def seen(state: str, retry_at: dt.datetime | None = None) -> None:
         run = RunRow(

@@ -42,6 +42,12 @@ def test_a_missed_rpo_is_critical_since_the_target_passed() -> None:
     assert "drvm backup web1" in concern.hint
 
 
+def test_a_machine_that_is_held_is_told_while_its_policy_would_back_it_up() -> None:
+    (concern,) = concerns_of(row={"held": "its host is away", "host": "not seen"})
+    assert (concern.key, concern.severity) == ("held uuid-web1", "warning")
+    assert concern.text == "it is not backed up: its host is away"
+
+
 @pytest.mark.parametrize(("state", "severity"), [("never", "critical"), ("unknown", "warning")])
 def test_no_point_and_no_age_are_concerns(state: str, severity: str) -> None:
     (concern,) = concerns_of(row={"rpo_state": state, "rpo_age_seconds": None})
