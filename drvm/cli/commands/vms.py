@@ -12,7 +12,7 @@ from drvm.cli.opening import good_points, opened
 from drvm.cli.output import Column
 from drvm.cli.views import short_time
 from drvm.core.units import format_bytes, format_seconds
-from drvm.wiring.fleet import FleetVm, fleet_of
+from drvm.wiring.fleet import Fleet, FleetVm, fleet_of
 from drvm.wiring.jobs import standing
 from drvm.wiring.whereabouts import HINT
 
@@ -42,13 +42,7 @@ def command(invocation: Invocation) -> int:
         away = {uri for uri, _ in fleet.away}
         here = [host for host in wiring.hosts() if host.uri not in away]
         stood = {vm.vm_uuid: vm.allocated_bytes for vm in standing(wiring, here)}
-    for _, error in fleet.away:
-        invocation.warn(f"{error.message} ({error.hint})" if error.hint else error.message)
-    for vm in fleet.vms:
-        if vm.doubt:
-            invocation.warn(f"{vm.name}: {vm.doubt}")
-        if vm.held:
-            invocation.warn(f"{vm.name} is not backed up: {vm.held} ({HINT})")
+    _warn(invocation, fleet)
     code = DONE_WITH_WARNINGS if fleet.away else DONE
     if invocation.output.json:
         rows_of_fields = [_fields(vm, stood.get(vm.uuid)) for vm in fleet.vms]
@@ -83,6 +77,16 @@ def command(invocation: Invocation) -> int:
     invocation.output.table(columns, rows)
     _tell_unprotected(invocation, fleet.vms)
     return code
+
+
+def _warn(invocation: Invocation, fleet: Fleet) -> None:
+    for _, error in fleet.away:
+        invocation.warn(f"{error.message} ({error.hint})" if error.hint else error.message)
+    for vm in fleet.vms:
+        if vm.doubt:
+            invocation.warn(f"{vm.name}: {vm.doubt}")
+        if vm.held:
+            invocation.warn(f"{vm.name} is not backed up: {vm.held} ({HINT})")
 
 
 def _tell_unprotected(invocation: Invocation, vms: Sequence[FleetVm]) -> None:
