@@ -39,6 +39,8 @@ _NAMESPACE = uuid.UUID("8f6a2c1e-5d0b-5c5e-9a34-6d72766d0002")
 _LOCK = "lock"
 _NOTE = "note"
 _MAX_NOTE_BYTES = 64 * 1024
+_PLACE = ".place"
+_MAX_PATH_BYTES = 4096
 _MODE = 0o711
 """QEMU's user may reach the images, whose names it is given, and list nothing."""
 _TRIES = 100
@@ -97,13 +99,37 @@ def made(directory: Path, note: Note, clock: Clock) -> Iterator[None]:
             clock.sleep(_PAUSE_S)
             continue
         try:
-            directory.chmod(_MODE)
-            write_durably(directory / _NOTE, msgspec.json.encode(note))
+            try:
+                directory.chmod(_MODE)
+                write_durably(directory / _NOTE, msgspec.json.encode(note))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    _remove(directory)
+                raise
             yield
         finally:
             os.close(descriptor)
         return
     raise RestoreError(f"{directory} can't be made: somebody keeps removing it")
+
+
+def remember(notes: Path, place: Path) -> None:
+    """Keep in ``notes`` that drills have their directories in ``place``: what a killed one left
+    there is found also when no config names it any more. Raises ``OSError``."""
+    known = notes / f"{uuid.uuid5(_NAMESPACE, str(place))}{_PLACE}"
+    if not known.exists():
+        notes.mkdir(mode=_MODE, parents=True, exist_ok=True)
+        write_durably(known, os.fsencode(place))
+
+
+def remembered(notes: Path) -> set[Path]:
+    found = set()
+    for known in notes.glob(f"*{_PLACE}"):
+        with contextlib.suppress(OSError), known.open("rb") as stream:
+            place = Path(os.fsdecode(stream.read(_MAX_PATH_BYTES)))
+            if place.is_dir():
+                found.add(place)
+    return found
 
 
 @contextlib.contextmanager

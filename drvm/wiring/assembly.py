@@ -18,6 +18,7 @@ from drvm.core.errors import CaptureError, HostUnreachable, UnknownVm, UsageErro
 from drvm.core.pace import Bandwidth
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
+from drvm.drill.place import remembered
 from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import Domain, DomainState, Host
@@ -264,9 +265,9 @@ class Wiring:
         return Path(chosen) if chosen is not None else DRILL_DIRECTORY
 
     def drill_directories(self) -> list[Path]:
-        """All that drills of this config may have used."""
+        """All that drills of this config, or of earlier ones, may have used."""
         chosen = {self.drill_directory(policy) for policy in self.settings.policies}
-        return sorted(chosen | {DRILL_DIRECTORY, self.drill_notes})
+        return sorted(chosen | remembered(self.drill_notes) | {DRILL_DIRECTORY, self.drill_notes})
 
     @property
     def drill_notes(self) -> Path:

@@ -13,6 +13,7 @@ from drvm.core.threads import Threads
 from drvm.drill.checks.base import Exports
 from drvm.drill.disks import Disks, RestoredDisks, ServedDisks, VolumeDisks
 from drvm.drill.group import GroupPlan
+from drvm.drill.place import remember
 from drvm.drill.plan import DrillPlan
 from drvm.drill.run import run_drill, run_group
 from drvm.drill.tools import Tools
@@ -91,6 +92,8 @@ def _drilled(
     machines = _machines(plan)
     disks = _disks(wiring, host, machines[0], trace)
     tools = Tools(host, disks, wiring.clock, progress, trace, lambda point: _exports(wiring, point))
+    if machines[0].volumes is None:
+        remember(wiring.drill_notes, machines[0].request.directory)
     with turn(host, machines, wiring.clock, progress):
         if isinstance(plan, GroupPlan):
             return run_group(plan, tools)

@@ -10,8 +10,9 @@ import pytest
 
 from drvm.core.clock import SystemClock
 from drvm.core.errors import HostError
+from drvm.drill import place as places
 from drvm.drill.leftovers import find_leftovers, remove_leftovers
-from drvm.drill.place import Note, drill_name, drill_uuid, made, tear_down
+from drvm.drill.place import Note, drill_name, drill_uuid, made, remember, remembered, tear_down
 from drvm.host.places import StatePlaces
 from drvm.host.tpm import write_state
 from tests.fakes.drill_host import DrillHost
@@ -173,4 +174,28 @@ def test_a_drill_that_begins_while_somebody_cleans_up_gets_its_directory(tmp_pat
     finally:
         stop.set()
         sweeper.join()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_where_drills_were_is_remembered_when_no_config_names_it_any_more(tmp_path: Path) -> None:
+    notes, place = tmp_path / "state" / "drills", tmp_path / "images"
+    assert remembered(notes) == set()
+    for _ in range(2):
+        remember(notes, place)
+    assert remembered(notes) == set(), "it is not there"
+    abandon(place)
+    assert remembered(notes) == {place}
+    assert len(find_leftovers(DrillHost(), *remembered(notes), notes).dead) == 1
+    assert len([*notes.iterdir()]) == 1
+
+
+def test_a_directory_that_can_not_be_noted_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(places, "write_durably", full)
+    with pytest.raises(OSError, match="No space"), made(tmp_path / NAME, HERE, SystemClock()):
+        pytest.fail("made")
     assert [*tmp_path.iterdir()] == []
