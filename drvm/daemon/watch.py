@@ -204,7 +204,7 @@ class Watch:
         if problem := self._record.problem:
             yield Concern(
                 f"{_OWN} record", "failure", "warning", "", printable(problem, 300),
-                "free some space in state_dir; what jobs did is kept in memory meanwhile",
+                "see to state_dir: room, permissions; what jobs did is kept in memory meanwhile",
             )  # fmt: skip
         if self._unwritten:
             yield Concern(

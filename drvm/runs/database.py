@@ -12,6 +12,8 @@ from typing import TypeVar
 from urllib.parse import quote
 
 VERSION = 1
+"""Of the tables. A newer one may only add, at the end: what an older drvm left is upgraded where it
+lies, and an older drvm leaves a newer file alone."""
 READ_S = 1.0
 BUSY_S = 5.0
 """How long another process's write is waited for: no transaction calls anything."""
@@ -59,7 +61,7 @@ class Database:
 
 
 def put_aside(path: Path) -> Path:
-    """A damaged file, or one of a newer drvm, with what SQLite keeps beside it. The one that was
+    """A damaged file, or one that is no drvm's, with what SQLite keeps beside it. The one that was
     put aside before goes. Raises ``OSError``."""
     aside = path.with_name(f"{path.name}.aside")
     for suffix in ("-wal", "-shm", ""):
@@ -72,7 +74,8 @@ def put_aside(path: Path) -> Path:
 
 
 def is_damage(error: Exception) -> bool:
-    """Of the file's bytes; full disks, locks and permissions are other errors of SQLite's."""
+    """Of the file's bytes; full disks, locks, permissions and files of a newer drvm are other
+    errors of SQLite's."""
     return type(error) is sqlite3.DatabaseError
 
 
@@ -89,9 +92,7 @@ def open_file(path: Path) -> Database:
     )
     connection.row_factory = sqlite3.Row
     try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise sqlite3.DatabaseError(f"written by a newer drvm (version {version})")
+        _version(connection)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         transaction(connection, _prepare)
@@ -114,25 +115,28 @@ def in_memory(path: Path | None) -> sqlite3.Connection:
     return connection
 
 
-_READ = {
-    "SELECT * FROM latest": "INSERT INTO latest VALUES (?, ?, ?, ?)",
-    "SELECT * FROM facts": "INSERT INTO facts VALUES (?, ?)",
-    "SELECT * FROM runs WHERE state='running' OR id IN (SELECT ended_id FROM latest)": (
-        "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    ),
+_WANTED = {
+    "latest": "",
+    "facts": "",
+    "runs": " WHERE state='running' OR id IN (SELECT ended_id FROM latest)",
 }
 
 
 def _read_from(path: Path, db: sqlite3.Connection) -> None:
     url = f"file:{quote(str(path))}?mode=ro"
     with contextlib.closing(sqlite3.connect(url, uri=True, timeout=READ_S)) as file:
-        for read, write in _READ.items():
-            db.executemany(write, file.execute(read))
+        for table, rows in _WANTED.items():
+            columns = _TABLES[table]  # by their names: a newer drvm may have more
+            places = ", ".join("?" * len(columns))
+            read = file.execute(f"SELECT {', '.join(columns)} FROM {table}{rows}")  # noqa: S608
+            db.executemany(f"INSERT INTO {table} VALUES ({places})", read)  # noqa: S608
 
 
 def transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    """Raises ``sqlite3.NotSupportedError`` too: a newer drvm may come at any time."""
     connection.execute("BEGIN IMMEDIATE")
     try:
+        _version(connection)
         result = work(connection)
         connection.execute("COMMIT")
     except BaseException:
@@ -142,6 +146,17 @@ def transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connecti
     return result
 
 
+def _version(connection: sqlite3.Connection) -> int:
+    """0: a new file. Raises ``sqlite3.NotSupportedError``."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise sqlite3.NotSupportedError(
+            f"a newer drvm has written it (version {version}, this one knows {VERSION}): restart "
+            "or update this one"
+        )
+    return version
+
+
 def _check(connection: sqlite3.Connection) -> None:
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
@@ -149,11 +164,19 @@ def _check(connection: sqlite3.Connection) -> None:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
+    is_older = 0 < _version(connection) < VERSION
     for table, columns in _TABLES.items():
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns.values())})")
-        names = [row["name"] for row in connection.execute(f"PRAGMA table_info({table})")]
+        names = _names(connection, table)
+        for column in list(columns.values())[len(names) :] if is_older else ():
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+            names = _names(connection, table)
         if names != list(columns):
             raise sqlite3.DatabaseError(f"its table {table} is not drvm's")
     for index in _INDEXES:
         connection.execute(f"CREATE INDEX IF NOT EXISTS {index}")
     connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def _names(connection: sqlite3.Connection, table: str) -> list[str]:
+    return [row["name"] for row in connection.execute(f"PRAGMA table_info({table})")]

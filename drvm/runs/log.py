@@ -3,7 +3,8 @@
 Nothing relies on it for safety: which VM is owed a point says the repository. So no error of the
 file ever reaches who uses it. Where it can't be had (full disk, damage, permissions) everything is
 kept in memory instead, ``problem`` says why, and goes into the file once that is there again. A
-file that is damaged or was written by a newer drvm is put aside as ``runs.db.aside``.
+damaged file is put aside as ``runs.db.aside``; that of a newer drvm, which may be at work beside
+us, is left to it.
 
 Several processes use it at once. A crash leaves runs that are ``running``: whoever looks next finds
 that their process is gone, and calls them ``lost``.

@@ -156,7 +156,7 @@ def test_what_one_process_writes_another_sees(tmp_path: Path, clock: FakeClock) 
         assert [run.id for run in other.recent(5)] == ["r1"]
 
 
-@pytest.mark.parametrize("damage", ["text", "newer", "foreign", "torn", "moment"])
+@pytest.mark.parametrize("damage", ["text", "foreign", "torn", "moment"])
 def test_a_file_that_is_not_ours_is_put_aside(
     damage: str, tmp_path: Path, clock: FakeClock
 ) -> None:
@@ -172,8 +172,6 @@ def test_a_file_that_is_not_ours_is_put_aside(
             for number in range(200):
                 runs.finish(ended(made(clock, f"r{number}"), clock))
         with sqlite3.connect(path) as db:
-            if damage == "newer":
-                db.execute(f"PRAGMA user_version={database.VERSION + 1}")
             if damage == "moment":
                 db.execute("UPDATE runs SET started='yesterday'")
         db.close()
@@ -189,6 +187,74 @@ def test_a_file_that_is_not_ours_is_put_aside(
     assert path.with_name("runs.db.aside").exists()
     with RunLog(path, clock) as runs:
         assert runs.running() == (run,) and runs.problem is None
+
+
+def upgrade(path: Path) -> None:
+    """As a newer drvm does."""
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE runs ADD COLUMN mood TEXT NOT NULL DEFAULT 'calm'")
+        db.execute(f"PRAGMA user_version={database.VERSION + 1}")
+    db.close()
+
+
+def content(path: Path) -> list[tuple[object, ...]]:
+    with sqlite3.connect(path) as db:
+        found = db.execute("SELECT id, state, mood FROM runs ORDER BY id").fetchall()
+    db.close()
+    return found
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
+def test_the_file_of_a_newer_drvm_is_left_to_it_and_memory_serves(
+    when: str, tmp_path: Path, clock: FakeClock
+) -> None:
+    path = tmp_path / "runs.db"
+    with RunLog(path, clock) as runs:
+        runs.finish(ended(made(clock), clock, "failed"))
+        runs.set_fact("alarms", "1")
+        if when == "while it is open":
+            upgrade(path)
+        runs.close()
+        if when == "before it is opened":
+            upgrade(path)
+    with RunLog(path, clock) as runs:
+        for _ in range(2):
+            runs.begin(made(clock, "r2", "u2"))
+            runs.finish(ended(made(clock, "r3", "u3"), clock))
+            assert [run.id for run in runs.latest()] == ["r1", "r3"]
+            assert [run.id for run in runs.running()] == ["r2"]
+            assert runs.fact("alarms") == "1", "what it says is known as far as it can be read"
+            assert "a newer drvm" in (runs.problem or "")
+            clock.sleep(log.TRY_AGAIN_S)
+    assert content(path) == [("r1", "failed", "calm")]
+    assert not path.with_name("runs.db.aside").exists()
+
+
+def test_a_newer_drvm_that_comes_while_it_is_open_stops_nothing(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    path = tmp_path / "runs.db"
+    with RunLog(path, clock) as runs:
+        runs.begin(made(clock))
+        upgrade(path)
+        runs.finish(ended(made(clock), clock))
+        assert runs.running() == () and runs.latest()[0].state == "done"
+        assert "a newer drvm" in (runs.problem or "")
+    assert content(path) == [("r1", "running", "calm")]
+
+
+def test_an_older_file_is_upgraded_with_all_that_is_in_it(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "runs.db"
+    with RunLog(path, clock) as runs:
+        runs.finish(ended(made(clock), clock))
+    columns = database._TABLES["runs"] | {"mood": "mood TEXT NOT NULL DEFAULT 'calm'"}
+    monkeypatch.setattr(database, "_TABLES", database._TABLES | {"runs": columns})
+    monkeypatch.setattr(database, "VERSION", database.VERSION + 1)
+    for _ in range(2):
+        database.open_file(path).close()
+    assert content(path) == [("r1", "done", "calm")]
 
 
 def test_while_the_file_cannot_be_had_memory_serves_and_is_written_later(
