@@ -9,13 +9,15 @@ import zlib
 from drvm.core.errors import HostError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_HEADER_BYTES = 24
+_MAX_PIXELS = 8192 * 8192
 _PPM = re.compile(rb"P6\s+(\d{1,5})\s+(\d{1,5})\s+255\s")
 
 
 def as_png(mime: str, data: bytes) -> bytes:
     """PNG is passed on, PPM (QEMU before 7.1) is converted. Raises ``HostError`` for else."""
     if data.startswith(_PNG):
-        return data
+        return _bounded(data)
     header = _PPM.match(data)
     if header is None:
         raise HostError(f"the guest's screen came as {mime[:40]}, which is not understood")
@@ -31,6 +33,17 @@ def as_png(mime: str, data: bytes) -> bytes:
     return (
         _PNG + _chunk(b"IHDR", shape) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
     )
+
+
+def _bounded(png: bytes) -> bytes:
+    """Whoever looks at it unpacks it: a guest may make of a screen of one colour a small picture
+    that takes gigabytes. W3C "PNG", 11.2.2: IHDR comes first."""
+    if len(png) < _HEADER_BYTES or png[12:16] != b"IHDR":
+        raise HostError("the picture of the guest's screen is cut off")
+    width, height = struct.unpack(">II", png[16:_HEADER_BYTES])
+    if width * height > _MAX_PIXELS:
+        raise HostError(f"the guest's screen has {width} x {height} pixels, which is not kept")
+    return png
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
