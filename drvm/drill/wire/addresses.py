@@ -69,7 +69,7 @@ def plan_dhcp(cards: Iterable[Card], asked: Iterable[Address] = ()) -> Begin:
             subnets.append(
                 Subnet(f"{pool[1]}/{pool.prefixlen}", str(pool[_POOL_FIRST]), str(pool[_POOL_LAST]))
             )
-    return Begin(tuple(subnets), hosts, tuple(map(str, sorted(taken))))
+    return Begin(tuple(subnets), hosts, tuple(map(str, sorted(taken))), tuple(had))
 
 
 def _is_clear(

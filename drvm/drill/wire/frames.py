@@ -17,7 +17,7 @@ _ARP_HEAD = (1, 0x0800, 6, 4)
 _REQUEST, _REPLY = 1, 2
 _ETHERNET_BYTES = 14
 _IPV6_BYTES = 40
-_MAX_MACS = 64
+_MAX_OTHERS = 64
 _MAX_ADDRESSES = 8
 
 Ip = IPv4Address | IPv6Address
@@ -54,17 +54,19 @@ def mac_text(mac: bytes) -> str:
 
 
 class Neighbours:
-    """Who was heard with which addresses, the last one last; of bounded size."""
+    """Who was heard with which addresses, the last one last; of bounded size. ``cards``: MACs that
+    are heard however many others there are, which any guest may make up."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, dict[Ip, None]] = {}
+    def __init__(self, cards: Iterable[str] = ()) -> None:
+        self._known: dict[str, dict[Ip, None]] = {mac: {} for mac in cards}
+        self._most = len(self._known) + _MAX_OTHERS
 
     def hear(self, frame: bytes) -> None:
         found = speaker(frame)
         if found is None:
             return
         mac, address = found
-        if mac not in self._known and len(self._known) >= _MAX_MACS:
+        if mac not in self._known and len(self._known) >= self._most:
             return
         addresses = self._known.setdefault(mac, {})
         addresses.pop(address, None)

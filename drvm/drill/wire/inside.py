@@ -93,6 +93,7 @@ class Inside:
         return self._neighbours.of(macs)
 
     def _begin(self, begin: Begin) -> None:
+        self._neighbours = Neighbours(begin.cards)
         for kind in (ETH_P_ARP, ETH_P_IPV6):
             listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
             listener.bind((INTERFACE, kind))

@@ -23,11 +23,13 @@ class Subnet(msgspec.Struct, frozen=True):
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """The cable is plugged in: bring it up, and serve DHCP. ``hosts``: (MAC, address)."""
+    """The cable is plugged in: bring it up, and serve DHCP. ``hosts``: (MAC, address).
+    ``cards``: the MACs of all machines."""
 
     subnets: tuple[Subnet, ...]
     hosts: tuple[tuple[str, str], ...]
     taken: tuple[str, ...]
+    cards: tuple[str, ...] = ()
 
 
 class Heard(msgspec.Struct, frozen=True, tag=True):

@@ -77,6 +77,14 @@ def test_who_makes_up_cards_and_addresses_fills_no_memory() -> None:
     assert len(neighbours.of(macs)) <= 64 * 8
 
 
+def test_a_machine_is_heard_however_many_others_a_guest_makes_up() -> None:
+    neighbours = Neighbours([TEXT])
+    for number in range(200):
+        neighbours.hear(arp("192.0.2.7", (1 << 40 | number).to_bytes(6, "big")))
+    neighbours.hear(arp("192.0.2.6"))
+    assert [str(address) for address in neighbours.of([TEXT])] == ["192.0.2.6"]
+
+
 IPV4 = st.builds(
     lambda ip, prefix: IPv4Interface((ip, prefix)),
     st.integers(0x0A000000, 0xDF000000),
