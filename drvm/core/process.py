@@ -148,7 +148,7 @@ class SystemProcesses:
             _close(process)
         if process.returncode != 0:
             tail = stderr[-_TAIL_BYTES:].decode(errors="replace").strip()
-            words = f"{argv[0]} failed ({process.returncode}): {tail}"
+            words = f"{argv[0]} failed ({process.returncode}){f': {tail}' if tail else ''}"
             raise ProcessFailed(words, code=process.returncode, stdout=stdout, stderr=stderr)
         return Output(stdout, stderr)
 

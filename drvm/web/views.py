@@ -88,12 +88,12 @@ def point_view(
     name = point.vm if _PLAIN_NAME.fullmatch(point.vm) else "restored"
     lines = [
         (
-            "Restore it: take the VM's place" if is_there else "Restore it",
+            "Restore it: take the VM's place, once that is shut down" if is_there else "Restore it",
             f"restore {shown} {'--replace' if is_there else '--start'}",
         ),
         ("As a second machine beside it", f"clone {shown} {name}-restored"),
         ("Boot it at once, over the repository", f"boot {shown} --name {name}-now"),
-        ("Look for single files", f"files ls {shown} /"),
+        ("List its file systems, to get single files", f"files ls {shown}"),
     ]
     if not is_machine:
         lines = [("Restore its disks into a folder", f"restore {shown} --output {name}"), lines[-1]]

@@ -33,6 +33,12 @@ def test_a_failure_tells_the_last_words() -> None:
         SystemProcesses().run(["sh", "-c", "echo broken >&2; exit 7"], timeout_s=30)
 
 
+def test_a_failure_without_a_word_tells_its_code_alone() -> None:
+    with pytest.raises(ProcessFailed) as caught:
+        SystemProcesses().run(["false"], timeout_s=10)
+    assert caught.value.message == "false failed (1)"
+
+
 def test_a_missing_program_is_named() -> None:
     with pytest.raises(ProcessFailed, match="no-such-program is not installed"):
         SystemProcesses().run(["no-such-program"], timeout_s=30)

@@ -6,11 +6,13 @@ import html.parser
 import re
 from typing import TYPE_CHECKING
 
+import click
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drvm.cli.main import program
 from drvm.core.errors import DrvmError
 from drvm.report.model import CheckResult
 from drvm.web.latest import FRESH_S, OLD_S
@@ -182,6 +184,15 @@ def test_a_command_is_safe_to_paste_whatever_the_vm_is_called(
     renewed(client, clock)
     commands = re.findall(r'<code id="[^"]*">([^<]*)</code>', client.get(f"/vm/{WEB1}").text)
     assert commands and all(re.fullmatch(r"[A-Za-z0-9 ./-]+", text) for text in commands)
+
+
+def test_every_command_is_one_that_drvm_takes(client: TestClient) -> None:
+    commands = re.findall(r'<code id="[^"]*">drvm ([^<]*)</code>', client.get(f"/vm/{WEB1}").text)
+    for words in {re.sub("[0-9a-f]{16}", "0" * 16, text) for text in commands}:
+        verb, *arguments = words.split()
+        found = program.get_command(click.Context(program), verb)
+        assert found is not None
+        found.make_context(verb, arguments).close()
 
 
 def test_buttons_are_there_only_for_what_may_be_started(client: TestClient) -> None:
