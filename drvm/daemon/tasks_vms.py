@@ -79,7 +79,9 @@ class VmWork:
         with self._leased([vm.uuid], progress) as (opened, renewing):
 
             def work() -> Result:
-                taken = take_point(opened(), vm.uuid, options, renewing, uri=vm.host)
+                taken = take_point(
+                    opened(), vm.uuid, options, renewing, uri=vm.host, heed=_heeding(progress)
+                )
                 return _result(vm.name, taken)
 
             return hooks.around(vm.subject(job), renewing, work).told()
@@ -119,7 +121,7 @@ class VmWork:
                 for vm in vms:
                     begun.append(vm)
                     hooks.before(vm.subject(job), renewing)
-                results = _take_group(opened(), policy, vms, renewing)
+                results = _take_group(opened(), policy, vms, renewing, _heeding(progress))
             except DrvmError as error:
                 results = {vm.uuid: Result(failure=error) for vm in begun}
             after = [(vm, hooks.after(vm.subject(job), results[vm.uuid])) for vm in begun]
@@ -146,8 +148,17 @@ class VmWork:
         return _drilled(done, foreign)
 
 
+def _heeding(progress: Progress) -> Callable[[], None]:
+    """Of the run itself: what renews leases may hang with the store."""
+    return lambda: progress.advance(0)
+
+
 def _take_group(
-    wiring: Wiring, policy: PolicyConfig, vms: tuple[Member, ...], progress: Progress
+    wiring: Wiring,
+    policy: PolicyConfig,
+    vms: tuple[Member, ...],
+    progress: Progress,
+    heed: Callable[[], None],
 ) -> dict[str, Result]:
     taken = take_group(
         wiring,
@@ -155,6 +166,7 @@ def _take_group(
         lambda vm: BackupOptions.of(policy, vm),
         progress,
         uri=vms[0].host,
+        heed=heed,
     )
     found = zip(vms, taken, strict=True)
     return {

@@ -70,8 +70,14 @@ def journaled(parts: Parts, entry: Entry) -> Iterator[Release]:
 def watched(
     parts: Parts, domain: Domain, request: CaptureRequest, release: Release
 ) -> Iterator[Reading]:
-    """How disks are read while the room that the guest needs is watched."""
-    with SpaceWatch(domain.name, release.trouble, release.early) as space:
+    """How disks are read while the room that the guest needs is watched, and whether an end is
+    wanted."""
+
+    def trouble() -> str:
+        parts.heed()
+        return release.trouble()
+
+    with SpaceWatch(domain.name, trouble, release.early) as space:
         yield Reading(Pace(request.read_bandwidth_mib_s, parts.clock), space.still_frozen)
 
 

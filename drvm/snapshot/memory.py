@@ -83,6 +83,7 @@ def watched(parts: Parts, domain: Domain, entry: Entry) -> Iterator[None]:
     start_s = clock.monotonic_s()
 
     def trouble() -> str:
+        parts.heed()
         if allocated_bytes(path) > most_bytes or clock.monotonic_s() - start_s > _LIMIT_S:
             return "the guest changes its memory faster than it can be written"
         return parts.room().shortage(entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,8 @@ _LOCAL_HOSTS = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 class Parts:
     """What the engines work with. ``overlay_dir``: where overlays of block devices go.
     ``overlay_reserve_bytes``: what must stay free where overlays grow. ``taking``: how the
-    instant of a machine that runs is taken."""
+    instant of a machine that runs is taken. ``heed`` raises ``Interrupted`` once an end is wanted:
+    then the guest is put back though whoever reads its disks hangs in an upload."""
 
     host: Host
     images: ImageTool
@@ -47,6 +48,7 @@ class Parts:
     clock: Clock
     trace: Trace = no_trace
     taking: Taking = alone
+    heed: Callable[[], None] = lambda: None
     limits: Limits = field(default_factory=Limits)
     overlay_dir: Path | None = None
     overlay_reserve_bytes: int = 1024 * 1024 * 1024

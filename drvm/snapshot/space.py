@@ -135,7 +135,8 @@ class SpaceWatch:
     the capture calls it again.
 
     A capture that was given up leaves the context with ``OutOfSpace``, in place of any other
-    ``DrvmError`` but ``Interrupted``. Leaving waits for ``release``.
+    ``DrvmError`` but ``Interrupted``. Leaving waits for ``release``. ``trouble`` may raise
+    ``Interrupted``, where an end is wanted: then that takes the place of ``OutOfSpace``.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class SpaceWatch:
         self._release = release
         self._reason = ""
         self._notes: tuple[str, ...] = ()
+        self._is_wanted = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=in_context(self._watch), name="space", daemon=True)
 
@@ -171,7 +173,10 @@ class SpaceWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
-            reason = self._trouble()
+            try:
+                reason = self._trouble()
+            except Interrupted as error:
+                reason, self._is_wanted = error.message, True
             if reason:
                 self._reason = reason
                 try:
@@ -180,9 +185,10 @@ class SpaceWatch:
                     return
                 return
 
-    def _error(self) -> OutOfSpace:
-        words = "; ".join([self._reason, *self._notes])
-        return OutOfSpace(f"the backup of {self._vm} was given up: {words}", hint=_HINT)
+    def _error(self) -> DrvmError:
+        reasons = "; ".join([self._reason, *self._notes])
+        words = f"the backup of {self._vm} was given up: {reasons}"
+        return Interrupted(words) if self._is_wanted else OutOfSpace(words, hint=_HINT)
 
 
 def allocated_bytes(path: Path) -> int:

@@ -245,8 +245,10 @@ class Wiring:
     def image_tool(self) -> ImageTool:
         return ImageTool(self.processes)
 
-    def parts(self, host: Host, trace: Trace = no_trace) -> Parts:
-        """What capture and recovery on ``host`` work with."""
+    def parts(
+        self, host: Host, trace: Trace = no_trace, heed: Callable[[], None] = lambda: None
+    ) -> Parts:
+        """What capture and recovery on ``host`` work with. ``heed``: as ``Parts`` has it."""
         overlay_dir = self.settings.overlay_dir
         return Parts(
             host=host,
@@ -255,6 +257,7 @@ class Wiring:
             journal=Journal(Path(self.settings.state_dir)),
             clock=self.clock,
             trace=trace,
+            heed=heed,
             overlay_dir=Path(overlay_dir) if overlay_dir is not None else None,
             overlay_reserve_bytes=self.settings.overlay_reserve_bytes,
         )

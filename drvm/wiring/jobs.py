@@ -88,13 +88,14 @@ def take_point(
     progress: Progress,
     trace: Trace = no_trace,
     uri: str | None = None,
+    heed: Callable[[], None] = lambda: None,
 ) -> BackupResult:
     """Back up one VM now, of whichever host has it or of the one named. The repository is opened
-    before the guest is looked at."""
+    before the guest is looked at. ``heed``: as ``Parts`` has it."""
     backup = _backup(wiring, progress, trace)
     host, domain = wiring.find(vm, uri)
     request = options.request(domain.name)
-    engine = choose_for(wiring.parts(host, trace), replace(request, vm=domain.uuid)).engine
+    engine = choose_for(wiring.parts(host, trace, heed), replace(request, vm=domain.uuid)).engine
     return backup.run(engine, request, domain.uuid)
 
 
@@ -113,6 +114,7 @@ def take_group(
     progress: Progress,
     trace: Trace = no_trace,
     uri: str | None = None,
+    heed: Callable[[], None] = lambda: None,
 ) -> list[tuple[str, BackupResult | DrvmError]]:
     """Back up VMs of one host as one consistency group: see ``Backup.run_group``."""
     backup = _backup(wiring, progress, trace)
@@ -124,7 +126,7 @@ def take_group(
         (replace(options(domain.name).request(domain.name), group=group), domain.uuid)
         for _, domain in found
     ]
-    results = backup.run_group(wiring.parts(found[0][0], trace), members)
+    results = backup.run_group(wiring.parts(found[0][0], trace, heed), members)
     return [(domain.name, result) for (_, domain), result in zip(found, results, strict=True)]
 
 

@@ -124,6 +124,25 @@ def test_a_directory_that_is_gone_is_trouble(tmp_path: Path) -> None:
     assert "can't be looked at" in words
 
 
+def test_where_an_end_is_wanted_the_guest_is_put_back_though_the_upload_hangs() -> None:
+    released = threading.Event()
+
+    def stopping() -> str:
+        raise Interrupted("the daemon is stopping")
+
+    def release() -> tuple[str, ...]:
+        released.set()
+        return ()
+
+    with (
+        pytest.raises(Interrupted, match="the backup of web was given up: the daemon is stopping"),
+        SpaceWatch("web", stopping, release) as watch,
+    ):
+        assert released.wait(LIMIT_S)  # the upload
+        with pytest.raises(Interrupted):
+            watch.still_frozen()
+
+
 class Trouble:
     def __init__(self) -> None:
         self.words = ""
