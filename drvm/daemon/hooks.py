@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drvm.config.policies import HooksConfig
+from drvm.core.clock import Clock, SystemClock
 from drvm.core.errors import DrvmError, Interrupted, Locked, ProcessFailed
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
@@ -22,7 +23,7 @@ log = logging.getLogger("drvm.daemon")
 
 MAX_OUTPUT_BYTES = 1 << 20
 STOPPED_TIMEOUT_S = 5.0
-"""What each program after a backup still gets where the daemon is stopping."""
+"""What each program after a backup still gets where the daemon is stopping, or stops meanwhile."""
 _MAX_LOGGED_CHARS = 2000
 _MAX_VALUE_CHARS = 1000
 
@@ -64,9 +65,12 @@ class Result:
 class Hooks:
     """The programs of one policy."""
 
-    def __init__(self, config: HooksConfig, processes: Processes) -> None:
+    def __init__(
+        self, config: HooksConfig, processes: Processes, clock: Clock | None = None
+    ) -> None:
         self._config = config
         self._processes = processes
+        self._clock = clock or SystemClock()
 
     def around(self, subject: Subject, progress: Progress, work: Callable[[], Result]) -> Result:
         """Where one before it fails, there is no backup; those after it always run."""
@@ -75,21 +79,23 @@ class Hooks:
             result = work()
         except DrvmError as error:
             result = Result(failure=error)
-        return self.after(subject, result)
+        return self.after(subject, result, progress)
 
     def before(self, subject: Subject, progress: Progress) -> None:
         """Raises ``ProcessFailed`` and ``Interrupted``."""
         for argv in self._config.before:
             progress.stage(f"running {argv[0]}")
             try:
-                self._run(argv, subject.environment, self._config.timeout_s, progress)
+                self._run(
+                    argv, subject.environment, self._config.timeout_s, lambda: progress.advance(0)
+                )
             except ProcessFailed as error:
                 raise ProcessFailed(
                     f"no backup, as a hook before it failed: {error.message}",
                     hint="hooks.before of the policy",
                 ) from None
 
-    def after(self, subject: Subject, result: Result) -> Result:
+    def after(self, subject: Subject, result: Result, progress: Progress) -> Result:
         """All of them, whatever becomes of the others; a failure is a warning of the result."""
         failure, outcome = result.failure, result.outcome
         word = "done" if failure is None else "failed"
@@ -102,12 +108,9 @@ class Hooks:
             "DRVM_POINT": outcome.result,
             "DRVM_MESSAGE": failure.message if failure is not None else outcome.message,
         }
-        timeout_s = self._config.timeout_s
-        if isinstance(failure, Interrupted):
-            timeout_s = min(timeout_s, STOPPED_TIMEOUT_S)
         for argv in self._config.after:
             try:
-                self._run(argv, environment, timeout_s, None)
+                self._run(argv, environment, self._config.timeout_s, self._short(argv, progress))
             except ProcessFailed as error:
                 words = f"a hook after the backup failed: {error.message}"
                 log.warning("%s: %s", subject.vm, words)
@@ -115,20 +118,35 @@ class Hooks:
                 outcome = dataclasses.replace(outcome, warned=True, message=message)
         return dataclasses.replace(result, outcome=outcome)
 
+    def _short(self, argv: Sequence[str], progress: Progress) -> Callable[[], None]:
+        """From when the daemon stops on, it has a short time."""
+        ends_s: list[float] = []
+
+        def beat() -> None:
+            if not ends_s:
+                try:
+                    progress.advance(0)
+                except Interrupted:
+                    ends_s.append(self._clock.monotonic_s() + STOPPED_TIMEOUT_S)
+            elif self._clock.monotonic_s() >= ends_s[0]:
+                raise ProcessFailed(f"{argv[0]} was ended, as the daemon is stopping")
+
+        return beat
+
     def _run(
         self,
         argv: Sequence[str],
         environment: Mapping[str, str],
         timeout_s: float,
-        progress: Progress | None,
+        beat: Callable[[], None],
     ) -> None:
-        """With ``progress``, a stop of the daemon ends it."""
+        """What ``beat`` raises ends it."""
         output = self._processes.run(
             argv,
             timeout_s=timeout_s,
             env={name: printable(text, _MAX_VALUE_CHARS) for name, text in environment.items()},
             max_output_bytes=MAX_OUTPUT_BYTES,
-            beat=(lambda: progress.advance(0)) if progress is not None else None,
+            beat=beat,
         )
         for stream in (output.stdout, output.stderr):
             text = stream[: _MAX_LOGGED_CHARS * 4].decode(errors="replace").strip()

@@ -124,7 +124,7 @@ class VmWork:
                 results = _take_group(opened(), policy, vms, renewing, _heeding(progress))
             except DrvmError as error:
                 results = {vm.uuid: Result(failure=error) for vm in begun}
-            after = [(vm, hooks.after(vm.subject(job), results[vm.uuid])) for vm in begun]
+            after = [(vm, hooks.after(vm.subject(job), results[vm.uuid], progress)) for vm in begun]
         return _together(after)
 
     def _drill(

@@ -119,3 +119,12 @@ def test_a_stop_ends_a_hook_at_once_and_those_after_are_told(tmp_path: Path, scr
     assert isinstance(result.failure, Interrupted)
     assert "('DRVM_OUTCOME', 'stopped')" in log.read_text()
     assert clock.monotonic_s() - begun_s < 30
+
+
+def test_a_stop_leaves_a_hook_after_the_backup_a_short_time_and_the_point_stays_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("drvm.daemon.hooks.STOPPED_TIMEOUT_S", 0.3)
+    result = hooks([], [("sleep", "60")], timeout=60).after(SUBJECT, GOOD, Stopping())
+    assert result.failure is None and result.outcome.result == GOOD.outcome.result
+    assert "sleep was ended, as the daemon is stopping" in result.outcome.message
