@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from drvm.core.extents import Extent, ExtentKind
 from drvm.repository import differing as module
 from drvm.repository.differing import Differing, differences
 from drvm.repository.reader import write_differing
-from tests.unit.repository.conftest import Vault, new_vault
+from drvm.repository.repository import Repository
+from drvm.store.memory import MemoryStore
+from tests.unit.repository.conftest import PASSPHRASE, Vault, new_vault
 
 UNIT = BLOCK_BYTES
 
@@ -134,14 +137,22 @@ def test_a_target_becomes_the_disk_and_only_what_differs_is_written(
     assert done.zeroed_bytes == sum(length for _, length in target.zeroed)
 
 
-@pytest.fixture
-def large() -> tuple[Vault, bytes]:
-    """Leaves of data, of zeroes, and of both."""
+@pytest.fixture(scope="module")
+def large_objects() -> tuple[dict[str, tuple[bytes, dt.datetime]], bytes]:
+    """Leaves of data, of zeroes, and of both: made once, the store copied for every test."""
     noise = random.Random(1).randbytes(2 * LEAF_BYTES // 8)
     content = noise + bytes(2 * LEAF_BYTES - len(noise)) + bytes(LEAF_BYTES) + noise[: 5 * UNIT + 9]
     vault = new_vault()
     vault.save([content], step=1 << 24)
-    return vault, content
+    return vault.store.objects, content
+
+
+@pytest.fixture
+def large(large_objects) -> tuple[Vault, bytes]:
+    objects, content = large_objects
+    store = MemoryStore()
+    store.objects = dict(objects)
+    return Vault(store, Repository.open(store, PASSPHRASE)), content
 
 
 def test_a_target_that_is_right_is_read_once_and_no_table_is_asked_for(large, monkeypatch):
