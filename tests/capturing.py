@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from blake3 import blake3
+
 from drvm.core.clock import SystemClock
 from drvm.core.extents import ExtentKind
 from drvm.core.ids import new_point_id
@@ -60,15 +62,15 @@ def capture(
 
 
 def digest(disk: FrozenDisk) -> str:
-    """SHA-256 of the disk as its extents and its reader tell it."""
-    sha = hashlib.sha256()
+    """BLAKE3 of the disk as its extents and its reader tell it."""
+    hash_ = blake3()
     with contextlib.closing(disk.open()) as reader:
         for extent in disk.extents():
             for offset in range(extent.offset, extent.end, MIB):
                 length = min(MIB, extent.end - offset)
                 data = extent.kind is ExtentKind.DATA
-                sha.update(read(reader, offset, length) if data else bytes(length))
-    return sha.hexdigest()
+                hash_.update(read(reader, offset, length) if data else bytes(length))
+    return hash_.hexdigest()
 
 
 def rebuilt(disk: FrozenDisk, parent: bytes | None) -> tuple[bytes, int]:
@@ -99,11 +101,11 @@ def raw_copy(
 
 def file_digest(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, blake3).hexdigest()
 
 
 def image_digest(image: Path | str, image_format: str, scratch: Path, processes: Processes) -> str:
-    """SHA-256 of an image's guest-visible bytes."""
+    """BLAKE3 of an image's guest-visible bytes."""
     with raw_copy(image, image_format, scratch, processes) as raw:
         return file_digest(raw)
 

@@ -1,7 +1,8 @@
 """The guest's oracle: numbered, hash-chained records, each fsynced on both disks in turn.
 
 Whatever is restored must hold a prefix of the chain without a gap, and both disks must have been
-cut at one instant: record n goes to the first disk, then to the second, then n + 1 is made.
+cut at one instant: record n goes to the first disk, then to the second, then n + 1 is made. A
+breath between records, some fifteen a second, leaves an emulated guest's processor to others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ while [ -e /root/chaining ]; do
   for file in /root/chain /data/chain; do
     printf '%s %s\\n' "$n" "$hash" | dd of=$file oflag=append conv=notrunc,fsync 2>/dev/null
   done
+  sleep 0.03
 done
 """
 

@@ -65,7 +65,7 @@ def proven_point(
 def restored_digests(
     wiring: Wiring, manifest: Manifest, scratch: Path, look: Look = lambda target, raw: None
 ) -> dict[str, str]:
-    """SHA-256 of what the guest sees of each disk, restored to a folder."""
+    """BLAKE3 of what the guest sees of each disk, restored to a folder."""
     out, processes = scratch / manifest.id, SystemProcesses()
     images = plan_folder(manifest, out, None, None)
     run_folder(wiring.repository(), manifest, images, out, wiring.restorer(), NoProgress())
