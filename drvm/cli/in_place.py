@@ -76,6 +76,8 @@ def restore_in_place(
             domain, safety = wiring.local_host().domain(plan.vm_uuid), done.safety_point
             kept = f" (safety point {safety})" if safety is not None else ""
             start_restored(domain, f"{plan.vm_name} is turned back{kept}")
+    for line in done.warnings:
+        invocation.warn(line)
     _tell(invocation, plan, done)
 
 
@@ -139,7 +141,7 @@ def _tell(invocation: Invocation, plan: RollbackPlan, rolled: RolledBack) -> Non
             "safety_point": rolled.safety_point,
             "disks": done.disks,
             "kept_files": done.kept,
-            "warnings": plan.warnings,
+            "warnings": (*plan.warnings, *rolled.warnings),
         }
         output.document({"restored": fields})
         return

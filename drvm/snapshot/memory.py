@@ -50,6 +50,9 @@ def refuse(domain: Domain, request: CaptureRequest) -> None:
     cpu = found.find("cpu")
     if cpu is not None and cpu.get("migratable") == "off":
         problems.append("its processor is set to be not migratable")
+    targets = {target.get("dev", "") for target in found.iterfind("./devices/disk/target")}
+    for target in sorted(targets & request.exclude_disks):
+        problems.append(f"disk {target} would be left out, and the guest goes on with all it had")
     if request.require_filesystem:
         problems.append("no file system is frozen then, and its policy asks for that")
     if problems:

@@ -15,15 +15,18 @@ from drvm.snapshot import domainxml
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import policy_of_vm
 from drvm.wiring.jobs import BackupOptions, take_point
+from drvm.wiring.keeping import kept
 from drvm.wiring.upkeep import pin_point
 
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """``safety_point``: what was there before; ``None`` where nobody wanted one."""
+    """``safety_point``: what was there before; ``None`` where nobody wanted one. ``warnings``: what
+    went otherwise than wanted."""
 
     done: TurnedBack
     safety_point: str | None
+    warnings: tuple[str, ...] = ()
 
 
 def plan_in_place(wiring: Wiring, manifest: Manifest, disks: frozenset[str] | None) -> RollbackPlan:
@@ -41,7 +44,21 @@ def in_place(
     safety: bool,
 ) -> RolledBack:
     """Turn a machine back, after a point of what is there, which is pinned. One that an earlier
-    try has noted gets no other: its disks are half of the one and half of the other."""
+    try has noted gets no other: its disks are half of the one and half of the other. The point that
+    it is turned back to is kept until that is done (``drvm/wiring/keeping.py``)."""
+    with kept(wiring, plan.manifest, f"drvm restore --in-place of {plan.vm_name}", trace) as told:
+        return _in_place(wiring, plan, progress, trace, safety=safety, warnings=told)
+
+
+def _in_place(
+    wiring: Wiring,
+    plan: RollbackPlan,
+    progress: Progress,
+    trace: Trace,
+    *,
+    safety: bool,
+    warnings: tuple[str, ...],
+) -> RolledBack:
     parts = wiring.parts(wiring.local_host(), trace)
     guard = make_ready(plan, parts)
     safety_point = plan.again.safety_point if plan.again is not None else None
@@ -55,7 +72,8 @@ def in_place(
         safety_point = result.point.id
         trace("safety-point-taken")
     restorer = wiring.restorer(trace)
-    return RolledBack(turn_back(plan, parts, restorer, guard, safety_point, progress), safety_point)
+    done = turn_back(plan, parts, restorer, guard, safety_point, progress)
+    return RolledBack(done, safety_point, warnings)
 
 
 def half_turned_back(wiring: Wiring, host: Host) -> list[Finding]:

@@ -81,6 +81,9 @@ def test_a_machine_is_turned_back_and_forth_and_boots_as_it_was(line: Line) -> N
     listed = line.appliance.json("points", line.guest.name)["points"]
     (safety,) = (one for one in listed if one["id"] == done["safety_point"])
     assert (safety["consistency"], safety["pins"] != []) == ("offline", True)
+    assert [one["id"] for one in listed if one["pins"]] == [safety["id"]], (
+        "the target is free again"
+    )
     assert line.proven() == {f"full-read: there is no checkpoint of the point {safety['id']}"}
     line.shut_down()
     assert line.turned_back(safety["id"], "--no-safety-point", "--start")["safety_point"] is None
@@ -116,7 +119,12 @@ def test_one_that_was_killed_is_told_of_kept_from_backups_and_finished(
     assert f"drvm restore {done['safety_point']} --in-place undoes" in refused.err
     line.guest.wait_for_agent()
     assert line.holds() == first
-    assert "half turned back" not in line.appliance.drvm("doctor", expect=None).out
+    told = line.appliance.drvm("doctor", expect=None).out
+    assert "half turned back" not in told and "pin of point" not in told
+    (after,) = (
+        p for p in line.appliance.json("points", line.guest.name)["points"] if p["id"] == point
+    )
+    assert after["pins"] == []
     line.proven()
 
 

@@ -35,6 +35,7 @@ from drvm.web.app import make_app
 from drvm.web.server import Dashboard
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.jobs import finish_elsewhere, finish_leftovers
+from drvm.wiring.keeping import let_go
 from drvm.wiring.telling import pings_of, ways_of
 
 log = logging.getLogger("drvm.daemon")
@@ -236,7 +237,7 @@ def _recover(wiring: Wiring) -> None:
             raise
         except DrvmError as error:
             log.error("%s: leftovers could not be looked for: %s", uri, error.message)
-    _log(finish_elsewhere(wiring))
+    _log(finish_elsewhere(wiring) + let_go(wiring))
 
 
 def _log(findings: list[Finding]) -> None:

@@ -30,6 +30,7 @@ from drvm.wiring.drills import drilled_elsewhere, find_drill_leftovers
 from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.instant import boot_findings
 from drvm.wiring.jobs import finish_elsewhere, finish_leftovers, fold_back
+from drvm.wiring.keeping import left_pins, let_go
 from drvm.wiring.probing import kept_probe, probe_store
 from drvm.wiring.restores import (
     dead_servers,
@@ -80,7 +81,7 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
             findings += _repair(wiring)
         for vm in fold:
             findings += _guarded(f"fold {vm}", functools.partial(_fold, wiring, vm))
-        findings += dead_servers()
+        findings += dead_servers() + left_pins(wiring)
         for uri in wiring.settings.host_uris:
             findings += _guarded(f"host {uri}", functools.partial(_host, wiring, uri))
         for uri in drilled_elsewhere(wiring):
@@ -221,7 +222,7 @@ def _repair(wiring: Wiring) -> list[Finding]:
     done = end_dead_servers(wiring)
     for uri in wiring.settings.host_uris:
         done += _guarded(f"host {uri}", functools.partial(_repair_host, wiring, uri))
-    done += finish_elsewhere(wiring)
+    done += finish_elsewhere(wiring) + _guarded("pins", lambda: let_go(wiring))
     return [replace(one, name=f"repair {one.name}") for one in done]
 
 

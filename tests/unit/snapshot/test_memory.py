@@ -64,6 +64,14 @@ def test_a_policy_that_wants_frozen_file_systems_refuses_memory() -> None:
         refuse(cast(Domain, Machine()), CaptureRequest("web", POINT, require_filesystem=True))
 
 
+def test_a_disk_that_is_left_out_refuses_memory_which_counts_on_all_of_them() -> None:
+    disks = "".join(f"<disk type='file'><target dev='{name}'/></disk>" for name in ("vda", "vdb"))
+    request = CaptureRequest("web", POINT, memory=True, exclude_disks=frozenset({"vdb", "vdz"}))
+    with pytest.raises(CaptureError, match="disk vdb would be left out, and the guest"):
+        refuse(cast(Domain, Machine(disks)), request)
+    refuse(cast(Domain, Machine("<disk><target dev='vda'/></disk>")), request)
+
+
 def test_an_ordinary_machine_is_not_refused() -> None:
     refuse(cast(Domain, Machine("<interface type='network'/><disk/>", "<cpu/>")), REQUEST)
 
