@@ -92,7 +92,7 @@ class Hooks:
             except ProcessFailed as error:
                 raise ProcessFailed(
                     f"no backup, as a hook before it failed: {error.message}",
-                    hint="hooks.before of the policy",
+                    hint=error.hint or "hooks.before of the policy",
                 ) from None
 
     def after(self, subject: Subject, result: Result, progress: Progress) -> Result:
