@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drvm.config.policies import PolicyConfig
-from drvm.config.section import ScheduledSection
 from drvm.config.settings import Settings
 from drvm.core.errors import UsageError
 from drvm.core.process import Processes
@@ -23,8 +22,8 @@ from drvm.daemon.tasks_vms import Member, OpenWiring, VmWork
 from drvm.drill.group import Absent
 from drvm.runs.model import Kind
 from drvm.schedule.timing import Timing
-from drvm.schedule.windows import parse_window
 from drvm.wiring.drills import absent_from
+from drvm.wiring.due import timing_of
 from drvm.wiring.fleet import FleetVm
 from drvm.wiring.upkeep import UPKEEP_RETRY, retry_of
 
@@ -111,13 +110,13 @@ def _policy_jobs(settings: Settings, work: VmWork) -> Iterable[Job]:
             job,
             "backup",
             _about_backup(policy),
-            _timing(policy, policy.schedule, policy.jitter_s),
+            timing_of(policy, policy.schedule, policy.jitter_s),
             _Backups(job, policy, work, number, repository),
         )
         drill = policy.drill
         if drill is not None:
             job = f"drill {policy.name}"
-            timing = _timing(policy, drill.schedule, policy.jitter_s)
+            timing = timing_of(policy, drill.schedule, policy.jitter_s)
             about = f"the latest points of policy {policy.name}"
             order = _FIRST_DRILL + number
             yield Job(job, "drill", about, timing, _Drills(job, policy, work, order))
@@ -126,15 +125,6 @@ def _policy_jobs(settings: Settings, work: VmWork) -> Iterable[Job]:
 def _about_backup(policy: PolicyConfig) -> str:
     groups = ", each host's at one instant" if policy.group else ""
     return f"a point of each VM of policy {policy.name}{groups}"
-
-
-def _timing(
-    section: ScheduledSection, schedule: str | None, jitter_s: float | None = None
-) -> Timing | None:
-    if schedule is None:
-        return None
-    blackouts = tuple(parse_window(text) for text in section.blackouts)
-    return Timing(schedule, section.time_zone, jitter_s or 0.0, blackouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +158,7 @@ class _Backups:
         return Task(
             job=self.job,
             kind="backup",
-            timing=_timing(policy, policy.schedule, policy.jitter_s) or ASKED,
+            timing=timing_of(policy, policy.schedule, policy.jitter_s) or ASKED,
             run=run,
             vm=printable(name, 200),
             vm_uuid=subject,
@@ -211,7 +201,7 @@ class _Drills:
         return Task(
             job=self.job,
             kind="drill",
-            timing=_timing(policy, drill.schedule, policy.jitter_s) or ASKED,
+            timing=timing_of(policy, drill.schedule, policy.jitter_s) or ASKED,
             run=self.work.drill(policy, vms, absent),
             vm=printable(", ".join(vm.name for vm in vms), 200),
             vm_uuid=subject,
@@ -226,18 +216,18 @@ class _Drills:
 def _upkeep_jobs(settings: Settings, work: UpkeepWork, doing: Doing) -> Iterable[Job]:
     prune, gc, check = settings.prune, settings.gc, settings.check
     words = "points that no rule of the policies keeps are removed"
-    yield _upkeep("prune", "prune", words, _timing(prune, prune.schedule), work.prune())
+    yield _upkeep("prune", "prune", words, timing_of(prune, prune.schedule), work.prune())
     words = "packs that no point needs are condemned, then deleted"
-    yield _upkeep("gc", "gc", words, _timing(gc, gc.schedule), work.gc())
+    yield _upkeep("gc", "gc", words, timing_of(gc, gc.schedule), work.gc())
     words = "is everything there, and is it what was written?"
-    yield _upkeep("check", "check", words, _timing(check, check.schedule), work.check(check))
+    yield _upkeep("check", "check", words, timing_of(check, check.schedule), work.check(check))
     if settings.repository is not None and settings.repository.object_lock is not None:
         words = "the locks of what stays are lengthened"
         yield _upkeep("locks", "locks", words, Timing(LOCKS_SCHEDULE), work.locks())
     for copy in settings.copies:
         run = work.copy(copy, doing.open_copies[copy.name])
         words = f"new points go to {copy.repository.url}"
-        yield _upkeep(f"copy {copy.name}", "copy", words, _timing(copy, copy.schedule), run)
+        yield _upkeep(f"copy {copy.name}", "copy", words, timing_of(copy, copy.schedule), run)
 
 
 def _upkeep(name: str, kind: Kind, about: str, timing: Timing | None, run: Run) -> Job:

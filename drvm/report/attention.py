@@ -85,6 +85,7 @@ def _vm(report: ReportInput, row: VmRow) -> Iterator[Concern]:
             " here; undefine what a move left behind", None, row.vm_uuid,
         )  # fmt: skip
     yield from _rpo(row)
+    yield from _backup_due(report, row)
     yield from _drills(report, row)
 
 
@@ -125,6 +126,23 @@ def _rpo(row: VmRow) -> Iterator[Concern]:
             f"drvm backup {_shell(row)}",
             since + dt.timedelta(seconds=target) if since is not None else None, row.vm_uuid,
         )  # fmt: skip
+
+
+def _backup_due(report: ReportInput, row: VmRow) -> Iterator[Concern]:
+    """Nothing began, which no failure tells: no daemon, no room in its queue, a timer that is gone.
+    Where the RPO is missed, that says more."""
+    last, due = row.last_point_created, row.backup_due
+    if row.rpo_state not in ("met", "no-target") or last is None or due is None or last >= due:
+        return
+    subjects = (row.vm_uuid, f"{row.policy} on {row.host}")
+    failed = (run for run in report.runs if run.state in ("failed", "lost"))
+    if any(run.kind == "backup" and run.vm_uuid in subjects for run in failed):
+        return
+    yield Concern(
+        f"backup-due {row.vm_uuid}", "rpo", "warning", row.vm,
+        f"it was not backed up as often as meant, last at {last:%Y-%m-%d %H:%M} UTC",
+        f"drvm backup {row.vm}; drvm status says whether the daemon runs", due, row.vm_uuid,
+    )  # fmt: skip
 
 
 def _drills(report: ReportInput, row: VmRow) -> Iterator[Concern]:

@@ -34,7 +34,7 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
     ``points_per_day``: of the good points that are kept, how many show an instant of each of the
     last ``DAYS_SHOWN`` days (UTC), the oldest first. ``disk_bytes``: the disks of its last point,
     as large as the guest sees them; ``stored_bytes``: what its points added to the repository.
-    ``drill_due``: a drill should have begun since then.
+    ``backup_due``, ``drill_due``: one should have begun since then.
     """
 
     vm: str
@@ -57,6 +57,7 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
     points_per_day: tuple[int, ...] = ()
     disk_bytes: int = 0
     stored_bytes: int = 0
+    backup_due: dt.datetime | None = None
     drill_due: dt.datetime | None = None
 
 

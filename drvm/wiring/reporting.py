@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from drvm import __version__
-from drvm.config.policies import PolicyConfig
 from drvm.config.settings import Settings
 from drvm.core.clock import parse_rfc3339, rfc3339
 from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError
@@ -37,21 +36,16 @@ from drvm.repository.remembered import Remembered
 from drvm.repository.repository import Repository
 from drvm.runs.log import RunLog
 from drvm.runs.model import Run
-from drvm.schedule.cron import fires_between
+from drvm.schedule.timing import Timing
 from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.base import ObjectInfo
 from drvm.wiring.assembly import Wiring
+from drvm.wiring.due import DueTimes, timing_of
 from drvm.wiring.fleet import FleetVm, fleet_of
 from drvm.wiring.growth import storage_of
 from drvm.wiring.remembering import remembered_of
 from drvm.wiring.upkeep import UPKEEP_RETRY, retry_of
 
-GRACE = dt.timedelta(days=1)
-"""How long after its schedule's time something may still not have begun: retries, blackout windows
-and long queues are no reason to call anybody."""
-
-_WINDOWS = tuple(dt.timedelta(days=days) for days in (1, 8, 32, 400))
-_MAX_FIRES = 2000
 _GOOD = ("done", "warned")
 _PICTURES_BYTES = 64 * MIB
 
@@ -69,7 +63,7 @@ def gather_report(
     listing = repository.points(remembered=remembered)
     found = fleet_of(wiring, listing.points)
     fleet, unreachable = found.vms, [(uri, error.message) for uri, error in found.away]
-    due = _DueTimes(wiring.settings, now)
+    due = DueTimes(wiring.settings, now)
     by_vm: dict[str, list[Point]] = {}
     for point in listing.points:
         by_vm.setdefault(point.manifest.vm_uuid, []).append(point)
@@ -124,44 +118,8 @@ def drill_of(wiring: Wiring, drill_id: str) -> DrillResult | None:
     return next((drill for info in named if (drill := _drill(repository, info))), None)
 
 
-class _DueTimes:
-    """Until when what has a schedule should have begun: its last fire but those of ``GRACE``."""
-
-    def __init__(self, settings: Settings, now: dt.datetime) -> None:
-        self.settings, self.now = settings, now
-        self._until = now - GRACE
-        self._known: dict[tuple[str, str], dt.datetime | None] = {}
-
-    def of(self, schedule: str | None, time_zone: str) -> dt.datetime | None:
-        """``None`` without a schedule, or where it did not fire for more than a year."""
-        if schedule is None:
-            return None
-        key = (schedule, time_zone)
-        if key not in self._known:
-            self._known[key] = self._last_fire(schedule, time_zone)
-        return self._known[key]
-
-    def drill(self, policy: str | None) -> dt.datetime | None:
-        """Of the drills of this policy."""
-        found = next((one for one in self.settings.policies if one.name == policy), None)
-        return self._drill(found) if found is not None else None
-
-    def _drill(self, policy: PolicyConfig) -> dt.datetime | None:
-        drill = policy.drill
-        return self.of(drill.schedule, policy.time_zone) if drill is not None else None
-
-    def _last_fire(self, schedule: str, time_zone: str) -> dt.datetime | None:
-        for window in _WINDOWS:
-            fires = fires_between(
-                schedule, time_zone, self._until - window, self._until, limit=_MAX_FIRES
-            )
-            if fires:
-                return fires[-1]
-        return None
-
-
 def _row(
-    repository: Repository, vm: FleetVm, points: Sequence[Point], due: _DueTimes, *, gone: bool
+    repository: Repository, vm: FleetVm, points: Sequence[Point], due: DueTimes, *, gone: bool
 ) -> VmRow:
     last = vm.last.manifest if vm.last is not None else None
     machine = last is None or vm.host is not None or last.engine != ImageFilesEngine.name
@@ -187,11 +145,12 @@ def _row(
         points_per_day=_per_day(points, due),
         disk_bytes=sum(disk.size_bytes for disk in last.disks) if last is not None else 0,
         stored_bytes=sum(point.manifest.stored_bytes for point in points),
+        backup_due=due.backup(vm.policy),
         drill_due=due.drill(vm.policy),
     )
 
 
-def _per_day(points: Sequence[Point], due: _DueTimes) -> tuple[int, ...]:
+def _per_day(points: Sequence[Point], due: DueTimes) -> tuple[int, ...]:
     """RFC 3339 as manifests have it begins with the day in UTC."""
     counted = Counter(point.manifest.created[:10] for point in points)
     today = due.now.date()
@@ -239,31 +198,32 @@ def _known_runs(runs: Sequence[Run], fleet: Sequence[FleetVm], settings: Setting
     yield from (run for run in runs if (run.vm_uuid, run.job) in jobs)
 
 
-def _repository_jobs(settings: Settings) -> dict[str, tuple[str, str | None, str]]:
-    """Job -> (kind, schedule, time zone)."""
-    jobs: dict[str, tuple[str, str | None, str]] = {
-        "prune": ("prune", settings.prune.schedule, settings.prune.time_zone),
-        "gc": ("gc", settings.gc.schedule, settings.gc.time_zone),
-        "check": ("check", settings.check.schedule, settings.check.time_zone),
-        "locks": ("locks", None, "UTC"),
+def _repository_jobs(settings: Settings) -> dict[str, tuple[str, Timing | None]]:
+    """Job -> its kind, and when it is done."""
+    prune, gc, check = settings.prune, settings.gc, settings.check
+    jobs: dict[str, tuple[str, Timing | None]] = {
+        "prune": ("prune", timing_of(prune, prune.schedule)),
+        "gc": ("gc", timing_of(gc, gc.schedule)),
+        "check": ("check", timing_of(check, check.schedule)),
+        "locks": ("locks", None),
     }
     for copy in settings.copies:
-        jobs[f"copy {copy.name}"] = ("copy", copy.schedule, copy.time_zone)
+        jobs[f"copy {copy.name}"] = ("copy", timing_of(copy, copy.schedule))
     return jobs
 
 
-def _jobs(due: _DueTimes, runs: Sequence[Run], points: Sequence[Point]) -> Iterator[JobRow]:
+def _jobs(due: DueTimes, runs: Sequence[Run], points: Sequence[Point]) -> Iterator[JobRow]:
     """Those with a schedule. What was never done is due once anything was for longer than that;
     what failed last is told by that."""
     oldest = min((run.started for run in runs), default=None)
     copies = {f"copy {copy.name}": copy for copy in due.settings.copies}
-    for job, (kind, schedule, time_zone) in _repository_jobs(due.settings).items():
-        if schedule is None:
+    for job, (kind, timing) in _repository_jobs(due.settings).items():
+        if timing is None:
             continue
         mine = [run for run in runs if run.job == job]
         done = [run.started for run in mine if run.state in _GOOD]
         good = max((began for began in done if began <= due.now + CLOCK_TOLERANCE), default=None)
-        moment = due.of(schedule, time_zone)
+        moment = due.of(timing)
         unknown = not mine and (oldest is None or moment is None or oldest >= moment)
         stopped = any(r.state == "stopped" and r.started >= (moment or due.now) for r in mine)
         if unknown or stopped or any(run.state in ("failed", "lost") for run in mine):

@@ -91,6 +91,30 @@ def test_a_drill_is_overdue_where_there_was_a_point_to_drill(
     assert [c.key for c in concerns_of(*drills, row=due)] == ["drill-due uuid-web1"] * told
 
 
+@pytest.mark.parametrize(
+    ("state", "last_days", "failed", "told"),
+    [
+        ("no-target", 3, False, True),
+        ("met", 3, False, True),
+        ("no-target", 1, False, False),
+        ("missed", 3, False, False),  # told by that
+        ("no-target", 3, True, False),
+    ],
+)
+def test_a_vm_whose_backups_do_not_begin_is_told_also_without_an_rpo(
+    state: str, last_days: int, failed: bool, told: bool
+) -> None:
+    row = {
+        "rpo_state": state,
+        "rpo_age_seconds": 3 * 86400.0,
+        "last_point_created": NOW - last_days * DAY,
+        "backup_due": NOW - 2 * DAY,
+    }
+    runs = (run(retry_at=NOW),) * failed
+    found = [c.severity for c in concerns_of(row=row, runs=runs) if c.key == "backup-due uuid-web1"]
+    assert found == ["warning"] * told
+
+
 def test_a_vm_without_a_policy_is_unprotected_and_nothing_else() -> None:
     (concern,) = concerns_of(row={"policy": None, "rpo_state": "never"})
     assert (concern.kind, concern.severity) == ("unprotected", "warning")
