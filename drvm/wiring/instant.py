@@ -11,7 +11,7 @@ from drvm.repository.points import Point
 from drvm.repository.select import select
 from drvm.restore.instant import look
 from drvm.restore.instant.parts import Parts
-from drvm.restore.instant.record import Boot, Boots
+from drvm.restore.instant.record import Boot, Boots, require_repository
 from drvm.restore.served.server import Service
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.serving import service_of
@@ -29,7 +29,10 @@ def instant_parts(wiring: Wiring, host: Host, trace: Trace = no_trace) -> Parts:
 
 
 def service_for(wiring: Wiring, boot: Boot) -> Service:
-    """What serves its disks. Raises ``UnknownPoint`` where the point is gone."""
+    """What serves its disks. Raises ``UnknownPoint`` where the point is gone, and ``RestoreError``
+    where it is in another repository."""
+    repository = wiring.repository()
+    require_repository(boot, repository.id, repository.store.location)
     return service_of(wiring, point_of(wiring, boot), [disk.target for disk in boot.disks])
 
 

@@ -230,6 +230,7 @@ def _fields(state: BootState) -> dict[str, Any]:
         "vm_uuid": boot.vm_uuid,
         "point": boot.point,
         "origin": boot.origin,
+        "repository": boot.location or None,
         "created": boot.created,
         "phase": boot.phase,
         "machine": state.machine,

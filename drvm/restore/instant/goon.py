@@ -14,7 +14,7 @@ from drvm.repository.repository import Repository
 from drvm.restore.instant.definition import plain
 from drvm.restore.instant.parts import Parts, domain_of, forget, is_over_export, remove_boot
 from drvm.restore.instant.place import Place
-from drvm.restore.instant.record import Boot, BootDisk
+from drvm.restore.instant.record import Boot, BootDisk, require_repository
 from drvm.restore.served.server import Service
 from drvm.snapshot.domainxml import read
 
@@ -105,6 +105,7 @@ def finish(
 
     Whatever an error or a crash leaves, the next ``finish`` goes on with. Raises ``DrvmError``.
     """
+    require_repository(boot, repository.id, repository.store.location)
     _existing(parts, boot)
     for disk in _unfinished(parts, boot):
         _check_snapshots(parts, boot, disk)
@@ -148,6 +149,7 @@ def finish(
 def discard(parts: Parts, boot: Boot, repository: Repository) -> tuple[str, ...]:
     """The machine goes, with all that its guest has written; the caller holds its lock. Returns
     what is to be told. A crash leaves a record that says so: ``drvm doctor --fix`` goes on."""
+    require_repository(boot, repository.id, repository.store.location)
     boot = parts.boots.write(boot.in_phase("discarding"))
     parts.trace("discard-noted")
     return remove_boot(parts, boot, repository)

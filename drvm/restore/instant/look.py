@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from drvm.core.errors import DrvmError, HostError, Locked
 from drvm.core.findings import Finding
+from drvm.core.text import printable
 from drvm.core.units import format_bytes
 from drvm.host.model import DomainState
 from drvm.repository.repository import Repository
@@ -96,7 +97,8 @@ def _look_at(parts: Parts, boot: Boot) -> BootState:
     except HostError as problem:
         words, hint = f"{machine}, but {problem.message}", problem.hint or "look at its images"
     ok = busy or not hint
-    words = f"over point {boot.point} of {boot.origin}: {words}"
+    where = f" in {printable(boot.location, 300)}" if boot.location else ""
+    words = f"over point {boot.point} of {boot.origin}{where}: {words}"
     if pulling:
         done, total = (sum(numbers) for numbers in zip(*pulling.values(), strict=True))
         words += f", {format_bytes(done)} of {format_bytes(total)} pulled"

@@ -19,7 +19,7 @@ from drvm.host.tpm import remove_state
 from drvm.repository.repository import Repository
 from drvm.restore.folder import remove
 from drvm.restore.instant.place import Place
-from drvm.restore.instant.record import Boot, BootDisk, Boots
+from drvm.restore.instant.record import Boot, BootDisk, Boots, require_repository
 from drvm.restore.machine.source import parse
 
 _MAX_LAYERS = 32
@@ -90,6 +90,7 @@ def remove_boot(parts: Parts, boot: Boot, repository: Repository) -> tuple[str, 
     """Everything that it consists of, the record last; the caller holds its lock and has written
     down why nothing of it is needed. Returns what is left and is to be told. May be called again
     after a crash. Raises ``DrvmError``; then the record is left."""
+    require_repository(boot, repository.id, repository.store.location)
     _check_unused(parts, boot)
     domain = domain_of(parts, boot)
     if domain is not None:

@@ -44,7 +44,8 @@ class BootDisk:
 @dataclass(frozen=True, slots=True)
 class Boot:
     """``point`` is of the machine ``origin`` with the UUID ``origin_uuid``; ``nonce`` is that of
-    the pin which keeps it. ``nvram``: a file of the machine's own, or empty."""
+    the pin which keeps it. ``nvram``: a file of the machine's own, or empty. ``repository``: the id
+    of the one that has the point, ``location`` where it was; empty in records of older drvm."""
 
     version: int
     name: str
@@ -59,9 +60,22 @@ class Boot:
     nvram: str = ""
     tpm: bool = False
     phase: Phase = "making"
+    repository: str = ""
+    location: str = ""
 
     def in_phase(self, phase: Phase) -> Boot:
         return replace(self, phase=phase)
+
+
+def require_repository(boot: Boot, repository_id: str, location: str) -> None:
+    """Whatever goes on with it reads its point, and takes its pin off. Raises ``RestoreError``."""
+    if boot.repository not in ("", repository_id):
+        raise RestoreError(
+            f"{boot.name} was booted from another repository: from {boot.location}, not {location}",
+            hint=f"DRVM_REPOSITORY={boot.location} names it; if it is gone for good, and this is a "
+            f"copy that has point {boot.point}, empty repository in boots/{boot.name}.json of "
+            "state_dir",
+        )
 
 
 class Boots:

@@ -77,7 +77,7 @@ def start_boot(
     ``make_way`` and ``drvm doctor --fix`` remove it, afterwards ``resume`` goes on.
     """
     with claimed(parts.host, plan.name, plan.uuid):
-        boot = parts.boots.write(_record(parts, plan, point))
+        boot = parts.boots.write(_record(parts, plan, point, repository))
         parts.trace("boot-noted")
         return _start(parts, plan, point, repository, service, progress, boot, writer)
 
@@ -133,7 +133,7 @@ def _start(
     return Booted(boot, warnings)
 
 
-def _record(parts: Parts, plan: RestorePlan, point: Point) -> Boot:
+def _record(parts: Parts, plan: RestorePlan, point: Point, repository: Repository) -> Boot:
     xml = plan.definition.xml
     return Boot(
         version=VERSION,
@@ -151,6 +151,8 @@ def _record(parts: Parts, plan: RestorePlan, point: Point) -> Boot:
         ),
         nvram=str(plan.nvram_path) if plan.nvram_path is not None else "",
         tpm=bool(plan.tpm),
+        repository=repository.id,
+        location=repository.store.location,
     )
 
 

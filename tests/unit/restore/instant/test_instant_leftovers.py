@@ -69,6 +69,12 @@ class Pins:
 
     problem: Exception | None = None
     unpinned: int = 0
+    id: str = "one"
+    location: str = "file:///one"
+
+    @property
+    def store(self) -> Pins:
+        return self
 
     def unpin(self, point_id: str, *, nonce: str) -> int:
         if self.problem is not None:
@@ -129,6 +135,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     boot = Boot(
         *(VERSION, "web1", UUID, host.uri, point, "web1", origin, nonce, "2026-11-23T20:00:00Z"),
         *((disk,), nvram, True),
+        repository="one",
+        location="file:///one",
     )
     return Bench(parts, host, boots.write(boot), Pins())
 
@@ -142,6 +150,33 @@ def test_what_a_killed_boot_left_is_removed(bench):
     assert (bench.phase(), bench.host.machines, bench.pins.unpinned) == (None, {}, 1)
     assert not bench.image.exists()
     assert not Path(bench.boot.nvram).exists()
+
+
+def test_with_another_repository_nothing_goes_on_and_nothing_is_removed(bench):
+    bench.make()
+    bench.define("web1", UUID, bench.image, over=True)
+    other = Pins(id="other", location="file:///other")
+    (found,) = sweep(bench.parts, lambda: other)
+    assert not found.ok and "from file:///one, not file:///other" in found.detail
+    assert "DRVM_REPOSITORY=file:///one" in found.hint
+    bench.note("running")
+    for go_on in (
+        lambda: finish(bench.parts, bench.boot, other, pytest.fail, NoProgress()),
+        lambda: discard(bench.parts, bench.boot, other),
+    ):
+        with pytest.raises(RestoreError, match="was booted from another repository"):
+            go_on()
+    assert (bench.phase(), other.unpinned, bench.image.exists()) == ("running", 0, True)
+    (state,) = look(bench.parts)
+    assert state.words.startswith("over point 0123456789abcdef of web1 in file:///one: ")
+
+
+def test_a_boot_of_an_older_drvm_names_no_repository_and_goes_on(bench):
+    bench.make()
+    bench.boot = bench.parts.boots.write(replace(bench.boot, repository="", location=""))
+    assert look(bench.parts)[0].words.startswith("over point 0123456789abcdef of web1: ")
+    (found,) = sweep(bench.parts, lambda: Pins(id="other"))
+    assert found.ok and bench.phase() is None
 
 
 def test_a_machine_that_was_restored_since_a_boot_was_killed_stays(bench):
