@@ -238,15 +238,13 @@ def room_problems(host: Host, plans: Sequence[DrillPlan], look: Look, clock: Clo
     first = plans[0]
     data = sum(plan.data_bytes for plan in plans)
     memory = sum(plan.memory_bytes for plan in plans)
-    storage, whose = claims_of(host, first)
-    return list(
-        rooms.problems(
-            alone(room_of(host, first, look), clock, storage=storage, host=whose),
-            first.request.directory,
-            data_bytes=data,
-            memory_bytes=memory,
-        )
-    )
+    try:
+        storage, whose = claims_of(host, first)
+        room = alone(room_of(host, first, look), clock, storage=storage, host=whose)
+    except OSError as problem:
+        raise HostError(f"what running drills have taken can't be read: {problem}") from None
+    directory = first.request.directory
+    return list(rooms.problems(room, directory, data_bytes=data, memory_bytes=memory))
 
 
 def claims_of(host: Host, plan: DrillPlan) -> tuple[str, str]:
@@ -261,7 +259,8 @@ def room_of(host: Host, plan: DrillPlan, look: Look) -> Room:
     if plan.volumes is not None:
         pools = {pool.name: pool for pool in host.pools()}
         pool = pools.get(plan.volumes.pool)
-        return Room(pool.available_bytes if pool is not None else _UNKNOWN_BYTES, None, ())
+        free_bytes = pool.available_bytes if pool is not None else _UNKNOWN_BYTES
+        return Room(free_bytes, host.available_memory_bytes(), ())
     directory = plan.request.directory
     try:
         return look(directory)

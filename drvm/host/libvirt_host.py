@@ -12,6 +12,7 @@ import libvirt
 
 from drvm.core.errors import HostError, HostUnreachable, UnknownVm
 from drvm.core.ids import is_uuid
+from drvm.core.units import KIB
 from drvm.host import libvirt_cpu, libvirt_xml
 from drvm.host.libvirt_connection import Connection
 from drvm.host.libvirt_domain import LibvirtDomain
@@ -124,6 +125,28 @@ class LibvirtHost:
             )
 
         return libvirt_xml.capabilities(*self._connection.call(ask, repeatable=True))
+
+    def available_memory_bytes(self) -> int | None:
+        """As ``MemAvailable``, which libvirt does not tell: free, or of caches. What other machines
+        share counts as cache, so there is never more than they leave by their own count."""
+
+        def ask(connection: Any) -> tuple[dict[str, int], list[Any]]:
+            told = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+            stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BALLOON, active)
+            return told, [figures for _, figures in stats]
+
+        try:
+            told, machines = self._connection.call(ask, repeatable=True)
+        except HostUnreachable:
+            raise
+        except HostError:
+            return None
+        if not {"total", "free"} <= told.keys():
+            return None
+        unused = sum(told.get(name, 0) for name in ("free", "buffers", "cached"))
+        left = told["total"] - sum(one.get("balloon.rss", 0) for one in machines)
+        return int(max(0, min(unused, left)) * KIB)
 
     def qemu_user(self) -> tuple[int, int] | None:
         told = self._connection.call(lambda c: c.getCapabilities(), repeatable=True)

@@ -21,12 +21,9 @@ class DomainState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class BlockJob:
-    """A block job of one disk. ``kind`` is libvirt's word in the ``<mirror>`` or the job info:
-    ``commit``, ``active-commit``, ``copy``, ``pull``, ``backup``, ``other``.
-
-    ``ready`` is the XML's ``<mirror ready='yes'>``: ``done_bytes == total_bytes`` is not enough
-    to pivot.
-    """
+    """A block job of one disk. ``kind``: libvirt's ``commit``, ``active-commit``, ``copy``,
+    ``pull``, ``backup`` or ``other``. ``ready``: the XML's ``<mirror ready='yes'>``, as
+    ``done_bytes == total_bytes`` is not enough to pivot."""
 
     kind: str
     done_bytes: int
@@ -99,8 +96,7 @@ class Domain(Protocol):
     ) -> None:
         """DISK_ONLY (or LIVE with ``memory``) | ATOMIC | NO_METADATA | REUSE_EXT, and QUIESCE.
         All disks or none. With ``quiesce`` freeze and thaw are inside this one call; raises
-        ``AgentError`` when the freeze failed (then there is no snapshot), ``HostError`` else.
-        """
+        ``AgentError`` when the freeze failed (then there is no snapshot), ``HostError`` else."""
         ...
 
     def snapshot_names(self) -> list[str]: ...
@@ -299,6 +295,10 @@ class Host(Protocol):
         ...
 
     def capabilities(self) -> HostCapabilities: ...
+
+    def available_memory_bytes(self) -> int | None:
+        """About what a new machine can have; ``None``, where libvirt does not say."""
+        ...
 
     def qemu_user(self) -> tuple[int, int] | None:
         """(uid, gid) that machines run as; ``None``, where libvirt does not say: libvirtd's own."""

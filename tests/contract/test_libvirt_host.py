@@ -45,6 +45,14 @@ def test_a_machine_that_does_not_exist_is_told_by_both_questions(host: LibvirtHo
         host.domain("no-such-machine")
 
 
+def test_the_memory_that_is_left_is_about_what_the_kernel_says(host: LibvirtHost) -> None:
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kernel = {name.rstrip(":"): int(kib) << 10 for name, kib, *_ in lines}
+    told = host.available_memory_bytes()
+    assert told is not None
+    assert abs(told - kernel["MemAvailable"]) < kernel["MemTotal"] // 4
+
+
 def test_a_transient_machine_ends_with_the_connection(host: LibvirtHost, libvirt_uri: str) -> None:
     name = unique_name("transient")
     domain = host.start_transient(definition(name))

@@ -33,6 +33,7 @@ class DrillHost:
     places: StatePlaces | None = None
     remote: bool = False
     pools_there: list[Any] = field(default_factory=list)
+    memory_bytes: int | None = None
     stopped: frozenset[str] = frozenset()
     """The disks that QEMU has stopped its machines for."""
     asked: str = ""
@@ -44,6 +45,9 @@ class DrillHost:
             raise self.once.pop(call)
         if call in self.fail:
             raise self.fail[call]
+
+    def available_memory_bytes(self) -> int | None:
+        return self.memory_bytes
 
     def hostname(self) -> str:
         return "kvm1"

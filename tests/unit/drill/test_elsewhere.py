@@ -9,11 +9,14 @@ import pytest
 
 from drvm.core.clock import SystemClock
 from drvm.core.errors import PreflightFailed
+from drvm.core.progress import NoProgress
+from drvm.drill import taken
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.tcp import TcpCheck
 from drvm.drill.leftovers import find_leftovers, hosts_noted, remove_leftovers
 from drvm.drill.place import Note, drill_name, made
 from drvm.drill.statements import not_proven
+from drvm.drill.turns import PATIENCE_S, turn
 from drvm.restore.targets.volume_lease import owner_token
 from tests.fakes.drill_host import DrillHost
 from tests.unit.drill.conftest import Stage
@@ -42,6 +45,36 @@ def test_a_host_without_such_a_pool_is_refused_with_the_directories_that_it_has(
     (problem,) = caught.value.problems
     assert "no active pool in /nowhere" in problem
     assert f"{stage.directory} (spare)" in problem
+
+
+@pytest.mark.parametrize(("memory_mib", "fits"), [(None, True), (256, True), (255, False)])
+def test_a_host_that_has_not_the_memory_left_for_the_machine_is_refused(
+    stage: Stage, memory_mib: int | None, fits: bool
+) -> None:
+    stage.host.memory_bytes = None if memory_mib is None else memory_mib << 20
+    if fits:
+        assert stage.plan_there().memory_bytes == 256 << 20
+        return
+    with pytest.raises(PreflightFailed) as caught:
+        stage.plan_there()
+    (problem,) = caught.value.problems
+    assert "256.0 MiB of memory and the host has 255.0 MiB available" in problem
+
+
+def test_memory_that_other_drills_take_on_that_host_is_not_there(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taken, "shared_directory", lambda: tmp_path)
+    stage.host.memory_bytes = 400 << 20
+    first, second = stage.plan_there(), stage.plan_there()
+    host: Any = stage.host
+    with (
+        turn(host, [first], stage.clock, NoProgress()),
+        pytest.raises(PreflightFailed),
+        turn(host, [second], stage.clock, NoProgress()),
+    ):
+        pass
+    assert stage.clock.passed_s >= PATIENCE_S
 
 
 def test_a_boot_over_the_repository_is_for_this_machine_alone(stage: Stage) -> None:
