@@ -5,11 +5,21 @@ Looking changes nothing. What can't be attributed to a dead drill is named and l
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from drvm.core.errors import Locked
-from drvm.drill.place import is_drill_name, is_empty, noted, taken_over, tear_down
+from drvm.drill.place import (
+    Note,
+    is_drill_name,
+    is_empty,
+    noted,
+    remove,
+    taken_over,
+    tear_down,
+)
 from drvm.host.model import Host
 from drvm.restore.targets.volume_lease import lease_token, owner_token
 
@@ -83,6 +93,34 @@ def remove_leftovers(host: Host, found: Leftovers) -> tuple[Removed, ...]:
     return tuple(removed)
 
 
+def find_noted(uri: str, *directories: Path) -> tuple[Leftover, ...]:
+    """Of dead drills on a host that is not asked. ``parts``: what may still be there."""
+    found = []
+    for place in (place for directory in directories for place in _places(directory)):
+        note = noted(place)
+        if note is not None and note.uri == uri:
+            with contextlib.suppress(Locked, FileNotFoundError), taken_over(place):
+                found.append(Leftover(place, _perhaps(place, note)))
+    return tuple(found)
+
+
+def forget(found: Sequence[Leftover]) -> tuple[Removed, ...]:
+    """Remove what is here of them, and so all that is known of them. What their host has of them
+    stays there."""
+    removed = []
+    for leftover in found:
+        problems = []
+        try:
+            with taken_over(leftover.directory):
+                remove(leftover.directory)
+        except (Locked, FileNotFoundError):
+            continue
+        except OSError as problem:
+            problems = [f"{leftover.directory} could not be removed: {problem.strerror}"]
+        removed.append(Removed(leftover.directory, tuple(problems)))
+    return tuple(removed)
+
+
 def hosts_noted(*directories: Path) -> tuple[str, ...]:
     """The URIs of hosts on which drills were that are noted below ``directories``."""
     notes = (noted(place) for directory in directories for place in _places(directory))
@@ -112,6 +150,11 @@ def _parts(host: Host, place: Path, networks: list[str]) -> tuple[str, ...]:
             if note.token in (owner_token(name), lease_token(name)):
                 parts.append(f"volume {name}")
     return (*parts, str(place))
+
+
+def _perhaps(place: Path, note: Note) -> tuple[str, ...]:
+    parts = (f"machine {place.name}", f"network {place.name}")
+    return (*parts, f"volumes of pool {note.pool} with {note.token}") if note.pool else parts
 
 
 def _remove_empty(place: Path) -> list[str]:

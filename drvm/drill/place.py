@@ -104,7 +104,7 @@ def made(directory: Path, note: Note, clock: Clock) -> Iterator[None]:
                 write_durably(directory / _NOTE, msgspec.json.encode(note))
             except BaseException:
                 with contextlib.suppress(OSError):
-                    _remove(directory)
+                    remove(directory)
                 raise
             yield
         finally:
@@ -204,7 +204,7 @@ def _tear_down(host: Host, directory: Path, trace: Trace) -> list[str]:
             problems.append(f"the TPM state of {name} could not be removed: {problem}")
     if not problems:
         try:
-            _remove(directory)
+            remove(directory)
             trace("directory-removed")
         except OSError as problem:
             problems.append(f"{directory} could not be removed: {problem.strerror}")
@@ -237,8 +237,9 @@ def _lock(directory: Path, create: int) -> int:
     return descriptor
 
 
-def _remove(directory: Path) -> None:
-    """The lock file goes last: as long as anything is left, it says whose it is."""
+def remove(directory: Path) -> None:
+    """With the lock held by the caller. The lock file goes last: as long as anything is left, it
+    says whose it is. Raises ``OSError``."""
     with contextlib.suppress(FileNotFoundError):
         for entry in list(directory.iterdir()):
             if entry.name == _LOCK:

@@ -9,18 +9,24 @@ from datetime import datetime
 from drvm.config.drills import DrillConfig, StageConfig
 from drvm.config.policies import PolicyConfig
 from drvm.config.section import matches
+from drvm.core.errors import HostUnreachable, UsageError
 from drvm.core.findings import Finding
+from drvm.core.text import printable
 from drvm.drill.checks.base import Check
 from drvm.drill.checks.registry import make_check
 from drvm.drill.group import Absent, GroupPlan, StageRequest, plan_group, points_of_group
 from drvm.drill.leftovers import (
+    Leftover,
     Leftovers,
     find_leftovers,
+    find_noted,
+    forget,
     hosts_noted,
     remove_leftovers,
 )
 from drvm.drill.plan import DrillPlan, DrillRequest, Method, plan_drill
 from drvm.host.model import Host
+from drvm.host.reach import is_remote
 from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.restore.machine.definition import VirtType
@@ -213,6 +219,51 @@ def sweep_drills(wiring: Wiring, host: Host) -> list[Finding]:
         words = "; ".join(removed.problems) or "removed"
         done.append(Finding(str(removed.directory), not removed.problems, words))
     return done
+
+
+def noted_drills(wiring: Wiring, uri: str) -> tuple[Leftover, ...]:
+    """Dead ones on a host that is not asked."""
+    return find_noted(uri, *wiring.drill_directories())
+
+
+def if_gone(uri: str) -> str:
+    """What to do about drills on a host that does not answer."""
+    return (
+        f"drvm doctor --fix removes it when the host is back; where it is gone for good, "
+        f"drvm doctor --forget-drills {uri}"
+    )
+
+
+def drills_to_forget(wiring: Wiring, uri: str) -> tuple[tuple[Leftover, ...], str]:
+    """Those that are known to have been on a host which does not answer, and why it does not.
+    Raises ``UsageError`` where it answers, or is this machine: what may still run is not to be
+    forgotten."""
+    if not (dead := noted_drills(wiring, uri)):
+        raise UsageError(
+            f"no dead drill is known to have been on {printable(uri, 200)}",
+            hint="drvm doctor names the hosts",
+        )
+    if not is_remote(uri):
+        raise UsageError(f"{uri} is this machine", hint="start libvirtd, then drvm doctor --fix")
+    try:
+        wiring.host(uri).hostname()
+    except HostUnreachable as error:
+        return dead, error.message
+    raise UsageError(f"{uri} answers", hint="drvm doctor --fix removes what dead drills left there")
+
+
+def forget_noted(dead: Sequence[Leftover]) -> list[Finding]:
+    """A finding for each."""
+    parts = {left.directory: ", ".join(left.parts) for left in dead}
+    return [
+        Finding(
+            str(one.directory),
+            not one.problems,
+            "; ".join(one.problems)
+            or f"forgotten; that host may still have: {parts[one.directory]}",
+        )
+        for one in forget(dead)
+    ]
 
 
 def drilled_elsewhere(wiring: Wiring) -> tuple[str, ...]:

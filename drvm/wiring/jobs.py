@@ -23,7 +23,7 @@ from drvm.snapshot.imported import Import, ImportEngine
 from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.drills import drilled_elsewhere, sweep_drills
+from drvm.wiring.drills import drilled_elsewhere, if_gone, sweep_drills
 from drvm.wiring.instant import sweep_boots
 from drvm.wiring.probing import refuse_second_writer
 from drvm.wiring.selection import policy_of_name
@@ -177,7 +177,7 @@ def finish_elsewhere(wiring: Wiring) -> list[Finding]:
         except Interrupted:
             raise
         except DrvmError as error:
-            done.append(Finding(f"drills on {uri}", False, error.message, error.hint))
+            done.append(Finding(f"drills on {uri}", False, error.message, if_gone(uri)))
     return done
 
 

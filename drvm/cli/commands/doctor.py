@@ -16,8 +16,9 @@ from drvm.chunker.kernel import KERNEL
 from drvm.cli.invocation import DONE, Invocation
 from drvm.cli.opening import opened
 from drvm.cli.output import Column
-from drvm.core.errors import DrvmError, Interrupted, RestoreError, StoreError, UnknownVm
+from drvm.core.errors import DrvmError, HostError, Interrupted, RestoreError, StoreError, UnknownVm
 from drvm.core.findings import Finding
+from drvm.core.text import printable
 from drvm.core.units import format_bytes
 from drvm.host.model import Host
 from drvm.restore.guestfiles.appliance import require
@@ -26,7 +27,14 @@ from drvm.restore.targets.volume_leftovers import FoundLease
 from drvm.snapshot.between import Stood, listed
 from drvm.snapshot.recovery import find
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.drills import drilled_elsewhere, find_drill_leftovers
+from drvm.wiring.drills import (
+    drilled_elsewhere,
+    drills_to_forget,
+    find_drill_leftovers,
+    forget_noted,
+    if_gone,
+    noted_drills,
+)
 from drvm.wiring.fleet import engine_of, machines
 from drvm.wiring.instant import boot_findings
 from drvm.wiring.jobs import finish_elsewhere, finish_leftovers, fold_back
@@ -61,13 +69,22 @@ _PACKAGES = ("boto3", "cryptography", "blake3", "zstandard", "apscheduler")
     metavar="VM",
     help="Put this VM back from its standing overlay on its own images; repeatable.",
 )
+@click.option(
+    "--forget-drills",
+    metavar="URI",
+    help="Forget dead drills on a host that is gone for good, and may have some of them still.",
+)
+@click.option("--yes", is_flag=True, help="Forget without asking.")
 @click.pass_obj
-def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
+def command(
+    invocation: Invocation, fix: bool, fold: tuple[str, ...], forget_drills: str | None, yes: bool
+) -> int:
     """Check what drvm needs: tools, modules, hosts, the store, the key; and look for leftovers.
 
-    Without --fix and --fold nothing is changed but a few small objects under probe/ in the store,
-    which are removed again. An overlay that stands as its policy wants it is no leftover: --fix
-    leaves it alone, --fold writes it into the image, and the next backup reads everything.
+    Without --fix, --fold and --forget-drills nothing is changed but a few small objects under
+    probe/ in the store, which are removed again. An overlay that stands as its policy wants it is
+    no leftover: --fix leaves it alone, --fold writes it into the image, and the next backup reads
+    everything.
 
     \b
     Examples:
@@ -77,6 +94,8 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
     """
     findings = [*_tools(), *_modules(), *_packages(), Finding("kernel", True, KERNEL.name)]
     with opened(invocation) as wiring:
+        if forget_drills is not None:
+            findings += _forget(invocation, wiring, forget_drills, yes=yes)
         if fix:
             findings += _repair(wiring)
         for vm in fold:
@@ -85,7 +104,7 @@ def command(invocation: Invocation, fix: bool, fold: tuple[str, ...]) -> int:
         for uri in wiring.settings.host_uris:
             findings += _guarded(f"host {uri}", functools.partial(_host, wiring, uri))
         for uri in drilled_elsewhere(wiring):
-            findings += _guarded(f"drills on {uri}", functools.partial(_drills, wiring, uri))
+            findings += _drills_elsewhere(wiring, uri)
         findings += _guarded("store", lambda: _store(wiring))
         findings += _guarded("repository", lambda: _repository(wiring))
         findings.append(_files(wiring))
@@ -173,6 +192,27 @@ def _drills(wiring: Wiring, uri: str) -> list[Finding]:
     hint = "drvm doctor --fix removes it"
     found = [Finding("dead drill", False, ", ".join(left.parts), hint) for left in leftovers.dead]
     return found + [Finding("left alone", True, line) for line in leftovers.left_alone]
+
+
+def _drills_elsewhere(wiring: Wiring, uri: str) -> list[Finding]:
+    """Of a host that does not answer, what it may have."""
+    try:
+        return _drills(wiring, uri)
+    except HostError as error:
+        dead = noted_drills(wiring, uri)
+        parts = "; ".join(", ".join(left.parts) for left in dead)
+        words = f"{error.message}; of dead drills it may still have: {parts}"
+        return [Finding(f"drills on {uri}", False, words, if_gone(uri))] if dead else []
+
+
+def _forget(invocation: Invocation, wiring: Wiring, uri: str, *, yes: bool) -> list[Finding]:
+    dead, why = drills_to_forget(wiring, uri)
+    parts = "\n".join(f"  {', '.join(left.parts)}" for left in dead)
+    words = (
+        f"{why}\nIf it comes back, nobody will know that these are left of drills there:\n{parts}"
+    )
+    invocation.confirm(f"{printable(words, 4000, lines=True)}\nForget them?", yes=yes)
+    return [replace(one, name=f"forget {one.name}") for one in forget_noted(dead)]
 
 
 def _engines(wiring: Wiring, host: Host) -> list[Finding]:

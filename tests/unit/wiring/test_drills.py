@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,14 +11,18 @@ import pytest
 
 from drvm.config.drills import CheckConfig, DrillConfig
 from drvm.config.load import parse_config
+from drvm.core.clock import SystemClock
+from drvm.core.errors import HostUnreachable, UsageError
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.registry import KINDS, make_check
 from drvm.drill.group import Absent
+from drvm.drill.place import Note, drill_name, made
 from drvm.wiring import drills
 from drvm.wiring.drills import (
     Members,
     absent_from,
     drill_checks,
+    drills_to_forget,
     due_of,
     in_stages,
     members_by_policy,
@@ -169,3 +174,26 @@ def test_a_machine_that_may_be_a_member_is_told(monkeypatch: pytest.MonkeyPatch)
     assert [one.vm for one in absent_from([vm("db9", **doubt), vm("x", **doubt)], only_db)] == [
         "db9"
     ]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_drills_on_a_host_that_answers_are_not_to_be_forgotten(
+    tmp_path: Path, answers: bool
+) -> None:
+    uri = "qemu+ssh://root@spare/system"
+    with made(tmp_path / drill_name("a" * 16), Note(uri), SystemClock()):
+        pass
+
+    def hostname() -> str:
+        if not answers:
+            raise HostUnreachable("no connection")
+        return "spare"
+
+    host = SimpleNamespace(hostname=hostname)
+    wiring: Any = SimpleNamespace(host=lambda _: host, drill_directories=lambda: [tmp_path])
+    if not answers:
+        ((left,), why) = drills_to_forget(wiring, uri)
+        assert (left.directory.name, why) == (drill_name("a" * 16), "no connection")
+        return
+    with pytest.raises(UsageError, match="answers"):
+        drills_to_forget(wiring, uri)
