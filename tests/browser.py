@@ -67,13 +67,15 @@ class Pages:
         size: tuple[int, int] = DESKTOP,
         dark: bool = False,
         script: bool = True,
+        zone: str = "UTC",
     ) -> Page:
-        """A page at ``url`` with cookies of its own. Only ``url``'s own origin may be asked for
-        anything; of a ``file:`` only that one file."""
+        """A page at ``url`` with cookies of its own, in the time ``zone``. Only ``url``'s own
+        origin may be asked for anything; of a ``file:`` only that one file."""
         context = self._browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             color_scheme="dark" if dark else "light",
             java_script_enabled=script,
+            timezone_id=zone,
         )
         self._contexts.append(context)
         context.set_default_timeout(TIMEOUT_MS)

@@ -80,6 +80,23 @@
     for (const button of document.querySelectorAll("button[data-copy][hidden]")) button.hidden = false;
   }
 
+  // Pages say UTC, as logs and commands do; who is woken at night thinks in a zone of their own.
+  function tellZone() {
+    const minutes = -new Date().getTimezoneOffset();
+    if (minutes === 0) return;
+    const apart = Math.abs(minutes);
+    const hours = `${Math.floor(apart / 60)} h${apart % 60 ? ` ${apart % 60} min` : ""}`;
+    const words = ` (your time zone is ${hours} ${minutes > 0 ? "ahead of" : "behind"} UTC)`;
+    for (const place of document.querySelectorAll("[data-zone]")) place.textContent = words;
+  }
+
+  document.addEventListener("mouseover", (event) => {
+    const time = event.target instanceof Element ? event.target.closest("time[datetime]") : null;
+    if (time === null) return;
+    const shown = { dateStyle: "medium", timeStyle: "short" };
+    time.title = `${new Date(time.dateTime).toLocaleString(undefined, shown)} in your time zone`;
+  });
+
   document.addEventListener("click", async (event) => {
     const button = event.target instanceof Element ? event.target.closest("button[data-copy]") : null;
     if (button === null) return;
@@ -110,5 +127,6 @@
   if (location.search.startsWith("?began=")) history.replaceState(null, "", location.pathname);
 
   offerCopies();
+  tellZone();
   if (running !== null && !document.hidden) open();
 })();

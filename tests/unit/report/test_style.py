@@ -12,9 +12,10 @@ from drvm.report.html import style_sheet
 TEXT = [
     ("ink", "page"), ("ink", "sheet"), ("soft", "page"), ("soft", "sheet"), ("soft", "bar-wash"),
     ("good", "good-wash"), ("bad", "bad-wash"), ("warn", "warn-wash"), ("good", "sheet"),
-    ("bad", "sheet"),
+    ("bad", "sheet"), ("warn", "sheet"), ("ink", "bar-wash"), ("sheet", "bar"), ("bar", "sheet"),
 ]  # fmt: skip
 DRAWN = [
+    ("soft", "sheet"),
     ("bar", "sheet"),
     ("line", "sheet"),
     ("good", "sheet"),

@@ -203,6 +203,35 @@ def test_no_page_is_wider_than_its_screen_and_all_are_pictured(
         assert sideways(page) == 0, what
 
 
+@pytest.mark.parametrize(
+    ("zone", "words"),
+    [("Asia/Kolkata", "5 h 30 min ahead of UTC"), ("America/Lima", "5 h behind UTC")],
+)
+def test_a_page_says_how_far_its_utc_is_from_whoever_looks(
+    site: Site, browser_pages: Pages, zone: str, words: str
+) -> None:
+    page = entered(browser_pages, site, zone=zone)
+    assert page.get_by_text(words).count() == 2
+    first = page.locator("table time").first
+    first.hover()
+    assert "in your time zone" in (first.get_attribute("title") or "")
+
+
+def test_on_a_phone_names_and_moments_have_the_whole_width(
+    site: Site, browser_pages: Pages
+) -> None:
+    page = entered(browser_pages, site, f"/vm/{WEB1}", size=PHONE)
+    narrow = """[...document.querySelectorAll("tbody th")].filter(
+        (e) => e.getBoundingClientRect().width < 0.8 * e.parentElement.getBoundingClientRect().width
+    ).length"""
+    for path in (f"/vm/{WEB1}", "/", "/runs"):
+        page.goto(site.url + path)
+        assert page.evaluate(narrow) == 0, path
+    page.goto(site.url)
+    out = page.locator("header.bar button").bounding_box()
+    assert out is not None and out["x"] + out["width"] <= PHONE[0] - 8
+
+
 @pytest.fixture
 def evil_page() -> Iterator[str]:
     """Somebody else's server on another port of this machine: to browsers the same site, so that
