@@ -24,7 +24,7 @@ from drvm.wiring.drilling import Carried, carry_out
 from drvm.wiring.drills import plan_policy
 from drvm.wiring.fleet import FleetVm
 from drvm.wiring.foreign import foreign_words
-from drvm.wiring.jobs import BackupOptions, take_group, take_point
+from drvm.wiring.jobs import BackupOptions, refuse_busy, take_group, take_point
 from drvm.wiring.leases import leased
 
 log = logging.getLogger("drvm.daemon")
@@ -76,7 +76,7 @@ class VmWork:
     def _back_up(self, job: str, policy: PolicyConfig, vm: Member, progress: Progress) -> Outcome:
         options = BackupOptions.of(policy, vm.name)
         hooks = Hooks(policy.hooks, self.processes)
-        with self._leased([vm.uuid], progress) as (opened, renewing):
+        with self._leased([vm], progress) as (opened, renewing):
 
             def work() -> Result:
                 taken = take_point(
@@ -88,7 +88,7 @@ class VmWork:
 
     @contextlib.contextmanager
     def _leased(
-        self, uuids: Sequence[str], progress: Progress
+        self, vms: Sequence[Member], progress: Progress
     ) -> Iterator[tuple[Callable[[], Wiring], Progress]]:
         """Raises ``Locked``, before any hook: nobody's application is to stop for what is only put
         off. What else fails is raised by the function that it gives, so that hooks hear of it."""
@@ -96,7 +96,8 @@ class VmWork:
             renewing, failure = progress, None
             try:
                 wiring = stack.enter_context(self.open_wiring())
-                renewing = stack.enter_context(leased(wiring, uuids, progress))
+                refuse_busy(wiring, {vm.uuid: vm.name for vm in vms})
+                renewing = stack.enter_context(leased(wiring, [vm.uuid for vm in vms], progress))
             except Locked:
                 raise
             except DrvmError as error:
@@ -116,7 +117,7 @@ class VmWork:
         hooks = Hooks(policy.hooks, self.processes)
         results: dict[str, Result] = {}
         begun: list[Member] = []
-        with self._leased([vm.uuid for vm in vms], progress) as (opened, renewing):
+        with self._leased(vms, progress) as (opened, renewing):
             try:
                 for vm in vms:
                     begun.append(vm)

@@ -23,7 +23,7 @@ from drvm.core.files import remove_durably, write_durably
 from drvm.core.ids import is_disk_target, is_point_id, is_uuid
 from drvm.host.images import FORMATS
 from drvm.snapshot.disks import MEMORY_NAME, OVERLAY_NAME, SCRATCH_NAME, SOCKET_NAME
-from drvm.snapshot.locks import shared_directory, try_lock
+from drvm.snapshot.locks import say_who, shared_directory, try_lock, who
 from drvm.snapshot.rollbacks import Rollbacks
 
 VERSION = 1
@@ -163,11 +163,18 @@ class Journal:
                     descriptor = try_lock(path)
                 if descriptor is None:
                     raise Locked(
-                        f"another drvm process works on {vm_name}",
-                        hint="try again when it is done",
+                        f"another drvm process works on {vm_name}{who(path)}",
+                        hint="try again when it is done; drvm status shows what the daemon does",
                     )
                 held.callback(os.close, descriptor)
+                say_who(descriptor)
             yield
+
+    def refuse_locked(self, vm_uuid: str, vm_name: str) -> None:
+        """Before anything else is done for work on it. Raises ``Locked``; whoever comes later is
+        found by ``lock``."""
+        with self.lock(vm_uuid, vm_name):
+            pass
 
     def write(self, entry: Entry) -> None:
         """Durable when it returns. Raises ``CaptureError``; then the journal is as it was."""

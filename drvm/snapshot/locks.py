@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -26,3 +27,22 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def say_who(descriptor: int) -> None:
+    """Leave our pid in a lock that we hold, for those who find it held."""
+    with contextlib.suppress(OSError):  # a full disk: then nobody is named
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def who(path: Path) -> str:
+    """Who holds a lock that is held, for people; empty where it does not say."""
+    try:
+        with path.open("rb") as stream:
+            pid = stream.read(20).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+    if not pid.isdecimal():
+        return ""
+    return " (this one, in another thread)" if int(pid) == os.getpid() else f" (pid {pid})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from drvm.backup.plan import BackupPlan, plan_backup
 from drvm.backup.run import Backup, BackupResult
@@ -20,6 +21,7 @@ from drvm.snapshot.capture import CaptureRequest, ChangedBlocks, Engine, EngineW
 from drvm.snapshot.choose import choose_for
 from drvm.snapshot.imagefiles import ImageFile, ImageFilesEngine, machine_uuid
 from drvm.snapshot.imported import Import, ImportEngine
+from drvm.snapshot.journal import Journal
 from drvm.snapshot.mountpoints import MountPoints
 from drvm.snapshot.recovery import Recovered, recover
 from drvm.wiring.assembly import Wiring
@@ -81,6 +83,14 @@ def plan_point(wiring: Wiring, vm: str, options: BackupOptions) -> BackupPlan:
     return plan_backup(wiring.parts(host), domain, options.request(domain.name), parent)
 
 
+def refuse_busy(wiring: Wiring, vms: Mapping[str, str]) -> None:
+    """UUID -> name. Raises ``Locked`` where a process of this host works on one of them, before the
+    repository is read, a lease taken or a hook run for what would only find that in the end."""
+    journal = Journal(Path(wiring.settings.state_dir))
+    for uuid, name in vms.items():
+        journal.refuse_locked(uuid, name)
+
+
 def take_point(
     wiring: Wiring,
     vm: str,
@@ -91,9 +101,10 @@ def take_point(
     heed: Callable[[], None] = lambda: None,
 ) -> BackupResult:
     """Back up one VM now, of whichever host has it or of the one named. The repository is opened
-    before the guest is looked at. ``heed``: as ``Parts`` has it."""
-    backup = _backup(wiring, progress, trace)
+    before anything is asked of the guest. ``heed``: as ``Parts`` has it."""
     host, domain = wiring.find(vm, uri)
+    refuse_busy(wiring, {domain.uuid: domain.name})
+    backup = _backup(wiring, progress, trace)
     request = options.request(domain.name)
     engine = choose_for(wiring.parts(host, trace, heed), replace(request, vm=domain.uuid)).engine
     return backup.run(engine, request, domain.uuid)
@@ -117,10 +128,11 @@ def take_group(
     heed: Callable[[], None] = lambda: None,
 ) -> list[tuple[str, BackupResult | DrvmError]]:
     """Back up VMs of one host as one consistency group: see ``Backup.run_group``."""
-    backup = _backup(wiring, progress, trace)
     found = [wiring.find(vm, uri) for vm in vms]
     if len({host.uri for host, _ in found}) > 1:
         raise UsageError("the VMs of a group must run on one host", hint="drvm vms")
+    refuse_busy(wiring, {domain.uuid: domain.name for _, domain in found})
+    backup = _backup(wiring, progress, trace)
     group = new_point_id()
     members = [
         (replace(options(domain.name).request(domain.name), group=group), domain.uuid)

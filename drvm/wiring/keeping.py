@@ -80,6 +80,7 @@ def kept(
         if not _is_needed(wiring, note):
             with contextlib.suppress(DrvmError, OSError):  # then its note tells of it
                 _take_off(wiring, path, note)
+                let_go(wiring)  # an earlier try's, which this one has ended
         os.close(descriptor)
 
 

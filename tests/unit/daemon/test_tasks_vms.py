@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -25,6 +26,8 @@ from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.daemon import tasks_vms
 from drvm.daemon.tasks_vms import Member, VmWork, _drilled
+from drvm.snapshot.journal import Journal
+from drvm.wiring.jobs import refuse_busy
 from tests.unit.wiring.test_selection import point
 
 MEMBERS = [Member("db1", "uuid 1", "qemu:///system"), Member("db2", "uuid 2", "qemu:///system")]
@@ -48,6 +51,7 @@ def work(monkeypatch: pytest.MonkeyPatch, results: Sequence[Any]) -> VmWork:
         return list(zip(["db1", "db2"], results, strict=True))
 
     monkeypatch.setattr(tasks_vms, "take_group", take)
+    monkeypatch.setattr(tasks_vms, "refuse_busy", lambda *_: None)
     monkeypatch.setattr(
         tasks_vms, "leased", lambda _wiring, _uuids, progress: contextlib.nullcontext(progress)
     )
@@ -132,6 +136,26 @@ def test_a_group_is_put_off_only_where_all_of_it_is_locked(
     with pytest.raises(Locked):
         none.group("backup together", policy(log), MEMBERS)(NoProgress())
     assert "after db2 stopped" in log.read_text()
+
+
+def test_no_hook_is_run_and_no_lease_taken_where_this_host_is_at_work_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    made = work(monkeypatch, [])
+    monkeypatch.setattr(tasks_vms, "refuse_busy", refuse_busy)
+    monkeypatch.setattr(tasks_vms, "leased", lambda *_: pytest.fail("it took a lease"))
+    wiring = SimpleNamespace(settings=SimpleNamespace(state_dir=tmp_path))
+    made = VmWork(lambda: contextlib.nullcontext(cast(Any, wiring)), made.processes)
+    members = [Member(vm.name, str(uuid.uuid4()), vm.host) for vm in MEMBERS]
+    with Journal(tmp_path).lock(members[1].uuid, "db2"):
+        for run in (
+            made.backup("backup together", policy(log), members[1]),
+            made.group("backup together", policy(log), members),
+        ):
+            with pytest.raises(Locked, match="works on db2"):
+                run(NoProgress())
+    assert not log.exists()
 
 
 def test_no_hook_is_run_where_another_host_is_at_work_and_all_where_the_store_is_away(

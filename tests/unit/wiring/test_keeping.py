@@ -100,7 +100,18 @@ def test_while_the_machine_is_half_turned_back_its_point_stays_though_nobody_wor
         raise RestoreError("no more room")
     assert let_go(world.wiring) == [] == left_pins(world.wiring)
     assert (world.pins(), world.notes()) == (1, 1)
-    notes.write(world.half("f" * 16))  # somebody brings another point back instead
+    with world.kept():  # the same again finishes it
+        assert (world.pins(), world.notes()) == (2, 2)
+        notes.remove(world.point.manifest.vm_uuid)
+    assert (world.pins(), world.notes()) == (0, 0)
+
+
+def test_where_another_point_is_brought_back_instead_the_first_ones_pin_goes(world: World) -> None:
+    notes = Rollbacks(world.directory)
+    with pytest.raises(RestoreError), world.kept():
+        notes.write(world.half(world.point.id))
+        raise RestoreError("no more room")
+    notes.write(world.half("f" * 16))
     assert len(let_go(world.wiring)) == 1
     assert (world.pins(), world.notes()) == (0, 0)
 
