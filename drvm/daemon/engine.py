@@ -151,7 +151,7 @@ class Engine:
     def waiting(self) -> int:
         """How many runs could begin, but for limits and other runs."""
         with self._lock:
-            return len(self._asked) + len(self._queue.waiting())
+            return len(self._asked) + len(self._queue.waiting(self._wall))
 
     def stop(self) -> None:
         """No run begins any more, and those that run are told."""
@@ -217,7 +217,7 @@ class Engine:
                 del self._asked[identity]
                 run = dataclasses.replace(run, started=now)
                 chosen.append(_Running(task, run, Told(self._stop), now_s))
-        for key in () if slots.full else self._queue.waiting():
+        for key in () if slots.full else self._queue.waiting(now):
             task = self._tasks[key]
             if not slots.fits(task):
                 continue

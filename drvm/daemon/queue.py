@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 from drvm.daemon.task import Key
 
+STARVED = dt.timedelta(days=1)
+"""Lower orders with more to do than there is time for would else keep the others for ever."""
+
 _Place = tuple[int, dt.datetime, Key]
 
 
@@ -65,8 +68,10 @@ class Queue:
             if entry is not None and entry[0] == number:
                 self.put(key, entry[1], begin, now)
 
-    def waiting(self) -> list[Key]:
-        return [key for _, _, key in self._ready]
+    def waiting(self, now: dt.datetime) -> list[Key]:
+        """Who goes first, first: who waits for longer than ``STARVED``, whatever its order."""
+        starved = [key for _, begin, key in self._ready if now - begin > STARVED]
+        return [*starved, *(key for _, begin, key in self._ready if now - begin <= STARVED)]
 
     def soonest(self) -> dt.datetime | None:
         """When the time of the next one comes."""

@@ -88,6 +88,21 @@ def test_lower_orders_begin_first_and_then_who_waits_longest(bench: Bench) -> No
     assert bench.did == ["first", "early", "late"]
 
 
+def test_who_waited_for_a_day_is_passed_no_more_by_those_of_lower_orders(bench: Bench) -> None:
+    """A first policy with more to do than there is time would starve all others."""
+    busy, hourly = bench.clock.now(), Timing("0 * * * *")
+    patient = bench.task("patient", uses=("one",), order=1, last_good=busy)
+    for hour in range(52):
+        good = bench.clock.now() - dt.timedelta(hours=2)
+        first = [bench.task(f"u{n}", uses=("one",), timing=hourly, last_good=good) for n in (1, 2)]
+        bench.engine.adopt(Plan([patient, *first], {"one": 1}))
+        bench.look()
+        bench.work()
+        assert hour < 48 or "patient" in bench.did, "due after 23 h"
+        bench.clock.sleep(3600)
+    assert bench.did.count("patient") == 1
+
+
 def test_no_two_runs_touch_one_machine(bench: Bench) -> None:
     group = bench.task("group", touches=frozenset({"u1", "u2"}))
     bench.engine.adopt(Plan([group, bench.task("u2"), bench.task("u3")]))
