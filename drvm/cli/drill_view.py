@@ -100,7 +100,7 @@ def _show_result(output: Output, result: DrillResult, *, whole: bool) -> None:
             "yes" if check.passed else "NO",
             check.name,
             format_seconds(check.seconds),
-            printable(check.detail, _SHOWN_CHARS),
+            printable(" | ".join(check.detail.splitlines()), _SHOWN_CHARS),
         ]
         for check in result.checks
     ]

@@ -83,6 +83,12 @@ class PolicyConfig(ScheduledSection):
             return False
         return None if chosen is None or here is None else True
 
+    def rank(self, vm: str) -> int:
+        """Its place among the VMs of this policy, from 0: that of the first pattern that names it,
+        and behind all of them where a tag chose it."""
+        ranks = (rank for rank, pattern in enumerate(self.vms) if matches(vm, (pattern,)))
+        return next(ranks, len(self.vms))
+
     def excluded_disks(self, vm: str) -> frozenset[str]:
         """The targets that are left out of this VM's points on purpose."""
         return frozenset(

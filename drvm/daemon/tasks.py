@@ -36,7 +36,8 @@ ASKED = Timing("0 0 1 1 *")
 LOCKS_SCHEDULE = "17 4 * * *"
 """Once a day: a quarter of the shortest lock there may be."""
 
-_FIRST_DRILL, _FIRST_UPKEEP = 10_000, 20_000
+_RANKS = 1 << 20
+_FIRST_DRILL, _FIRST_UPKEEP = 1 << 50, 1 << 51
 """Orders: backups go first, in the order of their policies."""
 
 
@@ -111,14 +112,14 @@ def _policy_jobs(settings: Settings, work: VmWork) -> Iterable[Job]:
             "backup",
             _about_backup(policy),
             timing_of(policy, policy.schedule, policy.jitter_s),
-            _Backups(job, policy, work, number, repository),
+            _Backups(job, policy, work, number * _RANKS, repository),
         )
         drill = policy.drill
         if drill is not None:
             job = f"drill {policy.name}"
             timing = timing_of(policy, drill.schedule, policy.jitter_s)
             about = f"the latest points of policy {policy.name}"
-            order = _FIRST_DRILL + number
+            order = _FIRST_DRILL + number * _RANKS
             yield Job(job, "drill", about, timing, _Drills(job, policy, work, order))
 
 
@@ -165,7 +166,7 @@ class _Backups:
             host=host,
             touches=frozenset(vm.uuid for vm in vms),
             uses=(BACKUPS, f"host {host}", f"repository {self.repository}"),
-            order=self.order,
+            order=self.order + min(policy.rank(vm.name) for vm in vms),
             retry=retry_of(policy),
             last_good=min(known) if len(known) == len(good) else None,
         )
@@ -207,7 +208,7 @@ class _Drills:
             vm_uuid=subject,
             host=vms[0].host or "",
             uses=(DRILLS,),
-            order=self.order,
+            order=self.order + min(policy.rank(vm.name) for vm in vms),
             retry=retry_of(policy),
             last_good=min(known) if len(known) == len(vms) else None,
         )

@@ -10,8 +10,11 @@ import msgspec
 import pytest
 
 from drvm.cli.commands import status
+from drvm.config.load import parse_config
+from drvm.config.settings import resolve
 from drvm.core.clock import SystemClock
 from drvm.daemon.looked import LOOKED, Looked
+from drvm.daemon.status import Record, judge
 from drvm.notify import outbox
 from drvm.notify.outbox import Outbox
 from drvm.report.input import ReportInput
@@ -114,6 +117,14 @@ def test_what_is_wrong_is_in_the_first_line_and_the_exit_code_with_a_hint_below(
     document = appliance.drvm("status", "--json").document
     assert document["exit_code"] == code
     assert document["concerns"][0]["vm_uuid"] == "uuid-web1"
+
+
+def test_what_a_blackout_keeps_from_beginning_comes_next_at_its_end() -> None:
+    text = 'policies: [{name: a, vms: [x], schedule: "0 9 * * *", blackouts: ["08:00-18:00"]}]'
+    settings = resolve(parse_config(text.encode(), "c.yaml", {}), {})
+    now = dt.datetime(2026, 11, 24, 7, tzinfo=dt.UTC)
+    told = judge(settings, Record(), None, None, now).upcoming
+    assert told == ((now.replace(hour=18), "backup a"),)
 
 
 def test_what_is_critical_comes_before_what_is_not_and_the_list_has_an_end(

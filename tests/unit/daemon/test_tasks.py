@@ -213,6 +213,15 @@ def test_backups_go_before_drills_and_those_before_upkeep_and_policies_in_their_
     ]
 
 
+def test_of_a_policy_those_begin_first_that_it_names_first_and_those_by_a_tag_last() -> None:
+    config = settings('policies: [{name: a, vms: ["db*", web1], tags: [gold], schedule: "@daily"}]')
+    names = ("mail", "web1", "db2", "db1")
+    (backup,) = [job for job in jobs_of(config, doing()) if job.name == "backup a"]
+    tasks = backup.tasks(view(*(vm(name, "a") for name in names)))
+    in_order = sorted(tasks, key=lambda task: (task.order, task.vm))
+    assert [task.vm for task in in_order] == ["db1", "db2", "web1", "mail"]
+
+
 def test_a_job_without_a_schedule_can_be_asked_for_by_name_only() -> None:
     jobs = jobs_of(settings(), doing())
     job = job_named(jobs, "backup  by-hand")
