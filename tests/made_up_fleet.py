@@ -89,6 +89,7 @@ class MadeUp:
             generated=NOW,
             repository="s3://backup-main/drvm",
             drvm_version="0.7.0",
+            host="kvm1",
             vms=tuple(rows),
             drills=tuple(drills),
             runs=tuple(self._runs(rows)),

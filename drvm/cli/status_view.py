@@ -104,7 +104,8 @@ def _summary(status: Status) -> str:
     parts = []
     if status.concerns:
         parts.append(_named(status.concerns[0]))
-        more = [f"{critical} critical"] * bool(critical) + [f"{warnings} warnings"] * bool(warnings)
+        more = [f"{critical} critical"] * bool(critical)
+        more += [f"{warnings} {'warning' if warnings == 1 else 'warnings'}"] * bool(warnings)
         parts.append(", ".join(more))
     if status.report is not None:
         vms = _vms(status)

@@ -118,15 +118,17 @@ class StorageSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportInput(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """``repository``: its URL, which never holds a secret. Drills in any order. ``storage``: the
-    oldest first, the last one is now. ``problems``: what the repository says that should be
-    readable and is not, a line each. ``unreachable``: hosts, with the reason."""
+    """``repository``: its URL, which never holds a secret; ``host``: whose drvm looked.
+    Drills in any order. ``storage``: the oldest first, the last one is now. ``problems``: what the
+    repository says that should be readable and is not, a line each. ``unreachable``: hosts, with
+    the reason."""
 
     generated: dt.datetime
     repository: str
     vms: tuple[VmRow, ...]
     drills: tuple[DrillResult, ...]
     drvm_version: str = ""
+    host: str = ""
     runs: tuple[RunRow, ...] = ()
     jobs: tuple[JobRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()

@@ -25,6 +25,7 @@ def report_fields(report: ReportInput) -> dict[str, Any]:
         "generated": msgspec.to_builtins(report.generated),
         "repository": report.repository,
         "drvm_version": report.drvm_version,
+        "host": report.host,
         "attention": [msgspec.to_builtins(concern) for concern in attention(report)],
         "vms": [msgspec.to_builtins(row) for row in report.vms],
         "drills": [drill_fields(drill) for drill in report.latest_first()],

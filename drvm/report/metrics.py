@@ -131,7 +131,7 @@ def _vm_value(report: ReportInput, row: VmRow, value: str) -> float | None:
     drill = drills[0] if drills else None
     match value:
         case "protected":
-            return row.policy is not None
+            return None if row.doubt and row.policy is None else row.policy is not None
         case "points":
             return row.points
         case "stored_bytes":

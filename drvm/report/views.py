@@ -100,11 +100,13 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """``vms``: what needs a look first; the first ``unfolded`` of them do, or are few."""
+    """``anchors``: of the latest drills, by their VMs. ``vms``: what needs a look first; the first
+    ``unfolded`` of them do, or are few."""
 
     report: ReportInput
     summary: Summary
     attention: tuple[Alike, ...]
+    anchors: Mapping[str, str]
     vms: tuple[VmView, ...]
     unfolded: int
     gone: tuple[VmView, ...]
@@ -135,6 +137,7 @@ def overview(report: ReportInput) -> Overview:
         report=report,
         summary=_summary(report, present, concerns),
         attention=_alike(concerns),
+        anchors={view.row.vm_uuid: view.anchor for view in vms if view.anchor is not None},
         vms=tuple(present),
         unfolded=len(present) if len(present) <= ROWS_UNFOLDED else wanting,
         gone=tuple(view for view in vms if view.row.gone and not view.row.elsewhere),

@@ -28,6 +28,7 @@ LIST_EVERY_S = 3600.0
 """A repository of 30 TiB has a million packs, a thousand requests to list them."""
 
 MAX_SAMPLES = 400
+_OLDEST = dt.timedelta(days=MAX_SAMPLES)
 _MAX_FILE_BYTES = 1024 * 1024
 _FUTURE = dt.timedelta(hours=1)
 
@@ -80,27 +81,29 @@ def storage_of(
 def samples_with(
     state_dir: Path, repository_id: str, now: StorageSample
 ) -> tuple[StorageSample, ...]:
-    """Those that are kept, and ``now``, which is kept as the one of its day. A crash leaves the
-    file as it was."""
+    """Those that are kept, and ``now``, which is kept as the one of its day. What lies in the
+    future is left out, and kept as far as there is room: a clock that was set back for an hour must
+    not cost the history. A crash leaves the file as it was."""
     path = state_dir / f"storage-{repository_id}.json"
-    kept = _read(path, now.taken)
+    known = _read(path)
+    kept = [one for one in known if now.taken - _OLDEST <= one.taken <= now.taken + _FUTURE]
     before = [sample for sample in kept if sample.taken.date() < now.taken.date()]
     samples = (*before[-(MAX_SAMPLES - 1) :], now)
+    ahead = [one for one in known if one.taken > now.taken + _FUTURE]
     first_of_its_day = len(before) == len(kept)
     if first_of_its_day or msgspec.structs.replace(kept[-1], taken=now.taken) != now:
         with contextlib.suppress(OSError):  # read-only, full, or not ours to write
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(path, msgspec.json.encode(samples))
+            write_durably(path, msgspec.json.encode((*samples, *ahead)[:MAX_SAMPLES]))
     return samples
 
 
-def _read(path: Path, now: dt.datetime) -> tuple[StorageSample, ...]:
-    """Nothing where the file is damaged, too large or not there. What lies in the future was
-    written under a wrong clock."""
+def _read(path: Path) -> list[StorageSample]:
+    """The oldest first; nothing where the file is damaged, too large or not there."""
     try:
         data = path.read_bytes() if path.stat().st_size <= _MAX_FILE_BYTES else b""
         samples = _decoder.decode(data)
     except (OSError, msgspec.MsgspecError):
-        return ()
-    good = [s for s in samples if s.taken.tzinfo is not None and s.taken <= now + _FUTURE]
-    return tuple(sorted(good, key=lambda sample: sample.taken))
+        return []
+    aware = [sample for sample in samples if sample.taken.tzinfo is not None]
+    return sorted(aware, key=lambda sample: sample.taken)

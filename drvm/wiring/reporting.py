@@ -76,6 +76,7 @@ def gather_report(
         vms=rows,
         drills=tuple(_drills(repository, remembered)),
         drvm_version=__version__,
+        host=wiring.writer,
         runs=tuple(
             _run_row(run, wiring.settings) for run in _known_runs(runs, fleet, wiring.settings)
         ),

@@ -246,6 +246,12 @@ def test_how_old_the_oldest_proof_is_stands_on_top(drill: Make, row: Make, repor
     assert "proven recoverable by their latest drill, the oldest 40 d ago" in text
 
 
+def test_a_drill_that_failed_is_one_click_from_the_first_line(drill: Make, report: Make) -> None:
+    page = html_report(report(drill(passed=False), host="kvm1"))
+    assert '<a class="small" href="#drill-1">see the drill</a>' in page and 'id="drill-1"' in page
+    assert "seen from kvm1" in page
+
+
 def test_vms_that_another_drvm_backs_up_are_not_called_gone(row: Make, report: Make) -> None:
     there = row(vm="there", vm_uuid="2", gone=True, elsewhere=True)
     vms = (row(), there, row(vm="lost", vm_uuid="3", gone=True))

@@ -58,6 +58,13 @@ def test_what_is_not_known_has_no_figure_rather_than_a_wrong_one() -> None:
     assert ("drvm_last_look_timestamp_seconds", "") not in found
 
 
+def test_a_vm_whose_policy_nobody_can_tell_is_not_called_unprotected() -> None:
+    doubted = make_row(policy=None, doubt="kvm2 is away")
+    bare = make_row(vm="bare", vm_uuid="2", policy=None)
+    found = samples(Figures(make_report(vms=(doubted, bare))))
+    assert ("drvm_vm_protected", "web1") not in found and found["drvm_vm_protected", "bare"] == 0
+
+
 def test_a_vm_that_is_gone_keeps_its_points_and_rings_no_bell() -> None:
     found = samples(Figures(make_report(vms=(make_row(gone=True, points=3, rpo_state="missed"),))))
     assert found["drvm_vm_points", "web1"] == 3

@@ -41,7 +41,17 @@ def test_a_damaged_file_begins_anew(tmp_path: Path, data: bytes) -> None:
     assert len(samples_with(tmp_path, "r", sample(1))) == 2
 
 
-def test_what_lies_in_the_future_is_forgotten_and_the_rest_is_bounded(tmp_path: Path) -> None:
+def test_a_clock_that_was_set_back_for_a_while_costs_no_history(tmp_path: Path) -> None:
+    for day in range(20):
+        samples_with(tmp_path, "r", sample(day, day))
+    long_ago = sample(-20_000)
+    assert samples_with(tmp_path, "r", long_ago) == (long_ago,)
+    assert samples_with(tmp_path, "r", long_ago) == (long_ago,)
+    samples = samples_with(tmp_path, "r", sample(20, 20))
+    assert [one.stored_bytes for one in samples] == list(range(21))
+
+
+def test_what_lies_in_the_future_is_left_out_and_the_rest_is_bounded(tmp_path: Path) -> None:
     samples_with(tmp_path, "r", sample(500))
     assert samples_with(tmp_path, "r", sample(-1)) == (sample(-1),)
     for day in range(MAX_SAMPLES + 5):
