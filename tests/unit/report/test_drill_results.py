@@ -118,8 +118,8 @@ def test_structs_are_values(drill: Make, report: Make) -> None:
 def test_the_document_keeps_its_fields_and_tells_what_is_wrong(report: Make, row: Make) -> None:
     document = json.loads(json_report(report(vms=(row(rpo_state="missed"),))))
     assert document.keys() == {
-        "generated", "repository", "drvm_version", "attention", "vms", "drills", "runs", "jobs",
-        "checks", "storage", "problems", "unreachable_hosts",
+        "generated", "repository", "drvm_version", "host", "attention", "vms", "drills", "runs",
+        "jobs", "checks", "storage", "problems", "unreachable_hosts",
     }  # fmt: skip
     (concern,) = document["attention"]
     assert concern.keys() == {"key", "kind", "severity", "vm", "vm_uuid", "text", "hint", "since"}
