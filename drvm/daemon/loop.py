@@ -193,6 +193,8 @@ class Service:
         except Exception:
             log.exception("what there is to do can't be told: this is a bug")
             return
+        if self._untold:
+            log.info("what there is to do is known again")
         self._untold = ""
         with self._adopting:
             if setup is self._setup:  # else the config has changed meanwhile

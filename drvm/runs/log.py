@@ -12,6 +12,7 @@ that their process is gone, and calls them ``lost``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import sqlite3
@@ -88,7 +89,11 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
+        """What is in memory only goes into the file, if that can be had by now."""
         with self._lock:
+            if self._memory is not None:
+                with contextlib.suppress(sqlite3.Error, OSError):
+                    self._on_file(lambda _: None)
             self._let_go()
             if self._memory is not None:
                 self._memory.close()

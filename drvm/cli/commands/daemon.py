@@ -236,10 +236,13 @@ def _recover(wiring: Wiring) -> None:
         except Interrupted:
             raise
         except DrvmError as error:
-            log.error("%s: leftovers could not be looked for: %s", uri, error.message)
+            hint = f" (hint: {error.hint})" if error.hint else ""
+            log.error("%s: leftovers could not be looked for: %s%s", uri, error.message, hint)
     _log(finish_elsewhere(wiring) + let_go(wiring))
 
 
 def _log(findings: list[Finding]) -> None:
     for done in findings:
-        log.log(logging.INFO if done.ok else logging.ERROR, "%s: %s", done.name, done.detail)
+        hint = f" (hint: {done.hint})" if done.hint and not done.ok else ""
+        level = logging.INFO if done.ok else logging.ERROR
+        log.log(level, "%s: %s%s", done.name, done.detail, hint)

@@ -106,7 +106,11 @@ def _run(invocation: Invocation, settings: Settings, tasks: Sequence[Task]) -> l
         progress: Progress = NoProgress()  # the log tells where there is no terminal
         if invocation.stderr.isatty():
             progress = stack.enter_context(invocation.progress())
-        return list(run_alone(tasks, history, invocation.clock, progress))
+        ended = list(run_alone(tasks, history, invocation.clock, progress))
+        problem = history.problem
+    if problem is not None:
+        invocation.warn(f"what was done may not be on record: {problem}")
+    return ended
 
 
 def _tell(invocation: Invocation, job: Job, view: View, ended: Sequence[Ended]) -> int:

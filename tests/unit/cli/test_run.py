@@ -91,6 +91,12 @@ def test_a_job_without_any_vm_says_so(here: Here) -> None:
     assert nothing.code == 3 and "nothing to do for backup elsewhere" in nothing.err
 
 
+def test_what_can_not_be_kept_on_record_is_done_and_told(here: Here) -> None:
+    (here.directory / "state" / RUNS_FILE).mkdir(parents=True)
+    done = here.drvm("run", "prune")
+    assert done.code == 0 and "what was done may not be on record: " in done.err
+
+
 def test_a_failure_gives_its_own_exit_code(here: Here) -> None:
     (here.directory / "passphrase").write_text("another passphrase for tests")
     assert here.drvm("run", "gc").code == 12

@@ -224,11 +224,14 @@ def test_a_source_that_fails_leaves_what_it_said_before(
             raise HostUnreachable("no route", hint="is it on?")
         return answers[-1]
 
+    caplog.set_level(logging.INFO)
     start(Setup(source))
     assert asked.acquire(timeout=LIMIT_S) and asked.acquire(timeout=LIMIT_S)
     answers.append(Plan([owed_at_once(work)]))
     assert ran.wait(LIMIT_S)
-    assert "no route (hint: is it on?)" in caplog.text
+    told = [r.getMessage() for r in caplog.records if "what there is to do" in r.getMessage()]
+    assert "no route (hint: is it on?)" in told[0]
+    assert told[1] == "what there is to do is known again", "each once"
 
 
 def test_a_reload_takes_the_new_setup_and_a_bad_config_changes_nothing(

@@ -299,6 +299,33 @@ def test_a_full_disk_in_the_middle_of_a_run_is_no_error(
         assert runs.problem is None
 
 
+def test_what_is_kept_in_memory_goes_into_the_file_at_the_end_where_there_is_room_again(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = database.transaction
+
+    def full(connection: sqlite3.Connection, work: object) -> object:
+        if connection.execute("PRAGMA database_list").fetchone()[2]:
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(connection, work)  # type: ignore[arg-type]
+
+    path = tmp_path / "runs.db"
+    with RunLog(path, clock) as runs:
+        runs.set_fact("alarms", "1")
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "transaction", full)
+            runs.finish(ended(made(clock), clock))
+            runs.set_fact("alarms", "2")
+    with RunLog(path, clock) as runs:
+        assert [run.id for run in runs.latest()] == ["r1"] and runs.fact("alarms") == "2"
+    with RunLog(path, clock) as runs, monkeypatch.context() as patch:
+        patch.setattr(database, "transaction", full)
+        runs.set_fact("alarms", "3")
+        runs.close()  # still full: no error
+    with RunLog(path, clock) as runs:
+        assert runs.fact("alarms") == "2"
+
+
 def test_while_nothing_can_be_written_what_the_file_says_is_known(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
