@@ -12,11 +12,12 @@ import sys
 
 from drvm.cli.commands import daemon
 from drvm.cli.main import main
-from drvm.daemon import loop, tasks, tasks_fleet, watch
+from drvm.daemon import loop, tasks_fleet, watch
 from drvm.daemon.alarms import Rules
 from drvm.notify import outbox, postman
 from drvm.schedule import cron
 from drvm.schedule.timing import Retry
+from drvm.wiring import timetable
 
 RULES = Rules(quiet_s=6.0, longest_quiet_s=24.0, repeat_s=3600.0, remember_s=60.0)
 
@@ -40,7 +41,7 @@ def hurry() -> None:
     cron.next_fire, cron.last_fire = next_fire, last_fire
     loop.LOOK_EVERY_S, loop.ASK_EVERY_S = 0.5, 2.0
     tasks_fleet.EVERY_S = 1.0
-    tasks._UPKEEP_RETRY = Retry(times=3, after_s=5.0)
+    timetable.UPKEEP_RETRY = Retry(times=3, after_s=5.0)
     daemon.WATCH_EVERY_S = 2.0
     watch.AWAY_AFTER = dt.timedelta(seconds=6)
     watch.Rules = lambda: RULES  # type: ignore[misc,assignment]

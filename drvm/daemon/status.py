@@ -21,8 +21,7 @@ from drvm.report.input import ReportInput
 from drvm.runs.log import RunLog
 from drvm.runs.model import Run
 from drvm.runs.owner import is_alive
-from drvm.schedule.timing import Timing
-from drvm.wiring.due import timing_of
+from drvm.wiring.timetable import planned_jobs
 
 Verdict = Literal["ok", "warning", "critical"]
 
@@ -134,22 +133,10 @@ def _daemon(record: Record, now: dt.datetime) -> Iterator[Concern]:
 def _upcoming(settings: Settings, now: dt.datetime) -> Iterator[tuple[dt.datetime, str]]:
     """When each schedule fires next, or its blackout ends; jitter and limits may let it begin
     later."""
-    timed: list[tuple[str, Timing | None]] = []
-    for policy in settings.policies:
-        timed.append((f"backup {policy.name}", timing_of(policy, policy.schedule)))
-        if policy.drill is not None:
-            timed.append((f"drill {policy.name}", timing_of(policy, policy.drill.schedule)))
-    timed += [(f"copy {copy.name}", timing_of(copy, copy.schedule)) for copy in settings.copies]
-    for name, section in (
-        ("prune", settings.prune),
-        ("gc", settings.gc),
-        ("check", settings.check),
-    ):
-        timed.append((name, timing_of(section, section.schedule)))
-    for name, timing in timed:
-        begins = timing.clear(timing.next_fire(now)) if timing is not None else None
+    for job in planned_jobs(settings):
+        begins = job.timing.clear(job.timing.next_fire(now)) if job.timing is not None else None
         if begins is not None:
-            yield begins, name
+            yield begins, job.name
 
 
 def counted(concerns: Sequence[Concern]) -> tuple[int, int]:

@@ -34,6 +34,10 @@ class Outcome:
     hint: str = ""
 
 
+Work = Callable[[Progress], Outcome]
+"""May raise any ``DrvmError``; it must end soon once its progress raises ``Interrupted``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """``job`` and ``vm_uuid`` (``""`` for what is about the repository, a group's own name for a
@@ -43,14 +47,12 @@ class Task:
     begun; ``None``: never, or only the record of runs knows. ``touches``: the UUIDs of all machines
     that its run works on; it waits while another one does. ``uses``: keys of limits. ``order``:
     lower ones begin first.
-
-    ``run`` may raise any ``DrvmError``; it must end soon once its progress raises ``Interrupted``.
     """
 
     job: str
     kind: Kind
     timing: Timing
-    run: Callable[[Progress], Outcome]
+    run: Work
     vm: str = ""
     vm_uuid: str = ""
     host: str = ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from drvm.config.repositories import CopyConfig
@@ -21,29 +19,12 @@ from drvm.wiring.upkeep import check_of, collect, lengthen_locks, plan_prune_of
 
 log = logging.getLogger("drvm.daemon")
 
-Run = Callable[[Progress], Outcome]
-
 
 @dataclass(frozen=True, slots=True)
 class UpkeepWork:
-    """Makes the runs of one config."""
+    """Of one config. Each but ``room`` is what a run of its job does."""
 
     open_wiring: OpenWiring
-
-    def prune(self) -> Run:
-        return self._prune
-
-    def gc(self) -> Run:
-        return self._collect
-
-    def check(self, config: RepositoryCheckConfig) -> Run:
-        return functools.partial(self._check, config)
-
-    def locks(self) -> Run:
-        return self._lengthen
-
-    def copy(self, config: CopyConfig, open_target: OpenWiring) -> Run:
-        return functools.partial(self._copy, config, open_target)
 
     def room(self, _progress: Progress) -> None:
         """For what stands between backups, also by a policy that wants it no more."""
@@ -52,7 +33,7 @@ class UpkeepWork:
                 level = logging.WARNING if folded.ok else logging.ERROR
                 log.log(level, "%s: %s", folded.name, folded.detail)
 
-    def _prune(self, progress: Progress) -> Outcome:
+    def prune(self, progress: Progress) -> Outcome:
         progress.stage("asking which points the rules keep")
         with self.open_wiring() as wiring:
             plan = plan_prune_of(wiring)
@@ -69,7 +50,7 @@ class UpkeepWork:
             log.warning("%s", problem)
         return Outcome(warned=bool(plan.problems), message=words, hint="drvm prune --dry-run")
 
-    def _collect(self, progress: Progress) -> Outcome:
+    def gc(self, progress: Progress) -> Outcome:
         with self.open_wiring() as wiring:
             done, retired = collect(wiring, progress)
         words = f"{done.condemned} packs condemned, {done.deleted} deleted"
@@ -81,7 +62,7 @@ class UpkeepWork:
             warned=bool(retired.failed), message=words, hint="drvm check" * bool(retired.failed)
         )
 
-    def _check(self, config: RepositoryCheckConfig, progress: Progress) -> Outcome:
+    def check(self, config: RepositoryCheckConfig, progress: Progress) -> Outcome:
         percent = config.read_data_percent
         with self.open_wiring() as wiring:
             result = check_of(wiring, Share(percent=percent) if percent else None, progress)
@@ -94,7 +75,7 @@ class UpkeepWork:
             return Outcome("damage", failure=DamageFound(result.verdict, hint=hint))
         return Outcome(message=words)
 
-    def _lengthen(self, progress: Progress) -> Outcome:
+    def locks(self, progress: Progress) -> Outcome:
         with self.open_wiring() as wiring:
             plan, lengthened = lengthen_locks(wiring, progress)
         words = f"{lengthened} of {plan.objects} objects locked until {plan.until}"
@@ -103,7 +84,7 @@ class UpkeepWork:
             raise plan.damage
         return Outcome(message=words)
 
-    def _copy(self, copy: CopyConfig, open_target: OpenWiring, progress: Progress) -> Outcome:
+    def copy(self, copy: CopyConfig, open_target: OpenWiring, progress: Progress) -> Outcome:
         with self.open_wiring() as wiring, open_target() as other:
             plan = plan_copy_of(wiring, other, copy=copy)
             for problem in plan.problems:

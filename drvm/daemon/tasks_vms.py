@@ -15,7 +15,7 @@ from drvm.core.errors import CaptureError, DrillFailed, DrvmError, Locked
 from drvm.core.process import Processes
 from drvm.core.progress import Progress
 from drvm.daemon.hooks import Hooks, Result, Subject
-from drvm.daemon.task import Outcome
+from drvm.daemon.task import Outcome, Work
 from drvm.drill.group import Absent, GroupPlan
 from drvm.report.model import DrillResult
 from drvm.repository.manifest import Manifest
@@ -57,18 +57,16 @@ class VmWork:
     open_wiring: OpenWiring
     processes: Processes
 
-    def backup(self, job: str, policy: PolicyConfig, vm: Member) -> Callable[[Progress], Outcome]:
+    def backup(self, job: str, policy: PolicyConfig, vm: Member) -> Work:
         return functools.partial(self._back_up, job, policy, vm)
 
-    def group(
-        self, job: str, policy: PolicyConfig, vms: Sequence[Member]
-    ) -> Callable[[Progress], Outcome]:
+    def group(self, job: str, policy: PolicyConfig, vms: Sequence[Member]) -> Work:
         """Of one host."""
         return functools.partial(self._back_up_group, job, policy, tuple(vms))
 
     def drill(
         self, policy: PolicyConfig, vms: Sequence[FleetVm], absent: Sequence[Absent] = ()
-    ) -> Callable[[Progress], Outcome]:
+    ) -> Work:
         """Of one machine, or of all of a policy whose drills have stages."""
         uuids = frozenset(vm.uuid for vm in vms)
         return functools.partial(self._drill, policy, uuids, tuple(absent))

@@ -1,13 +1,12 @@
-"""Since when something should have been done, by the schedules of the config."""
+"""Since when something should have been done, by the timetable."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
-from drvm.config.section import ScheduledSection
-from drvm.config.settings import Settings
 from drvm.schedule.timing import Timing
-from drvm.schedule.windows import parse_window
+from drvm.wiring.timetable import PlannedJob
 
 GRACE = dt.timedelta(days=1)
 """How long after its time something may still not have begun: retries and long queues are no reason
@@ -17,40 +16,20 @@ _MAX_STEPS = 500
 _STEP = dt.timedelta(hours=1)
 
 
-def timing_of(
-    section: ScheduledSection, schedule: str | None, jitter_s: float | None = None
-) -> Timing | None:
-    """``None`` without a schedule."""
-    if schedule is None:
-        return None
-    blackouts = tuple(parse_window(text) for text in section.blackouts)
-    return Timing(schedule, section.time_zone, jitter_s or 0.0, blackouts)
-
-
 class DueTimes:
-    """The last fire of each schedule whose run should have begun by a day ago, however the policy
-    spreads runs and whatever it keeps free; ``None`` where there is none, or no schedule."""
+    """The last fire of each job whose run should have begun by a day ago, however runs are spread
+    and kept out; ``None`` where there is none, or no schedule."""
 
-    def __init__(self, settings: Settings, now: dt.datetime) -> None:
-        self.settings, self.now = settings, now
-        self._policies = {policy.name: policy for policy in settings.policies}
+    def __init__(self, jobs: Iterable[PlannedJob], now: dt.datetime) -> None:
+        self.now = now
+        self._timings = {job.name: job.timing for job in jobs}
         self._known: dict[Timing, dt.datetime | None] = {}
 
-    def of(self, timing: Timing | None) -> dt.datetime | None:
+    def of(self, job: str) -> dt.datetime | None:
+        timing = self._timings.get(job)
         if timing is not None and timing not in self._known:
             self._known[timing] = self._reckoned(timing)
         return self._known[timing] if timing is not None else None
-
-    def backup(self, policy: str | None) -> dt.datetime | None:
-        """Of the backups of this policy."""
-        found = self._policies.get(policy or "")
-        return self.of(timing_of(found, found.schedule, found.jitter_s)) if found else None
-
-    def drill(self, policy: str | None) -> dt.datetime | None:
-        found = self._policies.get(policy or "")
-        if found is None or found.drill is None:
-            return None
-        return self.of(timing_of(found, found.drill.schedule, found.jitter_s))
 
     def _reckoned(self, timing: Timing) -> dt.datetime | None:
         spread = dt.timedelta(seconds=timing.jitter_s)

@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from drvm import __version__
-from drvm.config.settings import Settings
 from drvm.core.clock import parse_rfc3339, rfc3339
 from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError
 from drvm.core.text import printable
@@ -34,17 +33,17 @@ from drvm.repository.layout import DRILLS
 from drvm.repository.points import Point
 from drvm.repository.remembered import Remembered
 from drvm.repository.repository import Repository
-from drvm.runs.log import RunLog
+from drvm.runs.log import RUNS_FILE, RunLog
 from drvm.runs.model import Run
-from drvm.schedule.timing import Timing
+from drvm.schedule.timing import NO_RETRY
 from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.base import ObjectInfo
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.due import DueTimes, timing_of
+from drvm.wiring.due import DueTimes
 from drvm.wiring.fleet import FleetVm, fleet_of
 from drvm.wiring.growth import storage_of
 from drvm.wiring.remembering import remembered_of
-from drvm.wiring.upkeep import UPKEEP_RETRY, retry_of
+from drvm.wiring.timetable import PlannedJob, backup_name, drill_name, group_subject, planned_jobs
 
 _GOOD = ("done", "warned")
 _PICTURES_BYTES = 64 * MIB
@@ -63,7 +62,8 @@ def gather_report(
     listing = repository.points(remembered=remembered)
     found = fleet_of(wiring, listing.points)
     fleet, unreachable = found.vms, [(uri, error.message) for uri, error in found.away]
-    due = DueTimes(wiring.settings, now)
+    jobs = planned_jobs(wiring.settings)
+    due = DueTimes(jobs, now)
     by_vm: dict[str, list[Point]] = {}
     for point in listing.points:
         by_vm.setdefault(point.manifest.vm_uuid, []).append(point)
@@ -77,10 +77,8 @@ def gather_report(
         drills=tuple(_drills(repository, remembered)),
         drvm_version=__version__,
         host=wiring.writer,
-        runs=tuple(
-            _run_row(run, wiring.settings) for run in _known_runs(runs, fleet, wiring.settings)
-        ),
-        jobs=tuple(_jobs(due, runs, listing.points)),
+        runs=tuple(_run_row(run, jobs) for run in _known_runs(runs, fleet, jobs)),
+        jobs=tuple(_job_rows(jobs, due, runs, listing.points)),
         checks=tuple(_checks(repository.checks.history(remembered))),
         storage=storage_of(wiring, listing.points, rows),
         problems=tuple(printable(problem, 300) for problem in listing.problems),
@@ -91,7 +89,7 @@ def gather_report(
 
 def latest_runs(wiring: Wiring) -> tuple[Run, ...]:
     """As the daemon and ``drvm run`` of this host left them on record; none where there is none."""
-    path = Path(wiring.settings.state_dir) / "runs.db"
+    path = Path(wiring.settings.state_dir) / RUNS_FILE
     if not path.exists():
         return ()
     with RunLog(path, wiring.clock) as log:
@@ -143,18 +141,17 @@ def _row(
         held=vm.held,
         points=vm.points,
         first_point_created=parse_rfc3339(points[0].manifest.created) if points else None,
-        points_per_day=_per_day(points, due),
+        points_per_day=_per_day(points, due.now.date()),
         disk_bytes=sum(disk.size_bytes for disk in last.disks) if last is not None else 0,
         stored_bytes=sum(point.manifest.stored_bytes for point in points),
-        backup_due=due.backup(vm.policy),
-        drill_due=due.drill(vm.policy),
+        backup_due=due.of(backup_name(vm.policy)),
+        drill_due=due.of(drill_name(vm.policy)),
     )
 
 
-def _per_day(points: Sequence[Point], due: DueTimes) -> tuple[int, ...]:
+def _per_day(points: Sequence[Point], today: dt.date) -> tuple[int, ...]:
     """RFC 3339 as manifests have it begins with the day in UTC."""
     counted = Counter(point.manifest.created[:10] for point in points)
-    today = due.now.date()
     days = (today - dt.timedelta(days=back) for back in reversed(range(DAYS_SHOWN)))
     return tuple(counted[day.isoformat()] for day in days)
 
@@ -185,60 +182,56 @@ def _drill(repository: Repository, info: ObjectInfo) -> DrillResult | None:
         return None
 
 
-def _known_runs(runs: Sequence[Run], fleet: Sequence[FleetVm], settings: Settings) -> Iterator[Run]:
+def _known_runs(
+    runs: Sequence[Run], fleet: Sequence[FleetVm], jobs: Sequence[PlannedJob]
+) -> Iterator[Run]:
     """Of jobs that the config still has, of VMs that are still its policy's, and of all of a policy
-    that are backed up or drilled together (``drvm/daemon/tasks.py`` names them)."""
-    jobs = {(vm.uuid, f"{kind} {vm.policy}") for vm in fleet for kind in ("backup", "drill")}
-    jobs |= {("", job) for job in _repository_jobs(settings)}
-    for policy in settings.policies:
-        if policy.group:
-            hosts = {vm.host for vm in fleet if vm.policy == policy.name and vm.host is not None}
-            jobs |= {(f"{policy.name} on {host}", f"backup {policy.name}") for host in hosts}
-        if policy.drill is not None and policy.drill.stages:
-            jobs.add((policy.name, f"drill {policy.name}"))
-    yield from (run for run in runs if (run.vm_uuid, run.job) in jobs)
-
-
-def _repository_jobs(settings: Settings) -> dict[str, tuple[str, Timing | None]]:
-    """Job -> its kind, and when it is done."""
-    prune, gc, check = settings.prune, settings.gc, settings.check
-    jobs: dict[str, tuple[str, Timing | None]] = {
-        "prune": ("prune", timing_of(prune, prune.schedule)),
-        "gc": ("gc", timing_of(gc, gc.schedule)),
-        "check": ("check", timing_of(check, check.schedule)),
-        "locks": ("locks", None),
-    }
-    for copy in settings.copies:
-        jobs[f"copy {copy.name}"] = ("copy", timing_of(copy, copy.schedule))
-    return jobs
-
-
-def _jobs(due: DueTimes, runs: Sequence[Run], points: Sequence[Point]) -> Iterator[JobRow]:
-    """Those with a schedule. What was never done is due once anything was for longer than that;
-    what failed last is told by that."""
-    oldest = min((run.started for run in runs), default=None)
-    copies = {f"copy {copy.name}": copy for copy in due.settings.copies}
-    for job, (kind, timing) in _repository_jobs(due.settings).items():
-        if timing is None:
+    that are backed up or drilled together."""
+    known: set[tuple[str, str]] = set()
+    for job in jobs:
+        policy = job.policy
+        if policy is None:
+            known.add((job.name, ""))
             continue
-        mine = [run for run in runs if run.job == job]
+        mine = [vm for vm in fleet if vm.policy == policy.name]
+        known |= {(job.name, vm.uuid) for vm in mine}
+        if job.kind == "backup" and policy.group:
+            known |= {(job.name, group_subject(policy, vm.host)) for vm in mine if vm.host}
+        if job.kind == "drill" and policy.drill is not None and policy.drill.stages:
+            known.add((job.name, policy.name))
+    return (run for run in runs if (run.job, run.vm_uuid) in known)
+
+
+def _job_rows(
+    jobs: Sequence[PlannedJob],
+    due: DueTimes,
+    runs: Sequence[Run],
+    points: Sequence[Point],
+) -> Iterator[JobRow]:
+    """The repository's that have a schedule. What was never done is due once anything was for
+    longer than that; what failed last is told by that."""
+    oldest = min((run.started for run in runs), default=None)
+    for job in jobs:
+        if job.policy is not None or job.timing is None:
+            continue
+        mine = [run for run in runs if run.job == job.name]
         done = [run.started for run in mine if run.state in _GOOD]
         good = max((began for began in done if began <= due.now + CLOCK_TOLERANCE), default=None)
-        moment = due.of(timing)
+        moment = due.of(job.name)
         unknown = not mine and (oldest is None or moment is None or oldest >= moment)
-        stopped = any(r.state == "stopped" and r.started >= (moment or due.now) for r in mine)
+        stopped = any(run.state == "stopped" and run.started >= (moment or due.now) for run in mine)
         if unknown or stopped or any(run.state in ("failed", "lost") for run in mine):
             moment = None
         behind = None
-        if job in copies and good is not None:
+        if job.copy is not None and good is not None:
             behind = sum(
-                copies[job].covers(point.manifest.vm) and point.manifest.finished > rfc3339(good)
+                job.copy.covers(point.manifest.vm) and point.manifest.finished > rfc3339(good)
                 for point in points
             )
-        yield JobRow(job=job, kind=kind, due=moment, last_good=good, behind=behind)
+        yield JobRow(job=job.name, kind=job.kind, due=moment, last_good=good, behind=behind)
 
 
-def _run_row(run: Run, settings: Settings) -> RunRow:
+def _run_row(run: Run, jobs: Sequence[PlannedJob]) -> RunRow:
     return RunRow(
         job=run.job,
         kind=run.kind,
@@ -253,16 +246,15 @@ def _run_row(run: Run, settings: Settings) -> RunRow:
         hint=run.hint,
         result=run.result,
         stored_bytes=run.stored_bytes,
-        retry_at=_retry_at(run, settings),
+        retry_at=_retry_at(run, jobs),
     )
 
 
-def _retry_at(run: Run, settings: Settings) -> dt.datetime | None:
+def _retry_at(run: Run, jobs: Sequence[PlannedJob]) -> dt.datetime | None:
     """When what failed is tried again by its schedule; by hand nobody knows."""
     if run.state not in ("failed", "lost") or run.due is None or run.ended is None or run.result:
         return None
-    jobs = {f"{kind} {one.name}": one for one in settings.policies for kind in ("backup", "drill")}
-    retry = retry_of(jobs[run.job]) if run.job in jobs else UPKEEP_RETRY
+    retry = next((job.retry for job in jobs if job.name == run.job), NO_RETRY)
     wait_s = retry.wait_s(run.attempt)
     return None if wait_s is None else run.ended + dt.timedelta(seconds=wait_s)
 

@@ -1,4 +1,4 @@
-"""Upkeep that the command line and, later, the daemon share."""
+"""Upkeep that the command line and the daemon share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from drvm.repository.layout import WRITTEN_ONCE
 from drvm.repository.pins import Pin
 from drvm.repository.points import Listing, Point
 from drvm.repository.repository import Repository
-from drvm.schedule.timing import Retry
 from drvm.snapshot.imagefiles import ImageFilesEngine
 from drvm.store.first_versions import FirstVersions, Later
 from drvm.store.probe import store_time
@@ -32,14 +31,6 @@ from drvm.upkeep.survey import Survey, survey
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import Look, look_at_all, machines, point_policies
 from drvm.wiring.selection import names_suffice
-
-UPKEEP_RETRY = Retry(times=3, after_s=600.0)
-"""Of jobs of the repository."""
-
-
-def retry_of(policy: PolicyConfig) -> Retry:
-    """Of backups, and of drills that came to no result."""
-    return Retry(policy.retry.times, policy.retry.after_s)
 
 
 def rules_of(policy: PolicyConfig | None, doubt: str = "") -> Rules:

@@ -23,6 +23,7 @@ from drvm.daemon.tasks import Job, job_named, jobs_of
 from drvm.daemon.tasks_fleet import FleetWatch, View
 from drvm.runs.log import RUNS_FILE, RunLog
 from drvm.wiring.fleet import Fleet
+from drvm.wiring.timetable import planned_jobs
 
 _OF_REPOSITORY = View(Fleet((), ()), {})
 _SAY_MORE = {
@@ -38,17 +39,8 @@ def _complete(ctx: click.Context, _parameter: click.Parameter, begun: str) -> li
     found: dict[str, None] = {}
     with contextlib.suppress(DrvmError):
         invocation: Invocation = ctx.obj
-        config = invocation.config()
-        names = ["prune", "gc", "check"]
-        stored = config.repository if config is not None else None
-        if stored is not None and stored.object_lock is not None:
-            names.append("locks")
-        for policy in config.policies if config is not None else ():
-            names.append(f"backup {policy.name}")
-            names += [f"drill {policy.name}"] if policy.drill is not None else []
-        names += [f"copy {copy.name}" for copy in (config.copies if config is not None else ())]
-        for name in names:
-            words = name.split()
+        for job in planned_jobs(invocation.settings()):
+            words = job.name.split()
             if words[: len(said)] == said and len(words) > len(said):
                 found.setdefault(words[len(said)])
     return [CompletionItem(word) for word in found if word.startswith(begun)]

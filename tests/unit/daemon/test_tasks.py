@@ -24,7 +24,7 @@ from drvm.schedule.rpo import rpo_state
 from drvm.schedule.timing import Retry
 from drvm.schedule.windows import parse_window
 from drvm.wiring.fleet import UNREACHABLE, Fleet, FleetVm
-from drvm.wiring.upkeep import UPKEEP_RETRY
+from drvm.wiring.timetable import UPKEEP_RETRY
 from tests.fakes.clock import FakeClock
 from tests.unit.wiring.test_selection import point
 

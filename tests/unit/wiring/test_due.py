@@ -9,6 +9,7 @@ import pytest
 from drvm.config.load import parse_config
 from drvm.config.settings import resolve
 from drvm.wiring.due import DueTimes
+from drvm.wiring.timetable import backup_name, drill_name, planned_jobs
 
 CONFIG = """
 policies:
@@ -25,7 +26,8 @@ policies:
 def due(policy: str | None, now: str) -> str | None:
     """The last fire that should have been answered, on Tuesday, 2026-11-24, or before."""
     settings = resolve(parse_config(CONFIG.encode(), "c", {}), {})
-    found = DueTimes(settings, dt.datetime.fromisoformat(now).replace(tzinfo=dt.UTC)).backup(policy)
+    moment = dt.datetime.fromisoformat(now).replace(tzinfo=dt.UTC)
+    found = DueTimes(planned_jobs(settings), moment).of(backup_name(policy))
     return f"{found:%a %H:%M}" if found is not None else None
 
 
@@ -51,6 +53,7 @@ def test_what_should_have_begun_by_a_day_ago_is_due(
 def test_drills_have_a_schedule_of_their_own() -> None:
     settings = resolve(parse_config(CONFIG.encode(), "c", {}), {})
     now = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
-    found = DueTimes(settings, now).drill("daily")
+    times = DueTimes(planned_jobs(settings), now)
+    found = times.of(drill_name("daily"))
     assert found == dt.datetime(2026, 11, 22, 5, tzinfo=dt.UTC)
-    assert DueTimes(settings, now).drill("spread") is None
+    assert times.of(drill_name("spread")) is None

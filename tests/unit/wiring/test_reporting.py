@@ -271,6 +271,16 @@ def test_a_job_that_did_nothing_since_it_was_due_is_overdue(
     assert [c.key for c in attention(report) if c.key == "overdue gc"] == ["overdue gc"] * told
 
 
+def test_locks_that_nobody_lengthened_when_they_were_due_are_told(
+    tmp_path: Path, cheap_keys: None
+) -> None:
+    locked = b'repository: {url: "s3://b", object_lock: {mode: governance, days: 7}}'
+    wiring = wired(tmp_path, 1, 1, 0, TOGETHER + locked)
+    for ago, told in ((HOUR, False), (3 * DAY, True)):
+        report = gather_report(wiring, [ended("locks", "", "done", ago)])
+        assert ("overdue locks" in [concern.key for concern in attention(report)]) == told
+
+
 @pytest.mark.long
 def test_a_large_fleet_costs_a_report_each_minute_little(tmp_path: Path, cheap_keys: None) -> None:
     """200 VMs, 10,000 points, 1,000 drills: a second report takes under 1.5 CPU s, 30 requests."""
