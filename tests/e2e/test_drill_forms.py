@@ -119,7 +119,8 @@ class Shop:
 
     def noted(self) -> list[str]:
         """What is known here of drills on other hosts."""
-        return [path.name for path in (self.appliance.directory / "state/drills").iterdir()]
+        notes = (self.appliance.directory / "state/drills").iterdir()
+        return [path.name for path in notes if is_drill_name(path.name)]
 
     def assert_known_and_removed(self, plan: Plan) -> None:
         self.assert_nothing_runs(plan)
