@@ -6,12 +6,10 @@ import re
 from ipaddress import ip_interface
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from drvm.config.fields import AbsolutePath, DurationText, HostUri, Pattern, Text
+from drvm.config.fields import AbsolutePath, DurationText, HostUri, Pattern, Text, matching
 from drvm.config.section import Section, TimedSection
-
-_HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$"
 
 
 def _read_guest_address(value: object) -> str:
@@ -28,10 +26,19 @@ def _read_guest_address(value: object) -> str:
 
 
 GuestAddress = Annotated[str, BeforeValidator(_read_guest_address)]
-GuestPath = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,1000}$")]
-UrlPath = Annotated[str, StringConstraints(pattern=r"^/[!-\"$-~]{0,999}$")]
-HostName = Annotated[str, StringConstraints(pattern=_HOST_NAME)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
+GuestPath = Annotated[
+    str, matching(r"[^\x00-\x1f]{1,1000}", "a path without control characters, 1000 at most")
+]
+UrlPath = Annotated[
+    str, matching(r"/[!-\"$-~]{0,999}", "a path such as /health, in ASCII, without blanks and '#'")
+]
+HostName = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", "a host name such as www.example.org"
+    ),
+]
+Sha256 = Annotated[str, matching(r"[0-9a-fA-F]{64}", "64 hexadecimal digits, as of sha256sum")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Status = Annotated[int, Field(ge=100, le=599)]
 

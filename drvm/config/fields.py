@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, StringConstraints
 
 from drvm.core.units import GIB, KIB, MIB, parse_bytes, parse_seconds
 
@@ -143,6 +143,18 @@ def _read_pattern(value: object) -> str:
     return value
 
 
+def matching(expression: str, words: str) -> AfterValidator:
+    """A whole text that matches; ``words``: what it must be, for people."""
+    form = re.compile(expression)
+
+    def check(value: str) -> str:
+        if form.fullmatch(value) is None:
+            raise ValueError(f"must be {words}")
+        return value
+
+    return AfterValidator(check)
+
+
 _AS_DURATION = PlainSerializer(duration_text)
 _AS_TEXT = PlainSerializer(str)
 
@@ -159,4 +171,7 @@ HostUri = Annotated[str, BeforeValidator(_read_host_uri), Field(max_length=1000)
 Endpoint = Annotated[str, BeforeValidator(_read_endpoint)]
 Pattern = Annotated[str, BeforeValidator(_read_pattern), Field(max_length=1000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[
+    str,
+    matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, '.', '_' and '-', 64 at most"),
+]

@@ -32,7 +32,6 @@ _PLAIN_TEXTS = {
     "dict_type": "must be a mapping of keys",
     "tuple_type": "must be a list",
     "too_short": "must not be empty",
-    "string_pattern_mismatch": "must be letters, digits, '.', '_' and '-', 64 at most",
     "int_type": "must be a whole number",
 }
 

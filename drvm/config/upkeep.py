@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from drvm.config.fields import AbsolutePath, DurationText, Name, SizeBytes, Text
+from drvm.config.fields import AbsolutePath, DurationText, Name, SizeBytes, Text, matching
 from drvm.config.section import ScheduledSection, Section
 
 
@@ -27,7 +27,11 @@ class GcConfig(ScheduledSection):
 
 
 HostName = Annotated[
-    str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", strict=True, max_length=253)
+    str,
+    matching(
+        r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?",
+        "a host name in small letters such as backup.example.org",
+    ),
 ]
 
 
@@ -61,7 +65,11 @@ class WebhookConfig(Section):
 
 
 MailAddress = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9._%+=/-]{1,64}@[A-Za-z0-9.-]{1,190}$")
+    str,
+    matching(
+        r"[A-Za-z0-9._%+=/-]{1,64}@[A-Za-z0-9.-]{1,190}",
+        "an address alone, such as drvm@example.org",
+    ),
 ]
 """A plain one, without a name: what can't be more than an address can't become a header."""
 

@@ -99,6 +99,32 @@ policies:
     assert found[6].endswith("did you mean agent?")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "policies: [{name: no blanks, vms: [a]}]",
+            "letters, digits, '.', '_' and '-', 64 at most",
+        ),
+        (
+            "notify: [{name: a, smtp: {server: x, sender: 'drvm <a@b>', to: [a@b]}}]",
+            "an address alone, such as drvm@example.org",
+        ),
+        (
+            "daemon: {dashboard: {token_file: /x, host_names: [A.org]}}",
+            "a host name in small letters such as backup.example.org",
+        ),
+        (
+            "policies: [{name: a, vms: [a], drill: {checks: [{file: {path: /x, sha256: abc}}]}}]",
+            "64 hexadecimal digits, as of sha256sum",
+        ),
+    ],
+)
+def test_what_has_another_form_is_told_which_one_it_must_have(text: str, words: str) -> None:
+    (problem,) = problems(text)
+    assert problem.endswith(f": must be {words}")
+
+
 def test_a_key_given_twice_is_a_mistake() -> None:
     assert problems("state_dir: /a\nstate_dir: /b\n") == [
         "line 2: state_dir: given twice, first in line 1"
