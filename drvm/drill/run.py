@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 
 from drvm.core.errors import DrvmError, Interrupted
 from drvm.drill.checks.base import Wire
@@ -10,7 +11,7 @@ from drvm.drill.group import GroupPlan
 from drvm.drill.machine import Machine
 from drvm.drill.place import Note, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
-from drvm.drill.tools import Heeding, Member, Tools
+from drvm.drill.tools import Heeding, Member, Titled, Tools
 from drvm.drill.ways import way_into
 from drvm.report.model import DrillResult
 
@@ -136,6 +137,5 @@ class _Group:
         group = self._plan
         absent = tuple(str(one) for one in group.absent)
         member = Member(group.id, stage, group.one_instant, group.alike(plan), absent)
-        return Machine(
-            plan, self._tools, begun_s=self._begun_s, plan_s=self._plan.plan_s, member=member
-        )
+        tools = replace(self._tools, progress=Titled(self._tools.progress, plan.vm))
+        return Machine(plan, tools, begun_s=self._begun_s, plan_s=self._plan.plan_s, member=member)

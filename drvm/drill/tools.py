@@ -48,6 +48,20 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True)
+class Titled:
+    """Implements ``Progress``: of one of several machines, by whose name each stage begins."""
+
+    progress: Progress
+    title: str
+
+    def stage(self, title: str, total_bytes: int | None = None) -> None:
+        self.progress.stage(f"{self.title}: {title}", total_bytes)
+
+    def advance(self, done_bytes: int) -> None:
+        self.progress.advance(done_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class Heeding:
     """Implements ``Clock``: a sleep ends by ``Interrupted`` where whoever is told of the progress
     wants an end."""

@@ -23,6 +23,7 @@ import msgspec
 from drvm.core.clock import Clock
 from drvm.core.errors import PreflightFailed
 from drvm.core.progress import Progress
+from drvm.core.units import format_round_seconds
 from drvm.drill import room as rooms
 from drvm.drill.plan import DrillPlan, Look, claims_of, room_of
 from drvm.drill.taken import Taken, all_drills, living, notes, without
@@ -61,7 +62,10 @@ def turn(
             break
         if is_alone or clock.monotonic_s() >= deadline_s:
             names = ", ".join(plan.vm for plan in plans)
-            raise PreflightFailed(f"{names} can't be drilled on {host.uri}", problems=found)
+            hint = "" if is_alone else f"others had it for {format_round_seconds(PATIENCE_S)}"
+            raise PreflightFailed(
+                f"{names} can't be drilled on {host.uri}", problems=found, hint=hint
+            )
         if not told:
             progress.stage("waiting for the room that other drills have")
             told = True

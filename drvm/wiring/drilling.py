@@ -16,7 +16,7 @@ from drvm.drill.group import GroupPlan
 from drvm.drill.place import remember
 from drvm.drill.plan import DrillPlan
 from drvm.drill.run import run_drill, run_group
-from drvm.drill.tools import Tools
+from drvm.drill.tools import Titled, Tools
 from drvm.drill.turns import turn
 from drvm.host.model import Host
 from drvm.report.model import DrillResult, encode_drill
@@ -67,8 +67,11 @@ def carry_out_all(
     """What becomes of each, in their order, so many at once. An error ends that drill alone; an
     interrupt all of them, when each has taken down what it made."""
     parallel = min(parallel, len(plans))
+    if len(plans) == 1:
+        return [carry_out(wiring, plans[0], progress, trace)]
     if parallel <= 1:
-        return [carry_out(wiring, plan, progress, trace) for plan in plans]
+        titled = [(plan, Titled(progress, _title(plan))) for plan in plans]
+        return [carry_out(wiring, plan, own, trace) for plan, own in titled]
     end = threading.Event()
     shown = threading.Lock()
 

@@ -230,10 +230,79 @@ def test_a_stage_that_fails_ends_the_drill_of_its_group(shop: Shop) -> None:
 
 
 @pytest.mark.long
+def test_a_group_that_lacks_a_member_is_told_so_and_image_files_are_no_member(
+    shop: Shop, tmp_path: Path
+) -> None:
+    lacking, files = unique_name("lacking"), unique_name("files")
+    (tmp_path / "lacking.xml").write_text(
+        f"<domain type='qemu'><name>{lacking}</name><memory unit='MiB'>32</memory>"
+        "<os><type arch='x86_64' machine='q35'>hvm</type></os></domain>"
+    )
+    (tmp_path / "disk.raw").write_bytes(bytes(1 << 20))
+    virsh = ["virsh", "-q", "-c", lab.URI]
+    config = shop.appliance.directory / "config.yaml"
+    names = f'"{shop.db.name}", "{shop.web.name}"'
+    more = config.read_text().replace(f"vms: [{names}]", f'vms: [{names}, "{lacking}", "{files}"]')
+    (tmp_path / "config.yaml").write_text(more)
+    policy = ("drill", "--policy", "shop", "--config", str(tmp_path / "config.yaml"))
+    options = ("--method", "boot", "--virt-type", shop.virt_type)
+    shop.appliance.drvm("backup", "--image", str(tmp_path / "disk.raw"), "--name", files)
+    shop.processes.run([*virsh, "define", str(tmp_path / "lacking.xml")], timeout_s=60)
+    try:
+        planned = shop.appliance.drvm(*policy, *options, "--dry-run", expect=3)
+        done = shop.appliance.drvm(*policy, *options, expect=3)
+    finally:
+        shop.processes.run([*virsh, "undefine", lacking], timeout_s=60)
+    assert f"not drilled: {lacking}: it has no good point" in planned.out
+    assert f"{files} is image files, not a machine" in planned.err
+    last = done.out.splitlines()[-1]
+    assert last == (
+        f"proven to come up from its point: {shop.db.name}, {shop.web.name}; not proven: {lacking} "
+        "(it has no good point)"
+    )
+    assert "RTO not reached (MISSED, target 10 min)" in done.out
+
+
+@pytest.mark.long
 def test_what_the_schedule_owes_is_drilled_once(shop: Shop) -> None:
     first = shop.drill("--due", "--method", "boot")
     assert len(first) in (0, 2)  # an earlier test may have drilled since
     assert shop.drill("--due") == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_drill_whose_packs_go_away_below_it_has_failed_and_is_none_where_its_point_went_too(
+    shop: Shop, tmp_path: Path, removed: bool
+) -> None:
+    """As by a prune and two collectors, or by damage."""
+    more = (
+        f'policies: [{{name: shop, vms: ["{shop.db.name}"], drill: {{boot_timeout: 20s, '
+        f"directory: {shop.directory}, method: boot}}}}]\n"
+    )
+    store = tmp_path / "repository"
+    appliance = make_appliance(tmp_path, f"file://{store}", None, more)
+    appliance.drvm("init")
+    appliance.backup(shop.db.name)
+
+    def trace(step: str) -> None:
+        if step == "overlay-made vda":
+            for path in [*store.rglob("packs/*"), *(store.rglob("points/*/*") if removed else ())]:
+                path.unlink()
+
+    with appliance.wiring() as wiring:
+        (point,) = wiring.repository().points().points
+        plan = plan_drill_of(wiring, point.manifest, DrillWish(virt_type=shop.virt_type))
+        done = carry_out(wiring, plan, NoProgress(), trace)
+        kept = wiring.repository().drills.listed()
+    assert shop.left() == []
+    if removed:
+        assert (done.results, kept) == ((), [])
+        assert "was removed while it was drilled, so nothing is proven" in str(done.error)
+        return
+    (result,) = done.results
+    assert (result.passed, len(kept)) == (False, 1)
+    assert "it was stopped, as vda could not be read or written: its server" in result.failure
 
 
 BOOT_STEPS = (

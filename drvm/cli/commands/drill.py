@@ -101,7 +101,7 @@ def command(
     runs in a network of its own without any way out, the original is never touched, and all of it
     is removed afterwards. The checks are those of the VM's policy. Machines of a policy with
     stages are drilled together, stage by stage. The result is kept in the repository. Ends with 4
-    where a drill failed.
+    where a drill failed, with 3 where a machine of the policy has no good point.
 
     \b
     Examples:
@@ -129,7 +129,7 @@ def command(
         if results:
             path = (report_path or wiring.report_path(results[-1].id)).absolute()
             report = _written_report(invocation, wiring, path)
-        if results or not (done or chosen.refused):
+        if results or not (invocation.output.json and (done or chosen.refused)):
             _show(invocation, chosen, done, report)
     return _end(invocation, chosen, done)
 
@@ -204,6 +204,8 @@ def _owed(
 ) -> Sequence[Owed]:
     """What the schedules owe, or all of a policy."""
     if due:
+        if not any(one.drill and one.drill.schedule for one in wiring.settings.policies):
+            invocation.warn("no policy has a schedule of drills, so nothing is ever due")
         found = owed(wiring, good_points(invocation, wiring.repository()))
     elif policy is not None:
         found = [_all_of(invocation, wiring, wiring.settings.policy_named(policy))]
@@ -279,7 +281,7 @@ def _end(invocation: Invocation, chosen: _Chosen, done: Sequence[Carried]) -> in
     if failed:
         raise DrillFailed(
             f"{len(failed)} of {len(results)} drills failed: {', '.join(failed)}",
-            hint="the report shows why; drvm points VM shows older points to drill",
+            hint="see what its checks found; drvm points VM shows older points to drill",
         )
     if errors:
         raise errors[0]

@@ -27,6 +27,11 @@ def point(vm: str) -> Any:
     return SimpleNamespace(id=vm, manifest=SimpleNamespace(id=vm, vm=vm, vm_uuid=vm))
 
 
+def a_wiring(*policies: Any) -> Any:
+    settings = SimpleNamespace(policies=policies)
+    return SimpleNamespace(repository=lambda: None, settings=settings)
+
+
 def planned(_wiring: Any, _policy: Any, points: Any, _wish: Any, _absent: Any) -> list[Any]:
     names = [point.id for point in points]
     if "files" in names:
@@ -47,7 +52,7 @@ def test_a_machine_that_can_not_be_drilled_keeps_no_other_from_its_drill(
     monkeypatch.setattr(drill, "owed", lambda *_: due)
     monkeypatch.setattr(drill, "plan_policy", planned)
     monkeypatch.setattr(drill, "tell_foreign", lambda *_: None)
-    wiring: Any = SimpleNamespace(repository=lambda: None)
+    wiring: Any = a_wiring(EACH, SHOP)
     invocation: Any = SimpleNamespace(stderr=io.StringIO())
     chosen = drill._chosen(invocation, wiring, (), None, AS_CONFIGURED, due=True)
     assert chosen.plans == ["web2", "db1,db2"]
@@ -82,10 +87,22 @@ def test_a_group_that_lacks_a_member_ends_with_warnings(monkeypatch: pytest.Monk
     monkeypatch.setattr(drill, "owed", lambda *_: due)
     monkeypatch.setattr(drill, "plan_policy", planned)
     monkeypatch.setattr(drill, "tell_foreign", lambda *_: None)
-    wiring: Any = SimpleNamespace(repository=lambda: None)
+    wiring: Any = a_wiring(EACH, SHOP)
     chosen = drill._chosen(wiring, wiring, (), None, AS_CONFIGURED, due=True)
     assert chosen.absent == [lacking]
     assert drill._end(wiring, chosen, []) == DONE_WITH_WARNINGS
+
+
+def test_where_nothing_is_ever_due_as_no_policy_has_a_schedule_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(drill, "good_points", lambda *_: ())
+    monkeypatch.setattr(drill, "owed", lambda *_: [])
+    invocation: Any = SimpleNamespace(warn=told.append)
+    for policies in ((EACH,), (EACH.model_copy(update={"drill": None}),)):
+        drill._chosen(invocation, a_wiring(*policies), (), None, AS_CONFIGURED, due=True)
+    assert told == ["no policy has a schedule of drills, so nothing is ever due"]
 
 
 def test_the_reasons_behind_the_first_are_told_too() -> None:

@@ -224,6 +224,17 @@ def test_a_group_that_lacks_a_member_is_no_proof_of_the_whole(stage: Stage) -> N
     assert results["b"].warnings == ()
 
 
+def test_each_stage_of_the_progress_says_whose_it_is(stage: Stage) -> None:
+    class Told(NoProgress):
+        def stage(self, title: str, total_bytes: int | None = None) -> None:
+            titles.append(title)
+
+    titles: list[str] = []
+    run_group(group(stage, "a", "b", wait_s=1.0), stage.tools(progress=Told()))
+    whose = [title.partition(": ")[0] for title in titles]
+    assert set(whose) == {"a", "b", "waiting before the next stage"}
+
+
 def point(stage: Stage, name: str, hour: int, label: str | None = None) -> Point:
     created = rfc3339(dt.datetime(2026, 11, 23, hour, tzinfo=dt.UTC))
     changes = {"id": new_point_id(), "created": created, "group": label}

@@ -116,11 +116,12 @@ def test_the_wait_has_an_end(stage: Stage) -> None:
     one, other = stage.plan(), stage.plan()
     with (
         turn_of(stage, one, room(1)),
-        pytest.raises(PreflightFailed),
+        pytest.raises(PreflightFailed) as caught,
         turn_of(stage, other, room(1)),
     ):
         pass
     assert stage.clock.passed_s >= turns.PATIENCE_S
+    assert caught.value.hint == "others had it for 2 h"
 
 
 def test_the_wait_ends_where_an_end_is_wanted(stage: Stage) -> None:

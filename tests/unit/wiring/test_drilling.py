@@ -57,12 +57,14 @@ def carried(
     count: int,
     parallel: int,
     wirings: Any = None,
+    progress: Progress | None = None,
 ) -> list[Carried]:
     monkeypatch.setattr(
         drilling, "_drilled", lambda _wiring, plan, progress, _trace: work(plan.vm, progress)
     )
     plans: Any = [SimpleNamespace(vm=str(number)) for number in range(count)]
-    return carry_out_all(wirings or Wirings(), plans, NoProgress(), parallel=parallel)
+    told = progress or NoProgress()
+    return carry_out_all(wirings or Wirings(), plans, told, parallel=parallel)
 
 
 def passed(vm: str, _progress: Progress | None = None) -> Any:
@@ -140,6 +142,25 @@ def test_all_else_that_a_drill_found_is_kept(
     wirings = Wirings()
     (done,) = carried(monkeypatch, work, 1, 1, wirings)
     assert (names([done]), wirings.kept, done.error) == ([["0"]], ["0"], None)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_several_drills_one_after_the_other_are_told_by_name(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    titles: list[str] = []
+
+    class Told(NoProgress):
+        def stage(self, title: str, total_bytes: int | None = None) -> None:
+            titles.append(title)
+
+    def work(vm: str, progress: Progress) -> Any:
+        progress.stage("restoring vda", 5)
+        return passed(vm)
+
+    carried(monkeypatch, work, count, 1, progress=Told())
+    alone, named = ["restoring vda"], ["0: restoring vda", "1: restoring vda"]
+    assert titles == (alone if count == 1 else named)
 
 
 def test_where_the_store_does_not_tell_whether_the_point_is_there_the_drill_has_failed(
