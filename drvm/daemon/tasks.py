@@ -18,6 +18,7 @@ from drvm.daemon.tasks_fleet import View
 from drvm.daemon.tasks_upkeep import UpkeepWork
 from drvm.daemon.tasks_vms import Member, OpenWiring, VmWork
 from drvm.drill.group import Absent
+from drvm.host.reach import is_here
 from drvm.runs.model import Kind
 from drvm.schedule.timing import Timing
 from drvm.wiring.drills import absent_from
@@ -135,9 +136,12 @@ class _Backups:
     repository: str
 
     def __call__(self, view: View) -> list[Task]:
+        """Of machines of this host: another one's are backed up by drvm there, which has their
+        images."""
         policy = self.job.policy
         assert policy is not None
-        mine = [vm for vm in view.fleet.vms if vm.policy == policy.name and vm.host]
+        here = (vm for vm in view.fleet.vms if vm.host is not None and is_here(vm.host))
+        mine = [vm for vm in here if vm.policy == policy.name]
         if not policy.group:
             return [self._task([vm], vm.name, vm.uuid) for vm in mine]
         by_host: dict[str, list[FleetVm]] = {}

@@ -19,6 +19,7 @@ from pathlib import Path
 from drvm.core.clock import Clock
 from drvm.core.errors import DrvmError, HostError, HostUnreachable
 from drvm.host.model import Host
+from drvm.host.reach import is_here
 from drvm.schedule.rpo import CLOCK_TOLERANCE
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import Fleet, Look, Seen, look_at, point_policies, survey
@@ -151,6 +152,8 @@ class FleetWatch:
         words = [f"no policy protects {name}" for name in bare]
         words += [f"{error.message}" for _, error in fleet.away]
         words += [f"{vm.name} is not backed up: {vm.held}" for vm in fleet.vms if vm.held]
+        others = {vm.host for vm in fleet.vms if vm.host and vm.policy and not is_here(vm.host)}
+        words += [f"the VMs of {uri} are backed up by drvm there only" for uri in sorted(others)]
         for line in words:
             if line not in self._told:
                 log.warning("%s", line)

@@ -39,12 +39,18 @@ _HINTS = (
         f"the machine, its libvirtd or the network between has gone away; {_TRY}",
     ),
 )
+_HERE = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 _LOCAL_HINT = f"is libvirtd running, and may this user use it? {_TRY}"
 
 
 def is_remote(uri: str) -> bool:
     """Whether it names a machine, be it this one: then nothing but libvirt may be used there."""
     return bool(urlsplit(uri).netloc)
+
+
+def is_here(uri: str) -> bool:
+    """Whether its images are files of this machine."""
+    return urlsplit(uri).hostname in _HERE
 
 
 def hint_for(uri: str, words: str) -> str:

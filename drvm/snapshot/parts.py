@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from drvm.core.clock import Clock
 from drvm.core.errors import CaptureError, HostError
@@ -17,6 +16,7 @@ from drvm.core.progress import Trace, no_trace
 from drvm.host.images import ImageTool
 from drvm.host.model import Domain, Host
 from drvm.host.nbd import NbdExport, nbd_changes, nbd_overlaid
+from drvm.host.reach import is_here
 from drvm.snapshot import guestview
 from drvm.snapshot.capture import FrozenDisk
 from drvm.snapshot.changes import bounded
@@ -30,8 +30,6 @@ from drvm.snapshot.putback import PutBack
 from drvm.snapshot.reading import Reading
 from drvm.snapshot.space import Room
 from drvm.snapshot.watchdog import Watchdog, watchdog
-
-_LOCAL_HOSTS = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Parts:
 
 def require_local(host: Host) -> None:
     """Images are read as local files, so a capture runs on the KVM host itself."""
-    if urlsplit(host.uri).hostname not in _LOCAL_HOSTS:
+    if not is_here(host.uri):
         raise CaptureError(
             f"the disks of {host.uri} are not on this machine",
             hint="run drvm on the KVM host itself",

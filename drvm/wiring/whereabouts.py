@@ -17,7 +17,7 @@ import msgspec
 
 from drvm.core.files import write_durably
 from drvm.core.text import printable
-from drvm.host.reach import is_remote
+from drvm.host.reach import is_here
 from drvm.repository.manifest import Manifest
 
 FILE = "whereabouts.json"
@@ -65,7 +65,7 @@ class Whereabouts:
             return (
                 f"it is off on {host}, and was last seen on {last}, which does not answer: {left}"
             )
-        manifest = None if is_remote(host) else newest()
+        manifest = newest() if is_here(host) else None
         if manifest is None or self.is_own(manifest):
             return ""
         writer = printable(manifest.host, 100)

@@ -30,6 +30,7 @@ from tests.unit.wiring.test_selection import point
 
 NOW = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
 HERE, THERE = "qemu:///system", "qemu+ssh://kvm2/system"
+SESSION = "qemu:///session"
 CONFIG = f"""
 repository: {{url: "file:///srv/drvm", max_parallel: 3}}
 hosts:
@@ -133,19 +134,26 @@ def test_new_vms_join_and_those_of_no_policy_or_host_have_no_task() -> None:
     assert [task.vm for task in of(seen, "backup")] == ["web1", "web2"]
 
 
+def test_what_lies_on_another_host_is_backed_up_by_drvm_there_and_drilled_from_here() -> None:
+    some = (point("web1", "u"),)
+    seen = view(vm("web1", host=THERE, points=some), vm("db1", "together", THERE), vm("web2"))
+    assert [task.vm for task in of(seen, "backup")] == ["web2"]
+    assert [task.vm for task in of(seen, "drill")] == ["web1"]
+
+
 def test_a_group_is_a_task_for_each_host_owed_as_its_oldest_point() -> None:
     with_point = (point("db1", "u"),)
     seen = view(
         vm("db1", "together", points=with_point),
-        vm("db2", "together", THERE, points=with_point),
+        vm("db2", "together", SESSION, points=with_point),
         vm("db3", "together"),
     )
     tasks = of(seen, "backup")
     assert {(task.vm, task.host, task.last_good) for task in tasks} == {
         ("db1, db3", HERE, None),
-        ("db2", THERE, NOW),
+        ("db2", SESSION, NOW),
     }
-    assert {task.vm_uuid for task in tasks} == {f"together on {HERE}", f"together on {THERE}"}
+    assert {task.vm_uuid for task in tasks} == {f"together on {HERE}", f"together on {SESSION}"}
     assert tasks[0].touches | tasks[1].touches == {f"uuid of db{n}" for n in (1, 2, 3)}
 
 
