@@ -16,7 +16,10 @@ from drvm.runs.model import Run
 FAILURES = "failures"
 """Fact: ``Failures``, counted so that a counter never goes back while history is trimmed."""
 
-_LOOK_BACK = 1000
+SETTLED = dt.timedelta(seconds=30)
+"""So late an end is on record at most, whose file may be busy."""
+
+_LONG_AGO = dt.datetime.fromtimestamp(0, dt.UTC)
 _MAX_JOBS = 500
 
 
@@ -28,7 +31,7 @@ class Failures(msgspec.Struct, frozen=True):
 class Record(Protocol):
     def running(self) -> tuple[Run, ...]: ...
     def latest(self) -> tuple[Run, ...]: ...
-    def recent(self, limit: int, vm_uuid: str | None = None) -> tuple[Run, ...]: ...
+    def failures(self, after: dt.datetime, until: dt.datetime) -> Mapping[str, int]: ...
     def last_good(self, job: str, vm_uuid: str = "") -> dt.datetime | None: ...
     def fact(self, key: str) -> str | None: ...
     def set_fact(self, key: str, value: str | None) -> None: ...
@@ -73,16 +76,11 @@ def _last_duration_s(runs: list[Run]) -> float | None:
 
 def _count_failures(record: Record, now: dt.datetime) -> Mapping[str, int]:
     """What ended since the last count, and badly."""
-    text = record.fact(FAILURES)
-    known = _read(text) or Failures(dt.datetime.min.replace(tzinfo=dt.UTC), {})
-    until = min(known.until, now)  # a clock that was set back
-    jobs = Counter(known.jobs)
-    for run in record.recent(_LOOK_BACK):
-        if run.ended is None or not until < run.ended <= now:
-            continue
-        if run.state in ("failed", "lost"):
-            jobs[run.job] += 1
-    counted = Failures(now, dict(jobs.most_common(_MAX_JOBS)))
+    known = _read(record.fact(FAILURES)) or Failures(_LONG_AGO, {})
+    settled = now - SETTLED
+    since = min(known.until, settled)  # a clock that was set back
+    jobs = Counter(known.jobs) + Counter(record.failures(since, settled))
+    counted = Failures(settled, dict(jobs.most_common(_MAX_JOBS)))
     record.set_fact(FAILURES, msgspec.json.encode(counted).decode())
     return counted.jobs
 

@@ -143,6 +143,15 @@ class RunLog:
         )
         return self._do(lambda db: _runs(db.execute(text, (vm_uuid, min(limit, MAX_RUNS)))))
 
+    def failures(self, after: dt.datetime, until: dt.datetime) -> Mapping[str, int]:
+        """How many runs of each job failed, or were lost, and ended in ``(after, until]``."""
+        text = (
+            "SELECT job, count(*) FROM runs WHERE state IN ('failed', 'lost') "
+            "AND ended > ? AND ended <= ? GROUP BY job"
+        )
+        values = (rfc3339(after), rfc3339(until))
+        return self._do(lambda db: dict(db.execute(text, values).fetchall()))
+
     def last_good(self, job: str, vm_uuid: str = "") -> dt.datetime | None:
         """When the last run that was done (with warnings or not) began."""
         text = "SELECT good FROM latest WHERE key=?"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import stat
 from collections.abc import Iterator
@@ -292,6 +293,19 @@ def test_failures_are_counted_once_each_also_over_a_restart(world: World) -> Non
     world.look(2)
     assert metric(world, "drvm_job_failures_total") == "3.0"
     assert 'job="backup nightly"' in world.watch.metrics()
+
+
+def test_a_failure_is_counted_though_it_lasted_long_and_is_recorded_late(world: World) -> None:
+    long = world.run(0, "running")
+    world.clock.sleep(50)
+    ended = dataclasses.replace(long, ended=world.clock.now(), state="failed")
+    for number in range(1, 40):  # what began, and ended, since
+        world.record.finish(world.run(number, "done", vm_uuid="another"))
+    world.clock.sleep(5)
+    world.watch.look(world.clock.now())
+    world.record.finish(ended)  # its file was busy for some seconds
+    world.look(3)
+    assert metric(world, "drvm_job_failures_total") == "1.0"
 
 
 def test_the_textfile_is_whole_for_all_users_and_what_stands_in_its_way_is_told(
