@@ -215,9 +215,9 @@ def _absent(look: Look, last: Point | None) -> str | None:
     return UNREACHABLE if look.away and is_machine else None
 
 
-def policy_of_vm(wiring: Wiring, vm: str) -> PolicyConfig | None:
-    """Raises ``UnknownVm``, and the errors of the host that has it."""
-    host, domain = wiring.find(vm)
+def policy_of_vm(wiring: Wiring, vm: str, uri: str | None = None) -> PolicyConfig | None:
+    """See ``Wiring.find``. Raises ``UnknownVm``, and the errors of the host that has it."""
+    host, domain = wiring.find(vm, uri)
     return policy_of_domain(wiring.settings.policies, host.uri, domain)
 
 

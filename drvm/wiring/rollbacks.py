@@ -63,10 +63,11 @@ def _in_place(
     guard = make_ready(plan, parts)
     safety_point = plan.again.safety_point if plan.again is not None else None
     if safety and plan.again is None:
-        policy = policy_of_vm(wiring, plan.vm_uuid)
+        here = parts.host.uri  # whatever speaks for another place: it is this one that is changed
+        policy = policy_of_vm(wiring, plan.vm_uuid, here)
         options = BackupOptions.of(policy, plan.vm_name)
         options = replace(options, exclude_disks=options.exclude_disks - plan.named.keys())
-        result = take_point(wiring, plan.vm_uuid, options, progress, trace)
+        result = take_point(wiring, plan.vm_uuid, options, progress, trace, uri=here)
         note = f"before it was turned back to {plan.manifest.id}"
         pin_point(wiring, result.point, note, trace)
         safety_point = result.point.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from drvm.config.load import parse_config
 from drvm.config.settings import resolve
 from drvm.core.clock import SystemClock
-from drvm.core.errors import CaptureError, HostUnreachable
+from drvm.core.errors import CaptureError, HostUnreachable, Interrupted
 from drvm.core.process import SystemProcesses
+from drvm.core.progress import NoProgress
 from drvm.repository.points import Point
-from drvm.wiring import whereabouts
+from drvm.wiring import rollbacks, whereabouts
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import UNREACHABLE, FleetVm, Look, Seen, survey
 from drvm.wiring.selection import Choice, PointPolicies
@@ -165,3 +167,24 @@ def test_a_backup_by_hand_of_a_twin_is_refused_while_the_host_of_the_machine_is_
     assert "take that host out of hosts" in raised.value.hint
     stale.running = True
     assert cast(Any, wiring.find("web1")[1]) is stale
+
+
+def test_a_twin_that_somebody_turns_back_in_place_has_its_safety_point_taken_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = FakeDomain("web1", UUIDS[0], {}, running=False)
+    wiring = Wired(tmp_path, host(HERE, stale), host(KVM1, kind=Away))
+    (tmp_path / whereabouts.FILE).write_text(f'{{"{UUIDS[0]}": "{KVM1}"}}')
+    taken: list[object] = []
+
+    def take(_wiring: Wiring, vm: str, *_: object, uri: str) -> Any:
+        taken.append(cast(Any, wiring.find(vm, uri)[1]))
+        raise Interrupted("enough")
+
+    monkeypatch.setattr(rollbacks, "kept", lambda *_: contextlib.nullcontext(()))
+    monkeypatch.setattr(rollbacks, "make_ready", lambda *_: None)
+    monkeypatch.setattr(rollbacks, "take_point", take)
+    plan = SimpleNamespace(manifest=None, vm_uuid=UUIDS[0], vm_name="web1", again=None, named={})
+    with pytest.raises(Interrupted):
+        rollbacks.in_place(wiring, cast(Any, plan), NoProgress(), safety=True)
+    assert taken == [stale]
