@@ -6,6 +6,9 @@ import datetime as dt
 import time
 from typing import Protocol
 
+CLOCK_TOLERANCE = dt.timedelta(minutes=5)
+"""How far the clocks of two hosts may differ before "in the future" means something."""
+
 
 class Clock(Protocol):
     def now(self) -> dt.datetime:
@@ -43,3 +46,11 @@ def parse_rfc3339(text: str) -> dt.datetime:
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
     return moment.astimezone(dt.UTC)
+
+
+def known_moment(text: str | None) -> dt.datetime | None:
+    """The same of a note that may be missing or damaged: then ``None``."""
+    try:
+        return None if text is None else parse_rfc3339(text)
+    except ValueError:
+        return None

@@ -61,6 +61,11 @@ class DrvmError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def with_hint(self) -> str:
+        """One line, for logs."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
 
 class UsageError(DrvmError):
     """The request itself is wrong."""

@@ -28,7 +28,9 @@ class Failures(msgspec.Struct, frozen=True):
     jobs: dict[str, int]
 
 
-class Record(Protocol):
+class RunRecord(Protocol):
+    """What is needed of ``RunLog``; none of it raises."""
+
     def running(self) -> tuple[Run, ...]: ...
     def latest(self) -> tuple[Run, ...]: ...
     def failures(self, after: dt.datetime, until: dt.datetime) -> Mapping[str, int]: ...
@@ -37,7 +39,7 @@ class Record(Protocol):
     def set_fact(self, key: str, value: str | None) -> None: ...
 
 
-def job_figures(record: Record, now: dt.datetime) -> tuple[JobFigures, ...]:
+def job_figures(record: RunRecord, now: dt.datetime) -> tuple[JobFigures, ...]:
     """Each job over all of its VMs, by name."""
     failures = _count_failures(record, now)
     running = Counter(run.job for run in record.running())
@@ -74,7 +76,7 @@ def _last_duration_s(runs: list[Run]) -> float | None:
     return max(0.0, (end - run.started).total_seconds())
 
 
-def _count_failures(record: Record, now: dt.datetime) -> Mapping[str, int]:
+def _count_failures(record: RunRecord, now: dt.datetime) -> Mapping[str, int]:
     """What ended since the last count, and badly."""
     known = _read(record.fact(FAILURES)) or Failures(_LONG_AGO, {})
     settled = now - SETTLED

@@ -185,9 +185,8 @@ class Service:
         try:
             plan = setup.source()
         except DrvmError as error:
-            hint = f" (hint: {error.hint})" if error.hint else ""
             if error.message != self._untold:  # once, however long it lasts
-                log.error("what there is to do can't be told: %s%s", error.message, hint)
+                log.error("what there is to do can't be told: %s", error.with_hint)
             self._untold = error.message
             return
         except Exception:
@@ -207,8 +206,7 @@ class Service:
         except Interrupted:
             pass
         except DrvmError as error:
-            hint = f" (hint: {error.hint})" if error.hint else ""
-            log.error("%s: %s%s", chore.name, error.message, hint)
+            log.error("%s: %s", chore.name, error.with_hint)
         except Exception:
             log.exception("%s: this is a bug", chore.name)
 

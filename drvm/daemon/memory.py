@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from drvm.core.clock import Clock, parse_rfc3339, rfc3339
+from drvm.core.clock import Clock, known_moment, rfc3339
 from drvm.daemon.owed import Record, recalled
 from drvm.daemon.task import Key
 from drvm.runs.model import Run
@@ -40,7 +40,7 @@ def recall(history: History, keys: Iterable[Key], clock: Clock) -> dict[Key, Rec
     found = {}
     for key in wanted:
         record = recalled(latest.get(key), history.last_good(*key), now, now_s)
-        found[key] = dataclasses.replace(record, seen=_moment(seen.get(_fact(key))))
+        found[key] = dataclasses.replace(record, seen=known_moment(seen.get(_fact(key))))
     return found
 
 
@@ -52,10 +52,3 @@ def keep_seen(history: History, seen: Mapping[Key, dt.datetime | None]) -> None:
 
 def _fact(key: Key) -> str:
     return f"{SEEN}{key[0]}\n{key[1]}"
-
-
-def _moment(text: str | None) -> dt.datetime | None:
-    try:
-        return None if text is None else parse_rfc3339(text)
-    except ValueError:
-        return None

@@ -15,9 +15,9 @@ import dataclasses
 import datetime as dt
 from dataclasses import dataclass
 
+from drvm.core.clock import CLOCK_TOLERANCE
 from drvm.daemon.task import Task
 from drvm.runs.model import Run
-from drvm.schedule.rpo import CLOCK_TOLERANCE
 
 SHORT_JUMP = dt.timedelta(hours=3)
 POSTPONED_S = 300.0

@@ -98,8 +98,7 @@ def _carry_out(task: Task, run: Run, told: Told, clock: Clock) -> Run:
         log.info("%s: %s%s", name, "ended" if outcome.failure is not None else "done", warned)
     if (failure := outcome.failure) is not None:
         outcome = dataclasses.replace(outcome, message=failure.message, hint=failure.hint)
-        hint = f" (hint: {failure.hint})" if failure.hint else ""
-        log.error("%s: %s%s", name, failure.message, hint)
+        log.error("%s: %s", name, failure.with_hint)
     now = told.now()
     return dataclasses.replace(
         run,

@@ -16,11 +16,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from drvm.core.clock import Clock
+from drvm.core.clock import CLOCK_TOLERANCE, Clock
 from drvm.core.errors import DrvmError, HostError, HostUnreachable
 from drvm.host.model import Host
 from drvm.host.reach import is_here
-from drvm.schedule.rpo import CLOCK_TOLERANCE
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import Fleet, Look, Seen, look_at, point_policies, survey
 from drvm.wiring.remembering import remembered_of

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from drvm.core.clock import Clock, parse_rfc3339
+from drvm.core.clock import Clock, known_moment
 from drvm.core.errors import DrvmError
 from drvm.core.text import printable
 from drvm.daemon import alarms
 from drvm.daemon.alarms import Alarm, Rules
-from drvm.daemon.figures import job_figures, way_figures
-from drvm.daemon.looked import Facts, Life, note_look
+from drvm.daemon.figures import RunRecord, job_figures, way_figures
+from drvm.daemon.looked import Life, note_look
 from drvm.daemon.task import ANSWERED
 from drvm.notify.outbox import Outbox
 from drvm.notify.postman import Postman
@@ -46,16 +46,11 @@ DEAF_AFTER = dt.timedelta(minutes=15)
 """The source of what there is to do answers once a minute, unless the repository is away."""
 
 
-class Record(Facts, Protocol):
+class Record(RunRecord, Protocol):
     """What it needs of ``RunLog``; none of it raises."""
 
     @property
     def problem(self) -> str | None: ...
-    def running(self) -> tuple[Run, ...]: ...
-    def latest(self) -> tuple[Run, ...]: ...
-    def failures(self, after: dt.datetime, until: dt.datetime) -> Mapping[str, int]: ...
-    def last_good(self, job: str, vm_uuid: str = "") -> dt.datetime | None: ...
-    def fact(self, key: str) -> str | None: ...
 
 
 class Watch:
@@ -216,7 +211,7 @@ class Watch:
 
     def _deaf(self, now: dt.datetime) -> Iterator[Concern]:
         """Nothing new begins: VMs, fires of schedules, what somebody took out of the config."""
-        answered = _moment(self._record.fact(ANSWERED))
+        answered = known_moment(self._record.fact(ANSWERED))
         last = max(answered, self._started) if answered is not None else self._started
         if not self._problem and now - last >= DEAF_AFTER:
             yield Concern(
@@ -276,13 +271,6 @@ class Watch:
 _OWN = "daemon"
 """Keys of what the daemon sees of itself begin so."""
 _AWAY, _SOURCE, _STUCK = f"{_OWN} away", f"{_OWN} source", f"{_OWN} stuck "
-
-
-def _moment(text: str | None) -> dt.datetime | None:
-    try:
-        return parse_rfc3339(text) if text is not None else None
-    except ValueError:
-        return None
 
 
 def silent_ways(boxes: Mapping[str, Outbox], now: dt.datetime) -> Iterator[Concern]:

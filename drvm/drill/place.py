@@ -34,6 +34,8 @@ from drvm.host.tpm import remove_state
 from drvm.restore.targets.volume_lease import is_token
 from drvm.restore.targets.volume_leftovers import FoundLease, clear
 
+DEFAULT_DIRECTORY = Path("/var/lib/libvirt/images")
+
 _NAME = re.compile(r"drvm-drill-[0-9a-f]{16}", re.ASCII)
 _NAMESPACE = uuid.UUID("8f6a2c1e-5d0b-5c5e-9a34-6d72766d0002")
 _LOCK = "lock"

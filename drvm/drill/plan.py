@@ -17,7 +17,7 @@ from drvm.core.units import MIB
 from drvm.drill import room as rooms
 from drvm.drill.checks.base import Card, Check
 from drvm.drill.console import with_console
-from drvm.drill.place import Volumes, drill_name, drill_uuid
+from drvm.drill.place import DEFAULT_DIRECTORY, Volumes, drill_name, drill_uuid
 from drvm.drill.room import Room
 from drvm.drill.taken import alone, storage_of
 from drvm.drill.ways import cards_of, needed, way_problems
@@ -36,7 +36,6 @@ from drvm.restore.targets.images import PlannedImage, planned_in
 from drvm.restore.targets.placing import FILE_POOLS, disk_image, planned_volume
 from drvm.restore.targets.volume_lease import new_token, volume_name
 
-DEFAULT_DIRECTORY = Path("/var/lib/libvirt/images")
 DEFAULT_NOTES = Path("/var/lib/drvm/drills")
 DEFAULT_BOOT_TIMEOUT_S = 300.0
 MAX_CHECKS = 100

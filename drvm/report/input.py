@@ -12,12 +12,10 @@ from typing import Literal
 
 import msgspec
 
+from drvm.core.clock import CLOCK_TOLERANCE
 from drvm.report.model import DrillResult
 
 RpoWord = Literal["met", "missed", "never", "no-target", "unknown"]
-
-CLOCK_TOLERANCE = dt.timedelta(minutes=5)
-"""How far the clocks of two hosts may differ before "in the future" means something."""
 
 DAYS_SHOWN = 42
 """How many days of points a VM's picture shows."""

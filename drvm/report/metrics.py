@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -17,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from drvm import __version__
 from drvm.core.text import printable
-from drvm.report.attention import Concern
+from drvm.report.attention import Concern, ConcernKind, Severity
 from drvm.report.input import ReportInput, VmRow
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -85,9 +86,7 @@ class _Figures(Collector):
 
 def _concerns(concerns: Sequence[Concern]) -> Iterator[Metric]:
     counted = {
-        (kind, severity): 0
-        for kind in ("failure", "rpo", "drill", "damage", "unprotected")
-        for severity in ("critical", "warning")
+        (kind, severity): 0 for kind in get_args(ConcernKind) for severity in get_args(Severity)
     }
     for concern in concerns:
         counted[concern.kind, concern.severity] += 1

@@ -6,8 +6,7 @@ import datetime as dt
 import enum
 from dataclasses import dataclass
 
-CLOCK_TOLERANCE = dt.timedelta(minutes=5)
-"""How far two hosts' clocks may differ before a point "from the future" means something."""
+from drvm.core.clock import CLOCK_TOLERANCE
 
 
 class RpoState(enum.Enum):

@@ -23,6 +23,7 @@ from drvm.core.clock import Clock, SystemClock
 from drvm.core.errors import DrvmError
 from drvm.report.html import style_sheet
 from drvm.report.json_report import json_report
+from drvm.report.metrics import CONTENT_TYPE
 from drvm.web.access import TRY_AGAIN_S, Access, Session, TooManyTries, same_text
 from drvm.web.aside import Aside
 from drvm.web.guard import guards, is_own_form
@@ -190,7 +191,7 @@ class _Dashboard:
         return _Events(self.live, session_id, vm_uuid, self._access)
 
     def _metrics(self) -> Response:
-        return Response(self._source.metrics(), media_type="text/plain; version=0.0.4")
+        return Response(self._source.metrics(), media_type=CONTENT_TYPE)
 
     def _report_json(self) -> Response:
         report = self.pages.snapshot().report

@@ -73,10 +73,9 @@ class Dashboard:
                 self._serve()
                 return
             except DrvmError as error:
-                words = f"{error.message}{f' (hint: {error.hint})' if error.hint else ''}"
-                if words != told:
-                    log.error("no dashboard: %s; tried again every minute", words)
-                told = words
+                if error.with_hint != told:
+                    log.error("no dashboard: %s; tried again every minute", error.with_hint)
+                told = error.with_hint
             except Exception:
                 log.exception("no dashboard: this is a bug; tried again every minute")
             self._stop.wait(RETRY_S)

@@ -18,7 +18,7 @@ from drvm.core.errors import CaptureError, HostUnreachable, UnknownVm, UsageErro
 from drvm.core.pace import Bandwidth
 from drvm.core.process import Processes
 from drvm.core.progress import Trace, no_trace
-from drvm.drill.place import remembered
+from drvm.drill.place import DEFAULT_DIRECTORY, remembered
 from drvm.host.images import ImageTool
 from drvm.host.libvirt_host import LibvirtHost
 from drvm.host.model import Domain, DomainState, Host
@@ -44,8 +44,6 @@ from drvm.store.history import LockRule
 from drvm.store.urls import open_store, parse_address
 from drvm.wiring.identity import host_key
 from drvm.wiring.whereabouts import HINT, Whereabouts, read
-
-DRILL_DIRECTORY = Path("/var/lib/libvirt/images")
 
 
 class Wiring:
@@ -265,12 +263,12 @@ class Wiring:
     def drill_directory(self, policy: PolicyConfig | None = None) -> Path:
         """Where the images of a drill go: QEMU's user must be able to reach it."""
         chosen = policy.drill.directory if policy is not None and policy.drill else None
-        return Path(chosen) if chosen is not None else DRILL_DIRECTORY
+        return Path(chosen) if chosen is not None else DEFAULT_DIRECTORY
 
     def drill_directories(self) -> list[Path]:
         """All that drills of this config, or of earlier ones, may have used."""
         chosen = {self.drill_directory(policy) for policy in self.settings.policies}
-        return sorted(chosen | remembered(self.drill_notes) | {DRILL_DIRECTORY, self.drill_notes})
+        return sorted(chosen | remembered(self.drill_notes) | {DEFAULT_DIRECTORY, self.drill_notes})
 
     @property
     def drill_notes(self) -> Path:

@@ -9,6 +9,7 @@ from datetime import datetime
 from drvm.config.drills import DrillConfig, StageConfig
 from drvm.config.policies import PolicyConfig
 from drvm.config.section import matches
+from drvm.core.clock import CLOCK_TOLERANCE
 from drvm.core.errors import HostUnreachable, UsageError
 from drvm.core.findings import Finding
 from drvm.core.text import printable
@@ -31,7 +32,6 @@ from drvm.repository.manifest import Manifest
 from drvm.repository.points import Point
 from drvm.restore.machine.definition import VirtType
 from drvm.schedule.cron import fires_between
-from drvm.schedule.rpo import CLOCK_TOLERANCE
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.fleet import FleetVm, fleet_of, policy_of_point
 

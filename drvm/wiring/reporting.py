@@ -12,14 +12,13 @@ from pathlib import Path
 import msgspec
 
 from drvm import __version__
-from drvm.core.clock import parse_rfc3339, rfc3339
+from drvm.core.clock import CLOCK_TOLERANCE, parse_rfc3339, rfc3339
 from drvm.core.errors import ObjectDamaged, ObjectMissing, RepositoryError
 from drvm.core.text import printable
 from drvm.core.threads import mapped
 from drvm.core.units import MIB
 from drvm.report.drill_views import shown_drill_ids
 from drvm.report.input import (
-    CLOCK_TOLERANCE,
     DAYS_SHOWN,
     CheckRow,
     JobRow,

@@ -236,8 +236,7 @@ def _recover(wiring: Wiring) -> None:
         except Interrupted:
             raise
         except DrvmError as error:
-            hint = f" (hint: {error.hint})" if error.hint else ""
-            log.error("%s: leftovers could not be looked for: %s%s", uri, error.message, hint)
+            log.error("%s: leftovers could not be looked for: %s", uri, error.with_hint)
     _log(finish_elsewhere(wiring) + let_go(wiring))
 
 
