@@ -256,6 +256,10 @@ def claims_of(host: Host, plan: DrillPlan) -> tuple[str, str]:
 def room_of(host: Host, plan: DrillPlan, look: Look) -> Room:
     """Where the images of a drill go, now. Raises ``HostError``."""
     if plan.volumes is not None:
+        if plan.volumes.pool:
+            host.storage.names(
+                plan.volumes.pool
+            )  # libvirt looks anew: it knows the room since then
         pools = {pool.name: pool for pool in host.pools()}
         pool = pools.get(plan.volumes.pool)
         free_bytes = pool.available_bytes if pool is not None else _UNKNOWN_BYTES

@@ -33,6 +33,8 @@ from drvm.snapshot.locks import try_lock
 PATIENCE_S = 2 * 3600.0
 """As long as several drills take; then something is wrong with the others."""
 _LOOK_S = 1.0
+_LOOK_AFAR_S = 15.0
+"""Another host looks at all volumes of its pool each time."""
 
 
 @contextlib.contextmanager
@@ -70,7 +72,7 @@ def turn(
             progress.stage("waiting for the room that other drills have")
             told = True
         progress.advance(0)
-        clock.sleep(_LOOK_S)
+        clock.sleep(_LOOK_S if plans[0].volumes is None else _LOOK_AFAR_S)
     try:
         yield
     finally:

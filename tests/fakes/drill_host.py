@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from defusedxml.ElementTree import fromstring
@@ -45,6 +46,14 @@ class DrillHost:
             raise self.once.pop(call)
         if call in self.fail:
             raise self.fail[call]
+
+    @property
+    def storage(self) -> Any:
+        return SimpleNamespace(names=self.names)
+
+    def names(self, pool: str) -> frozenset[str]:
+        self.did(f"look at pool {pool}")
+        return frozenset()
 
     def available_memory_bytes(self) -> int | None:
         return self.memory_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ def test_images_are_volumes_of_the_pool_in_the_drills_directory(stage: Stage) ->
         assert owner_token(path.name) == plan.volumes.token
     assert str(image.path) in plan.definition.xml
     assert plan.directory == stage.directory.with_name("notes") / plan.name
+
+
+def test_the_pools_room_is_asked_for_when_libvirt_has_looked_anew(stage: Stage) -> None:
+    """What it tells is as old as its last look: others may have filled the disk since."""
+    asked = stage.host.pools
+
+    def pools() -> list[Any]:
+        if "look at pool spare" not in stage.host.calls:
+            return asked()
+        return [dataclasses.replace(pool, available_bytes=0) for pool in asked()]
+
+    stage.host.pools = pools  # type: ignore[method-assign]
+    with pytest.raises(PreflightFailed) as caught:
+        stage.plan_there()
+    assert "has 0 B left" in caught.value.problems[0]
 
 
 def test_a_host_without_such_a_pool_is_refused_with_the_directories_that_it_has(
