@@ -48,6 +48,7 @@ from drvm.store.memory import MemoryStore
 from tests.capturing import assert_back_on_its_disks, make_parts
 from tests.guests import BOOT_LIMIT_S, Guest, MakeGuest, unique_name
 from tests.killing import killed_at
+from tests.unit.report.results import make_row
 
 pytestmark = pytest.mark.guest
 
@@ -251,11 +252,16 @@ def test_the_result_of_a_drill_is_kept_and_rendered(drills: Drills) -> None:
     (kept,) = [decode_drill(records.read(info)) for info in records.listed()]
     assert kept == result
     report = ReportInput(
-        generated=CLOCK.now(), repository="memory", vms=(), drills=(kept,), drvm_version="0"
+        generated=CLOCK.now(),
+        repository="memory",
+        vms=(make_row(vm=result.vm, vm_uuid=result.vm_uuid),),
+        drills=(kept,),
+        drvm_version="0",
     )
     assert "data:image/png;base64," in html_report(report)
     assert result.id.encode() in json_report(report)
-    assert b'failures="0"' in junit_report(report)
+    document = junit_report(report)
+    assert b'failures="0"' in document and b"check: agent" in document
 
 
 @pytest.mark.long
