@@ -71,9 +71,11 @@ def publish(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(descriptor)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # of a full disk people want to know which
         raise
 
 

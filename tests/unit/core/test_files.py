@@ -64,8 +64,9 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_beside_it(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         publish(page, b"two")
+    assert caught.value.filename == str(page)
     assert page.read_bytes() == b"one" and list(tmp_path.iterdir()) == [page]
 
 
