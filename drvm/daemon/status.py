@@ -103,7 +103,7 @@ def _daemon(record: Record, now: dt.datetime) -> Iterator[Concern]:
         yield Concern(
             "daemon record", "failure", "warning", "",
             f"what jobs did here can't be told: {printable(record.problem, 300)}",
-            "ask as the user of the daemon, usually root; or free some space in state_dir",
+            "ask as the user of the daemon, usually root; or see to state_dir: room, permissions",
         )  # fmt: skip
     if looked is None or now - looked.looked > FORGOTTEN:
         return

@@ -118,7 +118,8 @@ class FleetWatch:
             now, known = self._clock.now(), wiring.whereabouts()
             vms = survey(looked, points, point_policies(wiring, looked), now, known)
             state_dir = Path(wiring.settings.state_dir)
-            remember(state_dir, known.hosts, vms, away=bool(looked.away))
+            away, twins = bool(looked.away), looked.twins
+            remember(state_dir, known.hosts, vms, away=away, twins=twins)
             return View(Fleet(vms, looked.away), repository.drills.times(now + CLOCK_TOLERANCE))
         except DrvmError:
             self._wiring = None

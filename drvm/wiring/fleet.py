@@ -30,6 +30,7 @@ from drvm.wiring.whereabouts import NOWHERE, Whereabouts
 
 UNREACHABLE = "unreachable"
 """The state of a VM that a host which does not answer may have."""
+_ON = (DomainState.RUNNING.value, DomainState.PAUSED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Seen:
 
     @property
     def is_on(self) -> bool:
-        return self.state in (DomainState.RUNNING.value, DomainState.PAUSED.value)
+        return self.state in _ON
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class Look:
 
     seen: tuple[Seen, ...]
     away: tuple[tuple[str, HostError], ...] = ()
+
+    @property
+    def twins(self) -> frozenset[str]:
+        """The UUIDs that several hosts have."""
+        return frozenset(uuid for uuid, found in self.by_uuid.items() if len(found) > 1)
 
     @property
     def by_uuid(self) -> dict[str, list[Choice]]:
@@ -82,6 +88,10 @@ class FleetVm:
     last: Point | None
     rpo: Rpo
     held: str = ""
+
+    @property
+    def is_on(self) -> bool:
+        return self.state in _ON
 
     @property
     def last_created(self) -> datetime | None:

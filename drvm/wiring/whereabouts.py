@@ -8,7 +8,7 @@ it where something changed; where it is lost, only points tell.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +35,8 @@ class _Vm(Protocol):
     def uuid(self) -> str: ...
     @property
     def host(self) -> str | None: ...
+    @property
+    def is_on(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,23 @@ def read(state_dir: Path) -> dict[str, str]:
         return {}
 
 
-def remember(state_dir: Path, known: Mapping[str, str], vms: Iterable[_Vm], *, away: bool) -> None:
-    """After a look: ``vms`` are all that it found, ``known`` what ``read`` said before it. While a
-    host is ``away``, what is not seen is not forgotten. A crash leaves the file as it was, and so
-    does one that can't be written."""
-    found = {vm.uuid: vm.host for vm in vms}
-    kept = {uuid: host for uuid, host in known.items() if away or uuid in found}
-    now = kept | {uuid: host for uuid, host in found.items() if host is not None}
+def remember(
+    state_dir: Path,
+    known: Mapping[str, str],
+    vms: Iterable[_Vm],
+    *,
+    away: bool,
+    twins: Collection[str] = (),
+) -> None:
+    """After a look: ``vms`` are all that it found, ``known`` what ``read`` said before it.
+    ``twins``: the UUIDs that several hosts have; of those only what runs tells where. While a host
+    is ``away``, what is not seen is not forgotten. A crash leaves the file as it was, and so does
+    one that can't be written."""
+    found = {vm.uuid: vm for vm in vms}
+    now = {uuid: host for uuid, host in known.items() if away or uuid in found}
+    for uuid, vm in found.items():
+        if vm.host is not None and (vm.is_on or uuid not in twins):
+            now[uuid] = vm.host
     if now == known or len(now) > MAX_MACHINES:
         return
     with contextlib.suppress(OSError):

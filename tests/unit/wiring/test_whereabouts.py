@@ -102,6 +102,17 @@ def test_what_was_seen_is_kept_and_what_is_gone_forgotten(tmp_path: Path) -> Non
     assert read(tmp_path) == {}
 
 
+def test_a_guess_between_two_that_are_off_is_not_remembered(tmp_path: Path) -> None:
+    guessed = look(seen(), seen(KVM1))
+    remember(tmp_path, {}, [guessed], away=False, twins={UUIDS[0]})
+    assert read(tmp_path) == {}
+    runs = look(seen(), seen(KVM1, "running"))
+    remember(tmp_path, {}, [runs], away=False, twins={UUIDS[0]})
+    assert read(tmp_path) == {UUIDS[0]: KVM1}
+    remember(tmp_path, read(tmp_path), [guessed], away=False, twins={UUIDS[0]})
+    assert read(tmp_path) == {UUIDS[0]: KVM1}
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"[]", b" " * (whereabouts.MAX_BYTES)])
 def test_a_file_that_is_not_ours_says_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / whereabouts.FILE).write_bytes(content + b"\n")
