@@ -11,7 +11,6 @@ Event = Literal["raised", "reminder", "over"]
 Severity = Literal["critical", "warning"]
 
 MAX_TEXT_CHARS = 1000
-_WORDS = {"raised": "", "reminder": "STILL ", "over": "OVER "}
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,11 +47,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def title(self) -> str:
         """One line that says it all: a subject, or what a phone shows."""
-        return f"drvm {self.host}: {_WORDS[self.event]}{self.severity.upper()}: {self.text}"
+        return f"drvm {self.host}: {self._words()}: {self.text}"
+
+    def _words(self) -> str:
+        """``RESOLVED`` alone: beside a severity it would read as one at a glance."""
+        severity = self.severity.upper()
+        return {"raised": severity, "reminder": f"STILL {severity}", "over": "RESOLVED"}[self.event]
 
     def body(self) -> str:
         """Lines for people."""
-        lines = [f"{_WORDS[self.event]}{self.severity.upper()}: {self.text}", ""]
+        lines = [f"{self._words()}: {self.text}", ""]
         lines += [f"What to do: {self.hint}", ""] if self.hint and self.event != "over" else []
         named = [
             ("kind", self.kind),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from drvm.core.errors import NotifyFailed
 from drvm.notify.mail import Mail, compose
+from drvm.notify.model import Event
 from tests.listeners import dripping_listener, mail_listener, server_context
 from tests.unit.notify.messages import make_message
 
@@ -139,3 +140,16 @@ def test_no_text_of_a_message_becomes_a_header_or_ends_the_mail(
     assert sorted(read.keys()) == sorted(names)
     assert read["To"] == "admin@example.org"
     assert not read.is_multipart()
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [("raised", "CRITICAL"), ("reminder", "STILL CRITICAL"), ("over", "RESOLVED")],
+)
+def test_a_subject_says_at_a_glance_whether_it_begins_lasts_or_is_over(
+    event: Event, words: str
+) -> None:
+    message = make_message(event)
+    assert message.title().startswith(f"drvm kvm1: {words}: web1")
+    assert message.body().startswith(f"{words}: web1")
+    assert "CRITICAL" in message.title() or event == "over"
