@@ -9,6 +9,7 @@ machine is half turned back to a point, that is needed though nobody works.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from drvm.snapshot.rollbacks import Rollbacks
 from drvm.wiring.assembly import Wiring
 
 _MAX_BYTES = 65536
+_TRIES = 5
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -63,8 +65,7 @@ def kept(
         nonce=new_nonce(),
         work=work,
     )
-    path = _directory(wiring) / f"{note.nonce}.json"
-    descriptor = _write(path, note)
+    path, note, descriptor = _noted(wiring, note)
     try:
         trace("point-noted")
         told: tuple[str, ...] = ()
@@ -88,7 +89,7 @@ def let_go(wiring: Wiring) -> list[Finding]:
     """Take off what dead work has left, where nothing needs it; a finding for each."""
     done = []
     with contextlib.ExitStack() as held:
-        for path, note in _dead(wiring, held):
+        for path, note in _dead(wiring, held, sweep=True):
             name = f"pin of point {note.point}"
             try:
                 if wiring.repository().id != note.repository:
@@ -119,29 +120,45 @@ def _directory(wiring: Wiring) -> Path:
     return Path(wiring.settings.state_dir) / "pins"
 
 
-def _write(path: Path, note: _Note) -> int:
-    """The descriptor that holds it. Raises ``RestoreError``, having left none."""
-    descriptor = None
+def _noted(wiring: Wiring, note: _Note) -> tuple[Path, _Note, int]:
+    """With the descriptor that holds it; under another nonce where somebody looked just as it was
+    made. Raises ``RestoreError``, having left no note."""
+    for _ in range(_TRIES):
+        path = _directory(wiring) / f"{note.nonce}.json"
+        try:
+            descriptor = try_lock(path)
+            if descriptor is not None:
+                if _write(descriptor, path, note):
+                    return path, note, descriptor
+                os.close(descriptor)
+        except OSError as problem:
+            raise RestoreError(
+                f"{path} can't be written: {problem.strerror or problem}", hint="see to state_dir"
+            ) from None
+        note = msgspec.structs.replace(note, nonce=new_nonce())
+    raise RestoreError(f"no note can be made in {_directory(wiring)}", hint="try again")
+
+
+def _write(descriptor: int, path: Path, note: _Note) -> bool:
+    """Whether it is there, durable. Raises ``OSError``; then there is none."""
     try:
-        descriptor = try_lock(path)
-        assert descriptor is not None, "nobody else knows the nonce"
         data = msgspec.json.encode(note)
         if os.write(descriptor, data) < len(data):
-            raise OSError(28, "no space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(descriptor)
         sync_directory(path.parent)
-        return descriptor
-    except OSError as problem:
-        if descriptor is not None:
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
-        raise RestoreError(
-            f"{path} can't be written: {problem.strerror or problem}", hint="see to state_dir"
-        ) from None
+        return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
 
 
-def _dead(wiring: Wiring, held: contextlib.ExitStack) -> Iterator[tuple[Path, _Note]]:
-    """Those that nobody works for any more, and nothing needs; locked until ``held`` ends."""
+def _dead(
+    wiring: Wiring, held: contextlib.ExitStack, *, sweep: bool = False
+) -> Iterator[tuple[Path, _Note]]:
+    """Those that nobody works for any more, and nothing needs; locked until ``held`` ends.
+    ``sweep``: such as a crash left empty go."""
     for path in sorted(_directory(wiring).glob("*.json")):
         try:
             descriptor = try_lock(path)
@@ -151,6 +168,8 @@ def _dead(wiring: Wiring, held: contextlib.ExitStack) -> Iterator[tuple[Path, _N
             continue
         held.callback(os.close, descriptor)
         note = _read(descriptor, path)
+        if sweep and os.fstat(descriptor).st_size == 0:
+            path.unlink(missing_ok=True)
         if note is not None and not _is_needed(wiring, note):
             yield path, note
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from drvm.repository.pins import Pin
 from drvm.repository.points import Point
 from drvm.repository.repository import Repository
 from drvm.snapshot.rollbacks import VERSION, Rollback, Rollbacks
+from drvm.wiring import keeping
 from drvm.wiring.keeping import kept, left_pins, let_go
 from tests.unit.repository.conftest import Vault, cheap_key_derivation, new_vault, vault
 from tests.unit.repository.test_round_trip import SMALL, noise
@@ -149,7 +151,32 @@ def test_nothing_begins_without_a_note_or_without_the_point(
     assert world.notes() == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"{}"])
+def test_who_looks_just_when_a_note_is_made_is_in_nobodys_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nonces = iter(["a" * 16, "b" * 16, "c" * 16])
+    monkeypatch.setattr(keeping, "new_nonce", lambda: next(nonces))
+    real, held = keeping.try_lock, []
+
+    def looked_at(path: Path) -> int | None:
+        if path.stem == "a" * 16:  # somebody has locked it, to see whether it is dead
+            held.append(real(path))
+        descriptor = real(path)
+        if path.stem == "b" * 16:  # somebody has taken it for one that a crash left
+            path.unlink()
+        return descriptor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "try_lock", looked_at)
+        with world.kept():
+            monkeypatch.setattr(keeping, "try_lock", real)
+            names = {path.name for path in (world.directory / "pins").iterdir()}
+            assert names == {f"{'a' * 16}.json", f"{'c' * 16}.json"} and world.pins() == 1
+            os.close(held[0])
+    assert left_pins(world.wiring) == [] and world.notes() == 0, "an empty one went without a word"
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"{}"])
 def test_what_is_no_note_is_left_alone(world: World, content: bytes) -> None:
     (world.directory / "pins").mkdir()
     (world.directory / "pins" / f"{'0' * 16}.json").write_bytes(content)
