@@ -13,7 +13,7 @@ from drvm import __version__
 from drvm.core.errors import DrvmError, HostError, Interrupted, UnknownVm
 from drvm.core.text import printable
 from drvm.drill import statements
-from drvm.drill.checks.base import Check, Checker, GuestUnderTest, Wire, is_scan
+from drvm.drill.checks.base import Check, Checker, GuestUnderTest, Wire, is_scan, patiently
 from drvm.drill.place import Note, drill_uuid, made, tear_down
 from drvm.drill.plan import DrillPlan, network_xml
 from drvm.drill.room import watched
@@ -191,7 +191,7 @@ class Machine:
         """A guest that QEMU stopped, as its disks failed, is not recovered, whatever it said
         before; and where it said nothing, that is why. Raises ``HostError``."""
         try:
-            stopped = domain.stopped_by_disks()
+            stopped = patiently(domain.stopped_by_disks, self._clock)
         except UnknownVm:
             raise HostError("it had ended by itself when its checks were over") from None
         if stopped:
@@ -213,7 +213,7 @@ class Machine:
     def _tear_down(self) -> None:
         if not self._is_gone:
             tools = self._tools
-            self._warnings += tear_down(tools.host, self.plan.directory, tools.trace)
+            self._warnings += tear_down(tools.host, self.plan.directory, tools.trace, tools.clock)
             self._is_gone = True
 
     def _place_tpm_state(self) -> None:

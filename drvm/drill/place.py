@@ -47,6 +47,8 @@ _MODE = 0o711
 """QEMU's user may reach the images, whose names it is given, and list nothing."""
 _TRIES = 100
 _PAUSE_S = 0.01
+_AWAY_S = 15.0
+_AWAY_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +157,40 @@ def noted(directory: Path) -> Note | None:
     return note if not note.token or is_token(note.token) else None
 
 
-def tear_down(host: Host, directory: Path, trace: Trace = no_trace) -> list[str]:
+def tear_down(
+    host: Host, directory: Path, trace: Trace = no_trace, clock: Clock | None = None
+) -> list[str]:
     """End the machine, destroy the network, remove its volumes, its TPM's state and the directory;
     the caller holds its lock, and ``host`` is the one that is noted.
 
     May be called again. Each part is tried, whatever became of the others; the directory stays
     if one of the others does. Returns a line for each part that could not be removed. A SIGTERM
-    in the middle, which comes once, is raised again behind a second try.
+    in the middle, which comes once, is raised again behind a second try. With a ``clock`` it waits
+    for a libvirtd that is being restarted.
     """
     try:
+        if clock is not None:
+            _wait_for(host, clock)
         return _tear_down(host, directory, trace)
     except (Interrupted, KeyboardInterrupt):
         _tear_down(host, directory, trace)
         raise
+
+
+def _wait_for(host: Host, clock: Clock) -> None:
+    """A libvirtd that was restarted has forgotten to end the machine with us (AUTODESTROY; seen
+    with 9.0). It is not waited for as long as a daemon may take to end."""
+    deadline_s = clock.monotonic_s() + _AWAY_S
+    while True:
+        try:
+            host.network_names()
+            return
+        except Interrupted:
+            raise
+        except DrvmError:
+            if clock.monotonic_s() >= deadline_s:
+                return
+        clock.sleep(_AWAY_PAUSE_S)
 
 
 def _tear_down(host: Host, directory: Path, trace: Trace) -> list[str]:

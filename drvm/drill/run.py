@@ -70,7 +70,7 @@ class _Group:
                     self._run()
                 finally:
                     self._problems = tear_down(
-                        self._tools.host, self._plan.directory, self._tools.trace
+                        self._tools.host, self._plan.directory, self._tools.trace, self._tools.clock
                     )
                     self._tools.trace("group-torn-down")
         except Interrupted:

@@ -25,7 +25,7 @@ from drvm.repository.select import select
 from drvm.restore.served.server import Service
 from drvm.restore.served.supervised import serving
 from drvm.wiring.assembly import Wiring
-from drvm.wiring.drills import Plan
+from drvm.wiring.drills import Plan, sweep_drills
 from drvm.wiring.serving import service_of
 
 
@@ -95,6 +95,7 @@ def _drilled(
     machines = _machines(plan)
     disks = _disks(wiring, host, machines[0], trace)
     tools = Tools(host, disks, wiring.clock, progress, trace, lambda point: _exports(wiring, point))
+    sweep_drills(wiring, host)  # what can't be removed stays in doctor
     if machines[0].volumes is None:
         remember(wiring.drill_notes, machines[0].request.directory)
     with turn(host, machines, wiring.clock, progress):

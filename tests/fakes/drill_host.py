@@ -11,7 +11,7 @@ from typing import Any
 
 from defusedxml.ElementTree import fromstring
 
-from drvm.core.errors import AgentError, UnknownVm
+from drvm.core.errors import AgentError, HostUnreachable, UnknownVm
 from drvm.host.model import DomainState, GuestCommandResult, HostCapabilities
 from drvm.host.places import StatePlaces
 
@@ -37,6 +37,8 @@ class DrillHost:
     memory_bytes: int | None = None
     stopped: frozenset[str] = frozenset()
     """The disks that QEMU has stopped its machines for."""
+    away: int = 0
+    """So many calls don't reach libvirtd any more."""
     asked: str = ""
     """The machine whose agent was asked last."""
 
@@ -58,6 +60,11 @@ class DrillHost:
     def available_memory_bytes(self) -> int | None:
         return self.memory_bytes
 
+    def reach(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise HostUnreachable("no connection to libvirt")
+
     def hostname(self) -> str:
         return "kvm1"
 
@@ -65,6 +72,7 @@ class DrillHost:
         return [DrilledDomain(self, name) for name in self.machines]
 
     def find_domain(self, name: str) -> DrilledDomain | None:
+        self.reach()
         return DrilledDomain(self, name) if name in self.machines else None
 
     def start_transient(self, domain_xml: str) -> DrilledDomain:
@@ -92,6 +100,7 @@ class DrillHost:
         return None
 
     def network_names(self) -> list[str]:
+        self.reach()
         return sorted(self.networks)
 
     def create_network(self, network_xml: str) -> None:
@@ -116,12 +125,16 @@ class DrilledDomain:
         return self.host.machines[self.name]
 
     def state(self) -> DomainState:
+        self.host.reach()
         if self.name not in self.host.machines:
             raise UnknownVm(f"no domain {self.name}")
         return DomainState.RUNNING
 
     def agent_ping(self, **_: int) -> None:
-        self.state()
+        try:
+            self.state()
+        except HostUnreachable as problem:
+            raise AgentError(problem.message) from None
         self.host.asked = self.name
         self.host.did("ping")
         self.host.agent()

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from drvm.core.clock import Clock
-from drvm.core.errors import UnknownVm
+from drvm.core.errors import HostUnreachable, UnknownVm
 from drvm.core.text import printable
 from drvm.core.units import format_seconds
 from drvm.host.model import Domain, DomainState
@@ -24,9 +24,12 @@ INTERFACE = "drvm0"
 """Our end of the cable into a drill's network, in the namespace of its own."""
 PAUSE_S = 0.5
 """Between two tries."""
+AWAY_S = 60.0
+"""For so long a libvirtd may be away: its packages are being updated."""
 _MAX_NAME_CHARS = 120
 
 
+T = TypeVar("T")
 Address = IPv4Interface | IPv6Interface
 
 Beat = Callable[[], None]
@@ -154,11 +157,24 @@ def is_scan(check: Check) -> bool:
     return "disks" in check.needs
 
 
+def patiently(ask: Callable[[], T], clock: Clock) -> T:
+    """What libvirt answers, also if it is being restarted. Raises what ``ask`` raises, and
+    ``HostUnreachable`` for a libvirtd that stays away."""
+    deadline_s = clock.monotonic_s() + AWAY_S
+    while True:
+        try:
+            return ask()
+        except HostUnreachable:
+            if clock.monotonic_s() >= deadline_s:
+                raise
+        clock.sleep(PAUSE_S)
+
+
 class Checker:
     """Runs checks on one guest, one after the other.
 
     Until the guest has answered for the first time it has ``boot_timeout_s`` in all, from the
-    making of this object on.
+    making of this object on. A libvirtd that is restarted meanwhile costs no check any of its time.
     """
 
     def __init__(self, guest: GuestUnderTest, boot_timeout_s: float, clock: Clock) -> None:
@@ -168,7 +184,8 @@ class Checker:
         self._answered = False
 
     def run(self, check: Check) -> CheckResult:
-        """Try until it passes or the time is over. Raises ``HostError``."""
+        """Try until it passes or the time is over. Raises ``HostError``, and ``HostUnreachable``
+        for a libvirtd that stays away."""
         started_s = self._clock.monotonic_s()
         try:
             attempt = self._try(check, started_s)
@@ -190,7 +207,11 @@ class Checker:
                 started_s = began_s
             if attempt.passed or attempt.final:
                 return attempt
-            state = self._guest.domain.state()
+            asked_s = self._clock.monotonic_s()
+            state = patiently(self._guest.domain.state, self._clock)
+            away_s = self._clock.monotonic_s() - asked_s
+            started_s += away_s
+            self._boot_deadline_s += away_s
             if state is DomainState.SHUTOFF:
                 return Attempt(False, False, f"the machine is off; before that: {attempt.detail}")
             deadline_s = started_s + check.timeout_s if self._answered else self._boot_deadline_s

@@ -181,6 +181,32 @@ def test_a_guest_that_leaves_others_no_room_is_ended_and_its_drill_fails(stage: 
     assert stage.is_clean()
 
 
+@pytest.mark.parametrize("step", ["machine-started", "checks-ended"])
+def test_a_libvirtd_that_is_restarted_costs_no_drill_and_leaves_nothing(
+    stage: Stage, step: str
+) -> None:
+    def trace(name: str) -> None:
+        if name == step:
+            stage.host.away = 20
+
+    result = run_drill(stage.plan(checks=(AgentCheck(), COMMAND)), stage.tools(trace))
+    assert (result.passed, result.failure, result.warnings) == (True, "", ())
+    assert stage.is_clean()
+
+
+def test_a_libvirtd_that_stays_away_ends_the_drill_in_bounded_time(stage: Stage) -> None:
+    def trace(name: str) -> None:
+        if name == "machine-started":
+            stage.host.away = 10**9
+
+    begun_s = stage.clock.passed_s
+    result = run_drill(stage.plan(), stage.tools(trace))
+    assert not result.passed
+    assert "no connection to libvirt" in result.failure
+    assert any("could not be ended" in warning for warning in result.warnings)
+    assert stage.clock.passed_s - begun_s < 100 + 60 + 15 + 5
+
+
 def test_damage_found_on_the_way_fails_the_drill_before_anything_starts(stage: Stage) -> None:
     stage.host.fail["restore"] = DamageFound("leaf 0 of a disk is not what it should be")
     result = drill(stage)
