@@ -187,6 +187,18 @@ def test_a_second_report_reads_nothing_again_but_what_is_new(
     assert store.requests["get"] == 1
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_vm_of_no_host_here_is_gone_unless_another_hosts_points_keep_its_rpo(
+    own: bool, tmp_path: Path, cheap_keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wiring = wired(tmp_path, 1, 2, 0)
+    wiring._all_hosts = []
+    monkeypatch.setattr(Repository, "is_own", lambda *_: own)
+    report = gather_report(wiring)
+    assert [(row.gone, row.elsewhere) for row in report.vms] == [(True, not own)]
+    assert [concern.key for concern in attention(report)] == [f"gone {uuid_of(0)}"] * own
+
+
 def test_a_page_has_the_pictures_that_it_shows(tmp_path: Path, cheap_keys: None) -> None:
     wiring = wired(tmp_path, 2, 1, 3)
     pictures = [d for d in gather_report(wiring, pictures=True).drills if d.screenshot_png]
