@@ -112,16 +112,13 @@ def _host(uri: str) -> str:
 
 def _commands(hint: str) -> Markup:
     """``hint`` with the commands in it marked: what is to be typed, and what is only said."""
+    hint = printable(hint, MAX_SHOWN_CHARS, lines=True)
     shown: list[Markup] = []
     end = 0
     for match in _COMMAND.finditer(hint):
-        shown += [_text(hint[end : match.start()]), Markup("<code>%s</code>") % _text(match[0])]
+        shown += [escape(hint[end : match.start()]), Markup("<code>%s</code>") % match[0]]
         end = match.end()
-    return Markup("").join([*shown, _text(hint[end:])])
-
-
-def _text(text: str) -> Markup:
-    return escape(printable(text, MAX_SHOWN_CHARS, lines=True))
+    return Markup("").join([*shown, escape(hint[end:])])
 
 
 _FILTERS = {

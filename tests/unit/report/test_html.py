@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from drvm.core.text import printable
@@ -213,6 +213,7 @@ def test_what_is_to_be_typed_is_told_from_what_is_said(hint: str, marked: list[s
     assert html.unescape(re.sub("<[^>]*>", "", shown)) == hint
 
 
+@example("\t")
 @given(hint=st.text(max_size=300) | st.text(alphabet="drvm bku'\".;<", max_size=300))
 def test_marking_commands_changes_no_word(hint: str) -> None:
     shown = environment().filters["commands"](f"drvm backup {hint}")
