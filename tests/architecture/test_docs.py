@@ -14,8 +14,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from drvm.chunker import blocks, frames, runs
 from drvm.chunker.blocks import BlockHasher
 from drvm.chunker.runs import ZERO, Leaf, encode_leaf
+from drvm.report.model import MAX_DETAIL_CHARS, MAX_ENCODED_BYTES, DrillResult
 from drvm.repository import crypto, keyring, keys, layout, manifest, nodes, pack, paper
 from drvm.repository.blobs import NewBlob
+from drvm.repository.checks import CheckRecord
 from drvm.repository.crypto import MasterKeys, Sealer
 from drvm.repository.diskmap import levels
 from drvm.repository.index import objects
@@ -203,15 +205,23 @@ def section(heading: str) -> str:
 
 @pytest.mark.parametrize(
     ("heading", "struct"),
-    [("Manifest", manifest.Manifest), ("Key slots", keys.KeySlot)],
+    [
+        ("Manifest", manifest.Manifest),
+        ("Key slots", keys.KeySlot),
+        ("Drills", DrillResult),
+        ("Checks", CheckRecord),
+    ],
 )
 def test_the_fields_of_stored_documents_are_the_codes(heading: str, struct: type) -> None:
     tables = section(heading).split("| field | type | meaning |")
-    rows = re.findall(
-        r"^\| ((?:`\w+`(?:, )?)+) \|", tables[1 if heading == "Manifest" else 0], re.M
-    )
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", tables[min(1, len(tables) - 1)], re.M)
     fields = [field for row in rows for field in re.findall(r"\w+", row)]
     assert sorted(fields) == sorted(struct.__struct_fields__)
+
+
+def test_the_bounds_of_a_drill_are_the_codes() -> None:
+    assert f"JSON of at most {MAX_ENCODED_BYTES} bytes" in section("Drills")
+    assert f"*long text* up to {2 * MAX_DETAIL_CHARS}" in section("Drills")
 
 
 def test_the_fields_of_a_disk_are_the_codes() -> None:
