@@ -75,6 +75,9 @@ class Service:
         self._turned_s = clock.monotonic_s()
         self._untold = ""
         self._adopting = threading.Lock()
+        self.hangs = False
+        """Behind ``run``: there are threads that an ordinary exit would wait for, if only of a look
+        at a host; the process is to leave by ``os._exit``."""
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
             executors={
@@ -87,9 +90,8 @@ class Service:
         self.engine = Engine(history, clock, self._begin, self._poke)
 
     def run(self) -> tuple[str, ...]:
-        """Until ``stop``, SIGTERM or SIGINT. Returns what did not end in time: then there are
-        threads that an ordinary exit would wait for, and the process is to leave by ``os._exit``;
-        every step of every run may end like that."""
+        """Until ``stop``, SIGTERM or SIGINT. Returns the runs that did not end in time: every step
+        of every run may end like that."""
         with self._signals():
             self._scheduler.start()
             try:
@@ -256,10 +258,11 @@ class Service:
             self._systemd.alive()
             ending.join(1.0)
         late = [f"{run.job} {run.vm}".strip() for run in self.engine.abandon()]
-        if ending.is_alive() and not late:
-            late = ["a host or store that does not answer"]
         for name in late:
             log.error("%s did not end within %.0f s", name, STOP_S)
+        self.hangs = ending.is_alive()
+        if self.hangs and not late:
+            log.warning("a host or store that does not answer is not waited for")
         return tuple(late)
 
     @contextlib.contextmanager

@@ -17,7 +17,7 @@ from botocore.config import Config
 from drvm.core.clock import Clock
 from drvm.core.errors import ObjectDamaged, OutcomeUnknown, StoreError, StoreUnreachable
 from drvm.store import base
-from drvm.store.s3_errors import SDK_ERRORS, Request, translate
+from drvm.store.s3_errors import SDK_ERRORS, Request, interruption, translate
 from drvm.store.urls import S3Address, check_endpoint
 
 _AWS = re.compile(r"(?:.+\.)?amazonaws\.com(?:\.cn)?", re.ASCII)
@@ -78,7 +78,8 @@ class Bucket:
     def call(self, name: str, action: Callable[[], _T], *, writes: bool = False) -> _T:
         """``action`` with bounded repetition, and its failures in our own words.
 
-        What ``writes`` is repeated only where nothing was done: ``translate`` knows.
+        What ``writes`` is repeated only where nothing was done: ``translate`` knows. Raises
+        ``Interrupted``, too, where that was raised in here, as a signal does.
         """
         fault: StoreError
         begun_s = self.clock.monotonic_s()
@@ -90,6 +91,8 @@ class Bucket:
             try:
                 return action()
             except SDK_ERRORS as error:
+                if (ended := interruption(error)) is not None:
+                    raise ended from None
                 fault = translate(error, self.request(name, writes=writes))
             except StoreUnreachable as error:
                 fault = error

@@ -16,6 +16,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from drvm.core.errors import (
+    Interrupted,
     ObjectDamaged,
     ObjectExists,
     ObjectMissing,
@@ -43,6 +44,7 @@ _NO_ANSWER = (
     HTTPError,
 )
 
+_MAX_CONTEXTS = 20
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}", re.ASCII)
 _CREDENTIALS = (
     "credentials are looked for in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the profile "
@@ -97,6 +99,17 @@ _REFUSED_STATUS = {
 
 class RangeOutside(ObjectDamaged):
     """HTTP 416: the range begins at or behind the end. Does not leave the room."""
+
+
+def interruption(error: BaseException) -> Interrupted | None:
+    """What ``error`` has taken the place of: the SDK takes every exception in the middle of a
+    request for a fault of the connection, also the one that a signal raises there."""
+    found: BaseException | None = error
+    for _ in range(_MAX_CONTEXTS):
+        if found is None or isinstance(found, Interrupted):
+            return found
+        found = found.__context__
+    return None
 
 
 @dataclass(frozen=True, slots=True)

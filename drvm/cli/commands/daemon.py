@@ -70,10 +70,10 @@ def command(invocation: Invocation) -> None:
             _recover(wiring)  # whatever becomes of the repository
             _try_repository(wiring)
         with RunLog(state_dir / RUNS_FILE, invocation.clock) as history:
-            late = _Daemon(invocation, settings, history).run()
-    if late:
+            late, hangs = _Daemon(invocation, settings, history).run()
+    if hangs:
         logging.shutdown()
-        os._exit(1)  # an ordinary exit would wait for their threads
+        os._exit(1 if late else 0)
 
 
 @dataclass(slots=True)
@@ -110,7 +110,8 @@ class _Daemon:
         self._started = invocation.clock.now()
         self._now = self._in_force(settings, Life(started=self._started))
 
-    def run(self) -> tuple[str, ...]:
+    def run(self) -> tuple[tuple[str, ...], bool]:
+        """The runs that did not end, and whether threads are left: as of ``Service``."""
         clock, environ = self._invocation.clock, self._invocation.environ
         log.info("%d jobs; stop with SIGTERM", len(self._now.duties.scheduled))
         systemd = Systemd(environ, clock)
@@ -121,7 +122,7 @@ class _Daemon:
         try:
             if dashboard is not None:
                 dashboard.start()
-            return service.run()
+            return service.run(), service.hangs
         finally:
             if dashboard is not None:
                 dashboard.stop()

@@ -200,8 +200,30 @@ def test_what_does_not_stop_is_named_and_not_waited_for(
     started = start(Setup(lambda: Plan([owed_at_once(deaf)])))
     assert begun.wait(LIMIT_S)
     try:
-        assert started.end() == ("backup a u1",)
+        assert started.end() == ("backup a u1",) and started.service.hangs
         assert [run.state for run in history.latest()] == ["stopped"] and history.running() == ()
+    finally:
+        free.set()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(LIMIT_S)
+
+
+def test_a_look_that_hangs_is_not_waited_for_and_is_no_run_that_did_not_end(
+    start: Callable[..., Started], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "STOP_S", 0.5)
+    before = set(threading.enumerate())
+    begun, free = threading.Event(), threading.Event()
+
+    def look() -> Plan:
+        begun.set()
+        free.wait(LIMIT_S)
+        return Plan([])
+
+    started = start(Setup(look))
+    assert begun.wait(LIMIT_S)
+    try:
+        assert started.end() == () and started.service.hangs
     finally:
         free.set()
         for thread in set(threading.enumerate()) - before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from botocore.exceptions import FlexibleChecksumError
 
 from drvm.core.clock import SystemClock
 from drvm.core.errors import (
+    Interrupted,
     ObjectExists,
     ObjectMissing,
     OutcomeUnknown,
@@ -160,6 +162,25 @@ def test_a_read_is_given_up_after_bounded_attempts_with_growing_pauses(
         assert "bucket" in failure.value.message
         assert len(service.seen) == 3
         assert clock.slept == [0.25, 0.5]
+
+
+def test_a_signal_in_the_middle_of_a_request_is_no_fault_of_the_connection(
+    store: S3Store, service: Service
+) -> None:
+    service.will(Reply(200, b"late", delay_s=0.3))
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted("ended by SIGALRM")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(Interrupted, match="SIGALRM"):
+            store.get("a")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(service.seen) == 1
 
 
 def test_pauses_are_shortened_by_chance(service: Service, clock: Patient) -> None:
