@@ -37,8 +37,9 @@ LOOK_EVERY_S = 10.0
 ASK_EVERY_S = 60.0
 TELL_EVERY_S = 5.0
 """How often the record is told where the runs are, for ``drvm status``: never by what copies."""
-STOP_S = 25.0
-"""systemd, and whoever stops the daemon by hand, is promised 30 s."""
+STOP_S = 22.0
+"""systemd, and whoever stops the daemon by hand, is promised 30 s; the dashboard and those who tell
+people get some of them (``drvm/cli/commands/daemon.py``)."""
 ALIVE_S = 60.0
 """The loop turns every few seconds."""
 

@@ -124,9 +124,10 @@ class _Daemon:
                 dashboard.start()
             return service.run(), service.hangs
         finally:
-            if dashboard is not None:
-                dashboard.stop()
-            self._now.close()
+            if not service.hangs:  # else the process is left, and its time is nearly over
+                if dashboard is not None:
+                    dashboard.stop()
+                self._now.close()
 
     def _in_force(self, settings: Settings, life: Life) -> _InForce:
         """Raises ``UsageError`` where a passphrase can't be had, or nothing has a schedule."""
