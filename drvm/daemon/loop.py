@@ -184,7 +184,14 @@ class Service:
             )
 
     def _ask_source(self) -> None:
-        setup = self._setup
+        """Again at once where the config has changed meanwhile: the scheduler drops what is due
+        while this still runs."""
+        setup = None
+        while setup is not self._setup and not self._stopping.is_set():
+            setup = self._setup
+            self._ask(setup)
+
+    def _ask(self, setup: Setup) -> None:
         try:
             plan = setup.source()
         except DrvmError as error:

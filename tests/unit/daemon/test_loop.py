@@ -287,6 +287,36 @@ def test_a_reload_takes_the_new_setup_and_a_bad_config_changes_nothing(
     assert not ran["old"].wait(0.5)
 
 
+def test_a_reload_in_the_middle_of_a_look_is_looked_at_when_that_ends(
+    start: Callable[..., Started],
+) -> None:
+    begun, free, seen = threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> Plan:
+        begun.set()
+        free.wait(LIMIT_S)
+        return Plan([])
+
+    def new() -> Plan:
+        seen.set()
+        return Plan([])
+
+    read = threading.Event()
+
+    def reload() -> Setup:
+        read.set()
+        return Setup(new)
+
+    started = start(Setup(slow), reload)
+    assert begun.wait(LIMIT_S)
+    started.service.reload_soon()
+    assert read.wait(LIMIT_S)
+    CLOCK.sleep(0.5)  # the scheduler has dropped the question
+    free.set()
+    assert seen.wait(LIMIT_S / 2)
+    assert started.end() == ()
+
+
 def test_a_chore_that_fails_is_done_again(start: Callable[..., Started]) -> None:
     times = threading.Semaphore(0)
 
