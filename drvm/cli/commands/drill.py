@@ -121,9 +121,13 @@ def command(
             if chosen.plans or not chosen.refused:
                 show_plans(invocation.output, chosen.plans, chosen.absent)
             return _end(invocation, chosen, [])
-        with invocation.progress() as progress:
-            trace = invocation.trace
-            done = carry_out_all(wiring, chosen.plans, progress, trace, parallel=parallel)
+        try:
+            with invocation.progress() as progress:
+                trace = invocation.trace
+                done = carry_out_all(wiring, chosen.plans, progress, trace, parallel=parallel)
+        except (KeyboardInterrupt, Interrupted) as error:
+            words = "those that had ended are kept: drvm report; drvm doctor tells what is left"
+            raise Interrupted(str(error) or "interrupted", hint=words) from None
         results = [result for one in done for result in one.results]
         report = None
         if results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from drvm.cli.commands import drill
 from drvm.cli.invocation import DONE_WITH_WARNINGS
 from drvm.config.load import parse_config
-from drvm.core.errors import PreflightFailed, UsageError
+from drvm.core.errors import Interrupted, PreflightFailed, UsageError
+from drvm.core.progress import NoProgress, no_trace
 from drvm.drill.group import Absent
 from drvm.wiring.drills import AS_CONFIGURED, Owed
 
@@ -103,6 +105,25 @@ def test_where_nothing_is_ever_due_as_no_policy_has_a_schedule_that_is_said(
     for policies in ((EACH,), (EACH.model_copy(update={"drill": None}),)):
         drill._chosen(invocation, a_wiring(*policies), (), None, AS_CONFIGURED, due=True)
     assert told == ["no policy has a schedule of drills, so nothing is ever due"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("ended by SIGTERM")])
+def test_an_interrupt_says_what_has_become_of_the_drills(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def ended(*_: Any, **__: Any) -> Any:
+        raise error
+
+    chosen = drill._Chosen([], [])
+    monkeypatch.setattr(drill, "opened", lambda _: contextlib.nullcontext(a_wiring(EACH)))
+    monkeypatch.setattr(drill, "_chosen", lambda *_, **__: chosen)
+    monkeypatch.setattr(drill, "carry_out_all", ended)
+    progress = lambda: contextlib.nullcontext(NoProgress())  # noqa: E731
+    invocation: Any = SimpleNamespace(progress=progress, trace=no_trace)
+    with pytest.raises(Interrupted) as caught:
+        drill.command.main(["web1"], obj=invocation, standalone_mode=False)
+    assert caught.value.message == (str(error) or "interrupted")
+    assert "those that had ended are kept" in caught.value.hint
 
 
 def test_the_reasons_behind_the_first_are_told_too() -> None:
