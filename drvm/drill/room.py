@@ -16,11 +16,12 @@ from drvm.core.units import GIB, KIB, format_bytes
 from drvm.host.model import Domain
 from drvm.snapshot.space import free_bytes
 
-RESERVE_BYTES = GIB
+RESERVE_BYTES = 2 * GIB
 """What a drill leaves free where its images go: it grows while it runs, and other guests'
 images may lie there too, which pause when nothing is left."""
-LOW_BYTES = RESERVE_BYTES // 2
-"""Where a drill has taken so much that less is left, it is ended."""
+LOW_BYTES = RESERVE_BYTES * 3 // 4
+"""Where a drill has taken so much that less is left, it is ended: before a backup beside it is
+given up, which needs 1 GiB there (``overlay_reserve``)."""
 _WATCH_S = 0.25
 
 _MEMINFO = Path("/proc/meminfo")

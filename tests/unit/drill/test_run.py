@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from defusedxml.ElementTree import fromstring
 
+from drvm.config.load import parse_config
 from drvm.core.clock import SystemClock
 from drvm.core.errors import AgentError, DamageFound, HostError, Interrupted
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.command import CommandCheck
 from drvm.drill.plan import DrillPlan
-from drvm.drill.room import LOW_BYTES
+from drvm.drill.room import LOW_BYTES, RESERVE_BYTES
 from drvm.drill.run import run_drill
 from drvm.drill.statements import not_proven
 from drvm.host.model import GuestCommandResult
@@ -177,8 +178,13 @@ def test_a_guest_that_leaves_others_no_room_is_ended_and_its_drill_fails(stage: 
     result = run_drill(stage.plan(checks=(AgentCheck(), COMMAND)), tools)
     assert (result.passed, result.rto_seconds) == (False, None)
     assert "was ended" in result.failure
-    assert "512" in result.failure
+    assert "1.5 GiB left" in result.failure
     assert stage.is_clean()
+
+
+def test_a_drill_is_ended_before_a_backup_beside_it_is_given_up() -> None:
+    reserve = parse_config(b"{}", "config.yaml", {}).overlay_reserve_bytes
+    assert reserve < LOW_BYTES < RESERVE_BYTES
 
 
 @pytest.mark.parametrize("step", ["machine-started", "checks-ended"])
