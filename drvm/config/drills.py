@@ -14,7 +14,7 @@ from drvm.config.section import Section, TimedSection
 
 def _read_guest_address(value: object) -> str:
     try:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or "%" in value:  # the link is the drill's own
             raise ValueError
         found = ip_interface(value)
     except ValueError:

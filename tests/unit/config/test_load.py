@@ -187,6 +187,9 @@ def test_what_yaml_refuses_is_told_with_its_line(text: str | bytes, line: int, w
          "regular expression"),
         ("policies: [{name: a, vms: [x], drill: {checks: [{console: {expect: 'login:|'}}]}}]",
          "nothing was written"),
+        ("policies: [{name: a, vms: [x], drill: {checks: [{tcp: {port: 22, "
+         "address: 'fe80::1%eth0'}}]}}]",
+         "no address"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_meant_is_a_mistake(text: str, words: str) -> None:
