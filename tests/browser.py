@@ -30,9 +30,10 @@ PHONE = (360, 740)
 _INSIDE = ("data", "blob", "about")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, one for the session. Names of other machines lead nowhere in it."""
+    """Debian's Chromium, one for a file of tests: as long as it is there, an event loop runs in
+    this thread, and whatever else needs one can't have it. Names of other machines lead nowhere."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="not installed: playwright")
     if not CHROMIUM.exists():
         pytest.skip(f"not installed: {CHROMIUM}")
