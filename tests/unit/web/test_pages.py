@@ -285,3 +285,9 @@ def test_a_run_of_machines_together_leads_to_no_page_of_one(
     daemon.now_running = ()
     page = client.get("/runs").text
     assert "web1, db1" in page and 'href="/vm/' not in page
+
+
+def test_a_drill_of_several_leads_to_each_result(client: TestClient, daemon: FakeDaemon) -> None:
+    daemon.ended = (run("drill shop", "web1, db1", "shop", 1, result="d1, d2", state="failed"),)
+    page = client.get("/runs").text
+    assert 'href="/drill/d1">the drill 1<' in page and 'href="/drill/d2">the drill 2<' in page
