@@ -149,10 +149,12 @@ class Machine:
                 self._take_picture(self._domain)
 
     def scan(self) -> None:
-        """The checks of the disks alone, which may take hours: the machine is up before, which is
-        what the RTO counts."""
-        if self._checker is None or self._up_s is None:
+        """When all machines of the drill are up: whether this one still is; then the checks of the
+        disks alone, which may take hours, and which the RTO does not count."""
+        if self._domain is None or self._checker is None or self._up_s is None:
             return
+        with self._noted_failure():
+            self._look_at_disks(self._domain)
         with self._noted_failure():
             self._check(self._checker, [c for c in self.plan.checks if is_scan(c)])
 

@@ -35,8 +35,8 @@ class DrillHost:
     remote: bool = False
     pools_there: list[Any] = field(default_factory=list)
     memory_bytes: int | None = None
-    stopped: frozenset[str] = frozenset()
-    """The disks that QEMU has stopped its machines for."""
+    stopped: set[str] = field(default_factory=set)
+    """The machines that QEMU has stopped for their first disk."""
     away: int = 0
     """So many calls don't reach libvirtd any more."""
     asked: str = ""
@@ -151,7 +151,7 @@ class DrilledDomain:
 
     def stopped_by_disks(self) -> frozenset[str]:
         self.state()
-        return self.host.stopped
+        return frozenset({"vda"} if self.name in self.host.stopped else ())
 
     def screenshot(self) -> bytes:
         self.host.did("screenshot")

@@ -224,6 +224,22 @@ def test_a_group_that_lacks_a_member_is_no_proof_of_the_whole(stage: Stage) -> N
     assert results["b"].warnings == ()
 
 
+def test_a_machine_that_is_stopped_while_later_ones_come_up_has_failed(stage: Stage) -> None:
+    plan = group(stage, "a", "b")
+    first, second = plan.machines
+
+    def agent() -> None:
+        if stage.host.asked == second.name:
+            stage.host.stopped.add(first.name)
+
+    stage.host.agent = agent
+    results = run(stage, plan)
+    assert [result.passed for result in results.values()] == [False, True]
+    assert "stopped, as vda" in results["a"].failure
+    assert {result.group_rto_seconds for result in results.values()} == {None}
+    assert stage.is_clean()
+
+
 def test_each_stage_of_the_progress_says_whose_it_is(stage: Stage) -> None:
     class Told(NoProgress):
         def stage(self, title: str, total_bytes: int | None = None) -> None:

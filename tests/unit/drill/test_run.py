@@ -348,8 +348,9 @@ def test_a_guest_that_was_stopped_as_its_disks_failed_has_not_come_up(
     """Whatever its checks found before: as text on its console."""
     if not answers:
         stage.host.fail["ping"] = AgentError("silent")
-    stage.host.stopped = frozenset({"vda"})
-    result = drill(stage)
+    plan = stage.plan(checks=(AgentCheck(), COMMAND))
+    stage.host.stopped.add(plan.name)
+    result = drill(stage, plan)
     assert (result.passed, stage.is_clean()) == (False, True)
     assert "stopped, as vda could not be read or written" in result.failure
     assert result.screenshot_png == PNG
