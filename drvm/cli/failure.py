@@ -27,7 +27,6 @@ from drvm.core.text import printable
 
 FAILED = 1
 USAGE = 2
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)

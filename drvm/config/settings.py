@@ -25,8 +25,6 @@ from drvm.config.upkeep import (
 )
 from drvm.core.errors import NoRepository, UsageError
 
-DEFAULT_HOST_URI = "qemu:///system"
-
 
 @dataclass(frozen=True, slots=True)
 class PasswordFile:

@@ -63,7 +63,6 @@ class Engine:
         self._history, self._clock = history, clock
         self._begin, self._wake = begin, wake
         self._lock = threading.Lock()
-        self._over = threading.Condition(self._lock)
         self._stop = threading.Event()
         self._tasks: dict[Key, Task] = {}
         self._slots = Slots({})
@@ -157,11 +156,6 @@ class Engine:
         """No run begins any more, and those that run are told."""
         self._stop.set()
         self._wake()
-
-    def wait_over(self, timeout_s: float) -> bool:
-        """After ``stop``: whether all that ran has come back by then."""
-        with self._lock:
-            return self._over.wait_for(lambda: not self._claimed(), timeout_s)
 
     def abandon(self) -> tuple[Run, ...]:
         """What has not come back, for the process leaves now: the record has it as stopped."""
@@ -314,7 +308,6 @@ class Engine:
         with self._lock:
             self._take_out(running)
             self._note(running, run, self._clock.monotonic_s())
-            self._over.notify_all()
         self._wake()
 
     def _take_out(self, running: _Running) -> bool:

@@ -65,10 +65,6 @@ class CheckPlan:
     finds: Finds
     history: History | None = None
 
-    @property
-    def reading_bytes(self) -> int:
-        return sum(self.listed[name].size_bytes for name in self.reading)
-
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:

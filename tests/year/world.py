@@ -101,7 +101,7 @@ class World:
         self.engine.stop()
         for run in list(self._runs):
             run.switch()
-        assert not self._runs and self.engine.wait_over(0) and not self.engine.abandon()
+        assert not self._runs and not self.engine.abandon()
         self.engine = None
 
     def jump(self, seconds: float) -> None:

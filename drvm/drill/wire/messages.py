@@ -7,10 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-MAX_ANSWER_BYTES = 4000
-"""A line that ``Child.hear`` takes, its end included."""
 _MAX_DETAIL_CHARS = 900
-"""Four bytes each are the most."""
+"""Four bytes each are the most, and ``Child.hear`` takes lines of 4000, their end included."""
 
 
 class Subnet(msgspec.Struct, frozen=True):

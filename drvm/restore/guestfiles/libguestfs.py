@@ -17,7 +17,6 @@ from drvm.restore.guestfiles.wire import Entry, FileSystem, System
 _LIBRARY = "libguestfs.so.0"
 _READ_ONLY, _FORMAT, _PROTOCOL, _SERVER = 1 << 0, 1 << 1, 1 << 5, 1 << 6
 _LOCAL_READ_ONLY, _LOCAL_OPTIONS = 1 << 0, 1 << 1
-_GIB = 1024**3
 _TAIL_CHARS = 400
 
 # of guestfs.h: what a function returns, and how that says that it failed
