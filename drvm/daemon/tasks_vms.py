@@ -17,7 +17,6 @@ from drvm.core.progress import Progress
 from drvm.daemon.hooks import Hooks, Result, Subject
 from drvm.daemon.task import Outcome, Work
 from drvm.drill.group import Absent, GroupPlan
-from drvm.report.model import DrillResult
 from drvm.repository.manifest import Manifest
 from drvm.wiring.assembly import Wiring
 from drvm.wiring.drilling import Carried, carry_out
@@ -184,7 +183,9 @@ def _drilled(done: Sequence[Carried], foreign: Sequence[str]) -> Outcome:
     ids = ", ".join(result.id for result in results)
     failed = [result for result in results if not result.passed]
     if failed:
-        told = [f"{one.vm}: the drill of point {one.point} failed: {_why(one)}" for one in failed]
+        told = [
+            f"{one.vm}: the drill of point {one.point} failed: {one.why_failed}" for one in failed
+        ]
         return Outcome(ids, failure=DrillFailed("; ".join(told), hint="drvm report shows why"))
     for one in done:
         if one.error is not None:
@@ -192,11 +193,6 @@ def _drilled(done: Sequence[Carried], foreign: Sequence[str]) -> Outcome:
     times = [f"{result.vm}: RTO {result.rto_seconds or 0.0:.0f} s" for result in results]
     message = "; ".join((*times, *foreign, *warnings))
     return Outcome(ids, warned=bool(warnings), message=message)
-
-
-def _why(result: DrillResult) -> str:
-    failed = ", ".join(check.name for check in result.checks if not check.passed)
-    return result.failure or f"not passed: {failed}"
 
 
 def _result(name: str, taken: BackupResult) -> Result:

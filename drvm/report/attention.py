@@ -14,7 +14,6 @@ from typing import Literal
 
 from drvm.core.units import format_round_seconds, format_seconds
 from drvm.report.input import CheckRow, JobRow, ReportInput, RunRow, VmRow
-from drvm.report.model import DrillResult
 
 ConcernKind = Literal["failure", "rpo", "drill", "damage", "unprotected"]
 Severity = Literal["critical", "warning"]
@@ -156,7 +155,7 @@ def _drills(report: ReportInput, row: VmRow) -> Iterator[Concern]:
             failed_since = drill.started
         yield Concern(
             f"drill {row.vm_uuid}", "drill", "critical", row.vm,
-            f"its last drill failed: {_reason(last)}",
+            f"its last drill failed: {last.why_failed}",
             "see what its checks found; back up again, or put the check right, then"
             f" drvm drill {_shell(row)}",
             failed_since, row.vm_uuid,
@@ -185,13 +184,6 @@ def _drills(report: ReportInput, row: VmRow) -> Iterator[Concern]:
 def _shell(row: VmRow) -> str:
     """Its name in a command that people copy."""
     return shlex.quote(row.vm)
-
-
-def _reason(drill: DrillResult) -> str:
-    failed = [check.name for check in drill.checks if not check.passed]
-    if drill.failure:
-        return drill.failure
-    return f"{', '.join(failed)}" if failed else "it did not recover"
 
 
 def _failed_run(report: ReportInput, run: RunRow) -> Iterator[Concern]:

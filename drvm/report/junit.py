@@ -96,13 +96,7 @@ def _jobs(report: ReportInput) -> Iterator[tuple[ElementTree.Element, list[_Case
 
 
 def _cases(of: str, drill: DrillResult) -> Iterable[_Case]:
-    failed_checks = [check.name for check in drill.checks if not check.passed]
-    verdict = None
-    if not drill.passed:
-        reason = drill.failure or (
-            f"failed checks: {', '.join(failed_checks)}" if failed_checks else "see the targets"
-        )
-        verdict = ("the drill failed", reason)
+    verdict = None if drill.passed else ("the drill failed", drill.why_failed)
     yield _Case(of, "drill", (drill.finished - drill.started).total_seconds(), verdict)
     for check in drill.checks:
         failure = None if check.passed else ("the check failed", check.detail)

@@ -79,6 +79,12 @@ class DrillResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     group_absent: Annotated[tuple[Long, ...], Meta(max_length=MAX_ABSENT)] = ()
 
     @property
+    def why_failed(self) -> str:
+        """Of one that did not pass."""
+        names = ", ".join(check.name for check in self.checks if not check.passed)
+        return self.failure or (f"{names} did not pass" if names else "it did not recover")
+
+    @property
     def rto_met(self) -> bool | None:
         """``None`` where there is no target."""
         if self.rto_target_seconds is None:

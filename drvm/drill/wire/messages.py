@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 _MAX_DETAIL_CHARS = 900
-"""Four bytes each are the most, and ``Child.hear`` takes lines of 4000, their end included."""
+"""Four bytes each are the most, and ``Child.hear`` takes lines of 4096, their end included."""
 
 
 class Subnet(msgspec.Struct, frozen=True):

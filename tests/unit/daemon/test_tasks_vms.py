@@ -26,8 +26,10 @@ from drvm.core.process import SystemProcesses
 from drvm.core.progress import NoProgress
 from drvm.daemon import tasks_vms
 from drvm.daemon.tasks_vms import Member, VmWork, _drilled
+from drvm.report.model import CheckResult, DrillResult
 from drvm.snapshot.journal import Journal
 from drvm.wiring.jobs import refuse_busy
+from tests.unit.report.results import make_drill
 from tests.unit.wiring.test_selection import point
 
 MEMBERS = [Member("db1", "uuid 1", "qemu:///system"), Member("db2", "uuid 2", "qemu:///system")]
@@ -102,11 +104,10 @@ def test_where_a_hook_of_one_fails_none_is_captured(
 
 
 def test_a_drill_that_did_not_pass_is_a_failure_that_says_why() -> None:
-    def result(vm: str, *, passed: bool, failure: str = "") -> Any:
-        checks = [SimpleNamespace(name="agent", passed=passed)]
-        return SimpleNamespace(
+    def result(vm: str, *, passed: bool, failure: str = "") -> DrillResult:
+        return make_drill(
             id="d1", vm=vm, point="p1", passed=passed, rto_seconds=9.6, warnings=(),
-            failure=failure, checks=checks,
+            failure=failure, checks=(CheckResult("agent", passed, 1.0),),
         )  # fmt: skip
 
     def done(*results: Any, error: DrvmError | None = None) -> Any:
@@ -118,7 +119,7 @@ def test_a_drill_that_did_not_pass_is_a_failure_that_says_why() -> None:
     assert (outcome.result, outcome.warned) == ("d1", False)
     failed = _drilled(done(good, result("db1", passed=False)), [])
     assert isinstance(failed.failure, DrillFailed) and failed.result == "d1, d1"
-    assert failed.failure.message == "db1: the drill of point p1 failed: not passed: agent"
+    assert failed.failure.message == "db1: the drill of point p1 failed: agent did not pass"
     failed = _drilled(done(result("db1", passed=False, failure="never booted")), [])
     assert failed.failure is not None and "never booted" in failed.failure.message
     with pytest.raises(HostError, match="not kept"):

@@ -188,6 +188,7 @@ def test_a_command_is_safe_to_paste_whatever_the_vm_is_called(
 
 def test_every_command_is_one_that_drvm_takes(client: TestClient) -> None:
     commands = re.findall(r'<code id="[^"]*">drvm ([^<]*)</code>', client.get(f"/vm/{WEB1}").text)
+    assert commands
     for words in {re.sub("[0-9a-f]{16}", "0" * 16, text) for text in commands}:
         verb, *arguments = words.split()
         found = program.get_command(click.Context(program), verb)
