@@ -50,7 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     if not is_shown:
         return NOT_MOUNTED
     try:
-        return _scan(processes, scanner_argv(run, place))
+        code = _scan(processes, scanner_argv(run, place))
+        if code == 0 and not still_shown(showing, place):
+            os.write(2, b"the file systems had gone when the scan was over\n")
+            return NOT_MOUNTED
+        return code
     finally:  # in good order, as libguestfs then removes what it made in /tmp
         with contextlib.suppress(ProcessFailed):
             processes.run(["umount", str(place)], timeout_s=_END_S)
@@ -66,6 +70,19 @@ def _scan(processes: Processes, argv: Sequence[str]) -> int:
         return 1 if problem.code is None else problem.code & 0xFF or 1
     os.write(1, said.stdout)
     return 0
+
+
+def still_shown(showing: Child, place: Path) -> bool:
+    """A file system that ends the appliance must not hide what is on it: many scanners pass over
+    what they can't read, and then find nothing."""
+    try:
+        if showing.returncode() is not None or not place.is_mount():
+            return False
+        for shown in place.iterdir():
+            next(shown.iterdir(), None)
+    except OSError:
+        return False
+    return True
 
 
 def _is_shown(showing: Child, place: Path) -> bool:
