@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,8 @@ WATCH_EVERY_S = 60.0
 _FIXED = ("state_dir", "daemon.dashboard")
 """Keys of the config that a reload does not change."""
 LOCK_FILE = "daemon.lock"
+FIRST_LOOK_S = 30.0
+"""For the repository, at the start; then the daemon begins without it."""
 
 
 @click.command("daemon")
@@ -223,10 +226,29 @@ def _alone(state_dir: Path) -> Iterator[None]:
 
 def _try_repository(wiring: Wiring) -> None:
     """A wrong key or URL ends the daemon now, not at three in the morning. A store that is away
-    does not: guests are put back, people are told, and it will be there again."""
-    try:
-        wiring.repository()
-    except StoreUnreachable as error:
+    does not: guests are put back, people are told, and it will be there again.
+
+    In a thread of its own: a store that takes requests and never answers would hold the start for
+    minutes, with signals that its client may take for faults of the connection.
+    """
+    wiring.passphrase()  # here, where somebody may have to type it
+    errors: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            with wiring.another() as mine:
+                mine.repository()
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            errors.append(error)
+
+    looking = threading.Thread(target=look, name="first look", daemon=True)
+    looking.start()
+    looking.join(FIRST_LOOK_S)
+    if looking.is_alive():
+        log.error("the repository can't be looked at yet: no answer within %g s", FIRST_LOOK_S)
+    for error in errors:
+        if not isinstance(error, StoreUnreachable):
+            raise error
         log.error("the repository can't be looked at yet: %s", error.message)
 
 
