@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drvm.cli.invocation import config_rules
+from drvm.cli.invocation import check_kinds, config_rules
 from drvm.config.load import load_config
 from drvm.config.settings import resolve
 from drvm.core.clock import SystemClock
@@ -62,7 +62,7 @@ class Appliance:
     def wiring(self) -> Wiring:
         """The concrete objects for this config, in this process. Needs the environment of
         ``env`` where the store is S3: see ``monkeypatch`` in the fixtures."""
-        settings = resolve(load_config(self.config, config_rules()), dict(self.env))
+        settings = resolve(load_config(self.config, config_rules(), check_kinds), dict(self.env))
         passphrase = (self.directory / "passphrase").read_bytes().strip()
         return Wiring(
             settings,

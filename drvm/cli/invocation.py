@@ -62,7 +62,7 @@ class Invocation:
         from drvm.config.load import load_config
 
         path = None if self.ignore_config else self.config_path()
-        return None if path is None else load_config(path, config_rules())
+        return None if path is None else load_config(path, config_rules(), check_kinds)
 
     def settings(self, overrides: Overrides | None = None) -> Settings:
         from drvm.config.settings import NO_OVERRIDES, resolve
@@ -170,6 +170,13 @@ def config_rules() -> Mapping[str, Rule]:
         "window": window_problem,
         "windows": windows_problem,
     }
+
+
+def check_kinds() -> Mapping[str, type]:
+    """The kinds of checks that the config room takes from that of drills."""
+    from drvm.drill.checks.registry import KINDS
+
+    return KINDS
 
 
 def require_config(invocation: Invocation) -> tuple[Path, Config]:

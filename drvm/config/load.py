@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from drvm.config import document
+from drvm.config.checks import CHECKS, CheckConfig, Kinds, section_of_checks
 from drvm.config.document import Document, Mistake
 from drvm.config.model import Config
 from drvm.core.errors import ConfigError
@@ -55,8 +56,11 @@ def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path | Non
     return DEFAULT_PATH if DEFAULT_PATH.exists() else None
 
 
-def load_config(path: Path, rules: Mapping[str, Rule]) -> Config:
-    """Raises ``ConfigError``. ``rules`` check texts of the kinds ``schedule``, ``time_zone``."""
+def load_config(
+    path: Path, rules: Mapping[str, Rule], checks: Callable[[], Kinds] = dict
+) -> Config:
+    """Raises ``ConfigError``. ``rules`` check texts of the kinds ``schedule``, ``time_zone``;
+    ``checks`` tells the kinds of drills' checks, and is asked where there is one."""
     try:
         with os.fdopen(_open_plainly(path), "rb") as stream:
             data = stream.read(document.MAX_TEXT_BYTES + 1)
@@ -66,10 +70,12 @@ def load_config(path: Path, rules: Mapping[str, Rule]) -> Config:
             f"can't read the config {path}: {(reason or str(error)).lower()}",
             hint="name another by --config or DRVM_CONFIG; drvm config generate prints an example",
         ) from None
-    return parse_config(data, str(path), rules)
+    return parse_config(data, str(path), rules, checks)
 
 
-def parse_config(data: bytes, name: str, rules: Mapping[str, Rule]) -> Config:
+def parse_config(
+    data: bytes, name: str, rules: Mapping[str, Rule], checks: Callable[[], Kinds] = dict
+) -> Config:
     """``name`` is for messages. An empty document is a config of defaults."""
     read = document.read_document(data)
     config: Config | None = None
@@ -77,10 +83,10 @@ def parse_config(data: bytes, name: str, rules: Mapping[str, Rule]) -> Config:
     if not (mistakes and read.value is None):
         try:
             config = Config.model_validate(
-                {} if read.value is None else read.value, context=dict(rules)
+                {} if read.value is None else read.value, context={**rules, CHECKS: checks}
             )
         except ValidationError as error:
-            found = [_mistake(details, read) for details in error.errors()]
+            found = [_mistake(details, read, checks) for details in error.errors()]
             mistakes += [mistake for mistake in found if not _follows(mistake, found)]
     if config is not None and not mistakes:
         return config
@@ -104,11 +110,11 @@ def _open_plainly(path: Path) -> int:
     return descriptor
 
 
-def _mistake(details: ErrorDetails, read: Document) -> Mistake:
+def _mistake(details: ErrorDetails, read: Document, checks: Callable[[], Kinds]) -> Mistake:
     path = tuple(details["loc"])
     kind = details["type"]
     if kind == "extra_forbidden":
-        text = _unknown_key_text(path)
+        text = _unknown_key_text(path, checks)
     elif kind == "literal_error":
         text = f"must be one of {details['ctx']['expected']}"
     elif kind == "value_error":
@@ -129,8 +135,8 @@ def _follows(mistake: Mistake, found: list[Mistake]) -> bool:
     )
 
 
-def _unknown_key_text(path: document.KeyPath) -> str:
-    known = _known_keys(path[:-1])
+def _unknown_key_text(path: document.KeyPath, checks: Callable[[], Kinds]) -> str:
+    known = _known_keys(path[:-1], checks)
     key = str(path[-1])
     near = difflib.get_close_matches(key, known, n=1)
     if near:
@@ -138,19 +144,21 @@ def _unknown_key_text(path: document.KeyPath) -> str:
     return f"unknown key; known here: {', '.join(known)}" if known else "no key is known here"
 
 
-def _known_keys(path: document.KeyPath) -> list[str]:
+def _known_keys(path: document.KeyPath, checks: Callable[[], Kinds]) -> list[str]:
     """The keys that the section at ``path`` may have."""
     section: type[BaseModel] = Config
     for part in path:
         by_key = {field.alias or name: field for name, field in section.model_fields.items()}
         if isinstance(part, str) and part in by_key:
-            section = _section_in(by_key[part].annotation) or section
+            section = _section_in(by_key[part].annotation, checks) or section
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _section_in(annotation: object) -> type[BaseModel] | None:
+def _section_in(annotation: object, checks: Callable[[], Kinds]) -> type[BaseModel] | None:
     """The model inside ``X | None``, ``tuple[X, ...]`` and the like."""
+    if annotation is CheckConfig:
+        return section_of_checks(checks())
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    inner = (_section_in(argument) for argument in typing.get_args(annotation))
+    inner = (_section_in(argument, checks) for argument in typing.get_args(annotation))
     return next((section for section in inner if section is not None), None)

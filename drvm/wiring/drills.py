@@ -13,8 +13,8 @@ from drvm.core.clock import CLOCK_TOLERANCE
 from drvm.core.errors import HostUnreachable, UsageError
 from drvm.core.findings import Finding
 from drvm.core.text import printable
+from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.base import Check
-from drvm.drill.checks.registry import make_check
 from drvm.drill.group import Absent, GroupPlan, StageRequest, plan_group, points_of_group
 from drvm.drill.leftovers import (
     Leftover,
@@ -73,16 +73,8 @@ class Members:
 
 def drill_checks(config: DrillConfig, vm: str) -> tuple[Check, ...]:
     """Those that are for this machine, in their order; without any, that its agent answers."""
-    made = []
-    for check in config.checks:
-        if not matches(vm, check.vms):
-            continue
-        (kind,) = (name for name in check.kinds() if getattr(check, name) is not None)
-        model = getattr(check, kind)
-        # not model_dump: that writes durations as people do
-        fields = {name: getattr(model, name) for name in type(model).model_fields}
-        made.append(make_check(kind, fields))
-    return tuple(made) or (make_check("agent", {}),)
+    mine = tuple(asked.check for asked in config.checks if matches(vm, asked.vms))
+    return mine or (AgentCheck(),)
 
 
 def plan_drill_of(wiring: Wiring, point: Manifest, wish: DrillWish = AS_CONFIGURED) -> DrillPlan:

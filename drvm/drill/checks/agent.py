@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drvm.core.errors import AgentError
 from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
@@ -13,7 +14,7 @@ class AgentCheck:
     """Implements ``Check``. The agent is started by the guest's own init: its answer means that
     the operating system runs."""
 
-    timeout_s: float = 30.0
+    timeout_s: ClassVar[float] = 30.0
 
     @property
     def needs(self) -> frozenset[Need]:

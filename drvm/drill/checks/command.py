@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from drvm.config.checks import Command, ExitCode, TimeLimit
+from drvm.config.fields import Pattern
 from drvm.core.errors import AgentError
 from drvm.core.text import printable
 from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
@@ -21,10 +23,10 @@ class CommandCheck:
     ``expect_output``: a regular expression searched for in what it writes to stdout; ``^`` and
     ``$`` match at every line. The command is run again until it does as expected."""
 
-    run: tuple[str, ...]
-    expect_exit: int = 0
-    expect_output: str | None = None
-    timeout_s: float = 30.0
+    run: Command
+    expect_exit: ExitCode = 0
+    expect_output: Pattern | None = None
+    timeout_s: TimeLimit = 30.0
 
     @property
     def needs(self) -> frozenset[Need]:

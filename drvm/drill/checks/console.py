@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from drvm.config.checks import TimeLimit
+from drvm.config.fields import Pattern
 from drvm.core.errors import AgentError
 from drvm.core.text import printable
 from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
@@ -36,8 +38,12 @@ class ConsoleCheck:
     """Implements ``Check``. ``expect``: a regular expression searched for in the last 256 KiB;
     ``^`` and ``$`` match at every line."""
 
-    expect: str
-    timeout_s: float = 60.0
+    expect: Pattern
+    timeout_s: TimeLimit = 60.0
+
+    def __post_init__(self) -> None:
+        if re.search(self.expect, "", re.MULTILINE):
+            raise ValueError("expect matches a console that nothing was written to")
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -12,6 +12,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from drvm.config.checks import GuestPath, Sha256, TimeLimit
 from drvm.core.clock import Clock, SystemClock
 from drvm.core.errors import AgentError
 from drvm.core.text import printable
@@ -31,9 +32,9 @@ class FileCheck:
     """Implements ``Check``. ``path``: in the guest; ``sha256``: of its content, in hexadecimal;
     ``None``: it need only exist and be readable. ``timeout_s`` also limits the reading."""
 
-    path: str
-    sha256: str | None = None
-    timeout_s: float = 60.0
+    path: GuestPath
+    sha256: Sha256 | None = None
+    timeout_s: TimeLimit = 60.0
     clock: Clock = field(default_factory=SystemClock, compare=False, repr=False)
 
     @property

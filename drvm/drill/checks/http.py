@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from drvm.config.checks import GuestAddress, HostName, Port, Statuses, TimeLimit, UrlPath
+from drvm.config.fields import AbsolutePath, Pattern
 from drvm.core.text import printable
 from drvm.drill.checks.base import Attempt, GuestUnderTest, HttpAsked, Need
 from drvm.drill.checks.reaching import address_of
@@ -20,15 +21,19 @@ class HttpCheck:
     that the request asks for, and TLS. ``ca_file``: on this host; without it any certificate will
     do, as the name that stands in it can't be the isolated guest's address."""
 
-    port: int | None = None
-    path: str = "/"
+    port: Port | None = None
+    path: UrlPath = "/"
     tls: bool = False
-    host: str | None = None
-    expect_status: tuple[int, ...] = (200,)
-    expect_body: str | None = None
-    ca_file: Path | None = None
-    address: str | None = None
-    timeout_s: float = 30.0
+    host: HostName | None = None
+    expect_status: Statuses = (200,)
+    expect_body: Pattern | None = None
+    ca_file: AbsolutePath | None = None
+    address: GuestAddress | None = None
+    timeout_s: TimeLimit = 30.0
+
+    def __post_init__(self) -> None:
+        if self.ca_file is not None and not self.tls:
+            raise ValueError("ca_file is for tls: true")
 
     @property
     def needs(self) -> frozenset[Need]:

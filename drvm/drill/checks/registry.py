@@ -1,14 +1,11 @@
-"""The kinds of checks there are. A new kind is a file here, a line below and a model of the same
-fields in the config."""
+"""The kinds of checks there are, by the key that the config has for them. A new kind is a file here
+and a line below: its dataclass also says what the config takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from drvm.core.errors import UsageError
 from drvm.drill.checks.agent import AgentCheck
-from drvm.drill.checks.base import Check
 from drvm.drill.checks.command import CommandCheck
 from drvm.drill.checks.console import ConsoleCheck
 from drvm.drill.checks.file import FileCheck
@@ -17,7 +14,7 @@ from drvm.drill.checks.malware import MalwareCheck
 from drvm.drill.checks.script import ScriptCheck
 from drvm.drill.checks.tcp import TcpCheck
 
-KINDS: Mapping[str, Callable[..., Check]] = {
+KINDS: Mapping[str, type] = {
     "agent": AgentCheck,
     "command": CommandCheck,
     "console": ConsoleCheck,
@@ -27,15 +24,3 @@ KINDS: Mapping[str, Callable[..., Check]] = {
     "script": ScriptCheck,
     "tcp": TcpCheck,
 }
-
-
-def make_check(kind: str, values: Mapping[str, Any]) -> Check:
-    """``values`` are the fields of the check's dataclass. Raises ``UsageError``."""
-    if kind not in KINDS:
-        raise UsageError(
-            f"there is no check of the kind {kind!r}", hint=f"there are: {', '.join(KINDS)}"
-        )
-    try:
-        return KINDS[kind](**values)
-    except TypeError as problem:
-        raise UsageError(f"the check {kind} can't be made like this: {problem}") from None

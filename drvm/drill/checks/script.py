@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from drvm.config.checks import Command, TimeLimit
 from drvm.core.text import printable
 from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
 from drvm.drill.checks.reaching import addresses_of, scoped
@@ -23,8 +24,8 @@ class ScriptCheck:
     """Implements ``Check``. ``run``: the program and its arguments, without a shell. Tried again
     until it ends well: a service may still be starting."""
 
-    run: tuple[str, ...]
-    timeout_s: float = 60.0
+    run: Command
+    timeout_s: TimeLimit = 60.0
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drvm.config.checks import GuestAddress, Port, TimeLimit
+from drvm.config.fields import Pattern
 from drvm.core.text import printable
 from drvm.drill.checks.base import Attempt, GuestUnderTest, Need
 from drvm.drill.checks.reaching import address_of
@@ -18,10 +20,10 @@ class TcpCheck:
     the service says by itself. ``address``: the guest's, where it is not to be found out. A port
     that refuses is an answer: the guest's network is up."""
 
-    port: int
-    banner: str | None = None
-    address: str | None = None
-    timeout_s: float = 30.0
+    port: Port
+    banner: Pattern | None = None
+    address: GuestAddress | None = None
+    timeout_s: TimeLimit = 30.0
 
     @property
     def needs(self) -> frozenset[Need]:

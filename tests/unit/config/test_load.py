@@ -13,6 +13,7 @@ from drvm.config.load import find_config, load_config, parse_config
 from drvm.config.model import Config
 from drvm.core.errors import ConfigError
 from drvm.core.units import parse_seconds
+from drvm.drill.checks.registry import KINDS
 from drvm.schedule.cron import expression_problem, time_zone_problem
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
@@ -20,27 +21,27 @@ RULES = {"schedule": expression_problem, "time_zone": time_zone_problem}
 
 
 def parse(text: str) -> Config:
-    return parse_config(text.encode(), "c.yaml", RULES)
+    return parse_config(text.encode(), "c.yaml", RULES, lambda: KINDS)
 
 
 def problems(text: str | bytes) -> list[str]:
     data = text if isinstance(text, bytes) else text.encode()
     with pytest.raises(ConfigError) as caught:
-        parse_config(data, "c.yaml", RULES)
+        parse_config(data, "c.yaml", RULES, lambda: KINDS)
     return list(caught.value.problems)
 
 
 def test_the_example_loads() -> None:
-    config = load_config(EXAMPLE, RULES)
+    config = load_config(EXAMPLE, RULES, lambda: KINDS)
     policy = config.policies[0]
     assert config.repository is not None and config.repository.url == "s3://drvm/main"
     assert (policy.rpo_s, policy.freeze_timeout_s, policy.commit_bandwidth_mib_s) == (86400, 5, 200)
     assert policy.drill is not None and policy.drill.rto_s == 900
-    assert [check.agent is not None for check in policy.drill.checks] == [True, False]
+    assert [check.kind for check in policy.drill.checks] == ["agent", "command"]
 
 
 def test_the_example_shows_the_defaults_that_it_claims() -> None:
-    shown = load_config(EXAMPLE, RULES)
+    shown = load_config(EXAMPLE, RULES, lambda: KINDS)
     default = Config()
     for key in ("hosts", "state_dir", "cache_dir", "overlay_dir", "id_cache_bytes", "daemon"):
         assert getattr(shown, key) == getattr(default, key)
@@ -57,7 +58,7 @@ def test_the_example_names_every_key() -> None:
 
 
 def test_what_is_dumped_loads_as_the_same() -> None:
-    config = load_config(EXAMPLE, RULES)
+    config = load_config(EXAMPLE, RULES, lambda: KINDS)
     fields = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert parse(yaml.safe_dump(fields)) == config
 
@@ -199,7 +200,7 @@ def test_what_can_not_be_meant_is_a_mistake(text: str, words: str) -> None:
 
 
 def test_policies_match_by_name_and_pattern_and_exclude_disks_per_vm() -> None:
-    policy = load_config(EXAMPLE, RULES).policies[0]
+    policy = load_config(EXAMPLE, RULES, lambda: KINDS).policies[0]
     assert [policy.covers(vm, (), "") for vm in ("web7", "db1", "db10", "WEB1")] == [
         True,
         True,
@@ -223,7 +224,7 @@ def test_control_characters_of_the_file_never_reach_a_message() -> None:
 def test_any_text_loads_or_raises_a_config_error(text: str | bytes) -> None:
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     try:
-        parse_config(data, "c.yaml", RULES)
+        parse_config(data, "c.yaml", RULES, lambda: KINDS)
     except ConfigError as error:
         assert error.problems
 
@@ -240,7 +241,9 @@ _VALUES = st.recursive(
 @given(st.dictionaries(_KEYS, _VALUES))
 def test_any_structure_loads_or_raises_a_config_error(value: object) -> None:
     try:
-        parse_config(yaml.safe_dump(value, allow_unicode=True).encode(), "c.yaml", RULES)
+        parse_config(
+            yaml.safe_dump(value, allow_unicode=True).encode(), "c.yaml", RULES, lambda: KINDS
+        )
     except ConfigError as error:
         assert error.problems
 
@@ -257,10 +260,10 @@ def test_a_named_config_goes_before_the_environment(tmp_path: Path) -> None:
 
 def test_a_missing_config_that_was_named_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
-        load_config(tmp_path / "absent.yaml", RULES)
+        load_config(tmp_path / "absent.yaml", RULES, lambda: KINDS)
 
 
 def test_a_fifo_is_no_config_and_nobody_waits_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="regular file"):
-        load_config(tmp_path / "pipe", RULES)
+        load_config(tmp_path / "pipe", RULES, lambda: KINDS)

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drvm.core.errors import AgentError, HostUnreachable, UsageError
+from drvm.core.errors import AgentError, HostUnreachable
 from drvm.drill.checks.agent import AgentCheck
 from drvm.drill.checks.base import Checker, GuestUnderTest
 from drvm.drill.checks.command import CommandCheck
-from drvm.drill.checks.registry import KINDS, make_check
 from drvm.host.model import GuestCommandResult
 from drvm.report.model import CheckResult
 from tests.fakes.clock import FakeClock
@@ -150,17 +149,3 @@ def test_whatever_a_guest_prints_the_result_can_be_kept_and_shown(
     assert len(found.name) <= 300
     assert len(found.detail) <= 8000
     assert found.detail.replace("\n", "").isprintable()
-
-
-def test_checks_are_made_by_their_kind() -> None:
-    assert make_check("agent", {}) == AgentCheck()
-    values = {"run": ("true",), "expect_exit": 0, "expect_output": None, "timeout_s": 3.0}
-    assert make_check("command", values) == CommandCheck(("true",), timeout_s=3.0)
-
-
-def test_an_unknown_kind_of_check_is_a_mistake_of_the_request() -> None:
-    with pytest.raises(UsageError, match="ping") as caught:
-        make_check("ping", {})
-    assert all(kind in caught.value.hint for kind in KINDS)
-    with pytest.raises(UsageError, match="agent"):
-        make_check("agent", {"colour": "red"})

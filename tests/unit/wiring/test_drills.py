@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from drvm.config.drills import CheckConfig, DrillConfig
+from drvm.config.drills import DrillConfig
 from drvm.config.load import parse_config
 from drvm.core.clock import SystemClock
 from drvm.core.errors import HostUnreachable, UsageError
 from drvm.drill.checks.agent import AgentCheck
-from drvm.drill.checks.registry import KINDS, make_check
+from drvm.drill.checks.command import CommandCheck
+from drvm.drill.checks.registry import KINDS
 from drvm.drill.group import Absent
 from drvm.drill.place import Note, drill_name, made
 from drvm.wiring import drills
@@ -42,22 +43,16 @@ policies:
 
 
 def config() -> DrillConfig:
-    drill = parse_config(CONFIG, "config.yaml", {}).policies[0].drill
+    drill = parse_config(CONFIG, "config.yaml", {}, lambda: KINDS).policies[0].drill
     assert drill is not None
     return drill
 
 
-def test_every_kind_of_check_that_the_config_knows_can_be_made() -> None:
-    assert set(CheckConfig.kinds()) == set(KINDS)
-    agent, command = drill_checks(config(), "web1")
-    assert agent == make_check("agent", {})
-    expected = {
-        "run": ("test", "-s", "/data"),
-        "expect_exit": 1,
-        "expect_output": "no.*",
-        "timeout_s": 120.0,
-    }
-    assert command == make_check("command", expected)
+def test_checks_are_made_as_the_config_says_in_its_order() -> None:
+    assert drill_checks(config(), "web1") == (
+        AgentCheck(),
+        CommandCheck(("test", "-s", "/data"), 1, "no.*", timeout_s=120.0),
+    )
 
 
 def test_a_check_is_for_the_machines_that_it_names_and_the_agent_for_those_without_any() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drvm.config.load import parse_config
 from drvm.config.policies import PolicyConfig
+from drvm.drill.checks.registry import KINDS
 from drvm.snapshot.mountpoints import MountPoints
 from drvm.wiring.jobs import BackupOptions
 
@@ -27,7 +28,7 @@ policies:
 
 
 def policy() -> PolicyConfig:
-    return parse_config(CONFIG, "config.yaml", {}).policies[0]
+    return parse_config(CONFIG, "config.yaml", {}, lambda: KINDS).policies[0]
 
 
 def test_a_policy_says_how_its_vms_are_captured() -> None:
