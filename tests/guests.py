@@ -31,6 +31,7 @@ BOOT_LIMIT_S = 180.0
 
 _PREFIX = "drvm-test"
 _AGENT_LIMIT_S = 10
+_APART = "=====drvm====="
 _connections: dict[tuple[int, str], libvirt.virConnect] = {}
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
 _numbers = itertools.count(1)
@@ -58,6 +59,17 @@ class Guest:
         """``virsh COMMAND NAME ARGUMENTS``. Raises ``ProcessFailed``."""
         argv = ["virsh", "-q", "-c", self.uri, command, self.name, *arguments]
         return self.processes.run(argv, timeout_s=timeout_s).stdout.decode()
+
+    def virsh_all(self, *commands: str) -> list[str]:
+        """What each of these says of the guest (``dumpxml``, ``domblklist --inactive``), by one
+        process."""
+        asked = [
+            f"{verb} {self.name} {rest}" for verb, _, rest in (c.partition(" ") for c in commands)
+        ]
+        argv = ["virsh", "-q", "-c", self.uri, f"; echo {_APART}; ".join(asked)]
+        told = self.processes.run(argv, timeout_s=60).stdout.decode().split(_APART)
+        assert len(told) == len(commands), told
+        return told
 
     def agent(self, command: str, **arguments: Any) -> Any:
         """Raises ``ProcessFailed``."""

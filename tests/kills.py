@@ -107,7 +107,7 @@ class Harness:
     ) -> list[Row]:
         """Every step ``but`` some, ``times`` times, and after each the next point, which is
         proven to be right (with one kill each, only after the last)."""
-        self.prove(way)
+        self.steps(way)  # the first backup after another way folds that one's overlays
         rows = [Row(way.name, step) for step in self.steps(way) if step not in but]
         for row in rows:
             for number in range(times):
@@ -188,22 +188,21 @@ class Harness:
 def leftovers(guest: Guest, wiring: Wiring, way: Way) -> list[str]:
     """What is not as it should be between backups, for people; looked at by virsh."""
     problems = []
-    for inactive in ("", "--inactive"):
-        listing = guest.virsh("domblklist", *([inactive] if inactive else []))
+    running, defined, job, xml, checkpoints = guest.virsh_all(
+        "domblklist", "domblklist --inactive", "domjobinfo", "dumpxml", "checkpoint-list --name"
+    )
+    for which, listing in (("", running), ("--inactive", defined)):
         for target, path in (line.split(maxsplit=1) for line in listing.strip().splitlines()):
             if Path(path.strip()) != guest.disks[target] and not way.stands:
-                problems.append(f"{target} {inactive} is on {path.strip()}")
-    named = guest.virsh("domblklist")
+                problems.append(f"{target} {which} is on {path.strip()}")
     for path in guest.directory.iterdir():
-        if ".drvm-" in path.name and not (way.stands and str(path) in named):
+        if ".drvm-" in path.name and not (way.stands and str(path) in running):
             problems.append(f"{path.name} is left")
     if not way.stands and list((Path(wiring.settings.state_dir) / "journal").glob("*.json")):
         problems.append("a journal is left")
-    if "<mirror" in guest.virsh("dumpxml") or not re.search(
-        r"Job type:\s+None", guest.virsh("domjobinfo")
-    ):
+    if "<mirror" in xml or not re.search(r"Job type:\s+None", job):
         problems.append("a job is left")
-    if len(guest.virsh("checkpoint-list", "--name").split()) > 2:
+    if len(checkpoints.split()) > 2:
         problems.append("more than two checkpoints")
     if guest.agent("guest-fsfreeze-status") != "thawed":
         problems.append("the guest is frozen")

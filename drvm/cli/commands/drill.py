@@ -133,7 +133,7 @@ def command(
         if results:
             path = (report_path or wiring.report_path(results[-1].id)).absolute()
             report = _written_report(invocation, wiring, path)
-        if results or not (invocation.output.json and (done or chosen.refused)):
+        if results or not (invocation.output.json if done else chosen.refused):
             _show(invocation, chosen, done, report)
     return _end(invocation, chosen, done)
 

@@ -246,7 +246,7 @@ def test_a_source_that_fails_leaves_what_it_said_before(
             raise HostUnreachable("no route", hint="is it on?")
         return answers[-1]
 
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "drvm")
     start(Setup(source))
     assert asked.acquire(timeout=LIMIT_S) and asked.acquire(timeout=LIMIT_S)
     answers.append(Plan([owed_at_once(work)]))
@@ -380,7 +380,7 @@ def test_a_worker_that_cannot_be_had_is_a_failed_run_and_not_a_running_one(
 def test_the_log_of_apscheduler_is_quiet(
     start: Callable[..., Started], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, "drvm")
     started = start(Setup(lambda: Plan([owed_at_once(lambda _: Outcome())])))
     threading.Event().wait(1.0)
     started.end()
